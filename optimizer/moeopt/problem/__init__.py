@@ -1,0 +1,1 @@
+"""Input: architecture, cluster, workload, and the problem that joins them."""

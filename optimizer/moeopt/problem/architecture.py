@@ -1,0 +1,199 @@
+"""The transformer's dimensions, in Hugging Face's names (never "model": CP-SAT has one too)."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from moeopt.problem.base import Input, NonNegative, Positive
+
+
+@dataclass(frozen=True, order=True)
+class LayerKind:
+    """What tells one decoder layer from another: its feed-forward block and its attention window.
+
+    `window` counts the keys that one query may see (sliding or chunked attention); 0 means all earlier ones.
+    """
+
+    ffn: Literal["dense", "moe"]
+    window: int = 0
+
+    def __str__(self) -> str:
+        return self.ffn if not self.window else f"{self.ffn}, window {self.window}"
+
+
+class Architecture(Input):
+    """Dimensions of a decoder-only transformer; an architecture with `num_experts: 0` is dense.
+
+    Multi-head latent attention (MLA) is chosen by giving `kv_lora_rank`; `head_dim` is then ignored.
+    """
+
+    name: str = "custom"
+    source: str = ""
+    hidden_size: Positive
+    num_hidden_layers: Positive
+    num_attention_heads: Positive
+    num_key_value_heads: Positive = Field(default=None, validate_default=False)  # type: ignore[assignment]
+    head_dim: Positive = Field(default=None, validate_default=False)  # type: ignore[assignment]
+    vocab_size: Positive
+    max_position_embeddings: Positive | None = None
+    tie_word_embeddings: bool = False
+    position_embedding: Literal["rope", "learned", "none"] = "rope"
+
+    norm: Literal["rmsnorm", "layernorm"] = "rmsnorm"
+    norm_bias: bool = Field(default=None, validate_default=False)  # type: ignore[assignment]
+    """Whether a norm has a bias beside its weight; defaults to true for layernorm."""
+    qk_norm: Literal["none", "head", "hidden"] = "none"
+    """Norms on queries and keys: one weight vector of `head_dim` for all heads, or one over all heads together."""
+    attention_bias: bool = False
+    """Bias on the query, key and value projections (and on MLA's two down-projections)."""
+    attention_output_bias: bool = False
+    attention_sinks: bool = False
+    """One learned logit a head (gpt-oss)."""
+    sliding_window: Positive | None = None
+    window_pattern: tuple[Annotated[int, Field(strict=True, ge=0, le=1)], ...] | None = None
+    """One 0 or 1 a layer: 1 where the layer sees only `sliding_window` keys; all layers when absent."""
+
+    q_lora_rank: Positive | None = None
+    kv_lora_rank: Positive | None = None
+    qk_nope_head_dim: NonNegative = 0
+    qk_rope_head_dim: NonNegative = 0
+    v_head_dim: NonNegative = 0
+
+    intermediate_size: NonNegative = 0
+    """Width of the dense feed-forward block, where a layer has one."""
+    gated: bool = True
+    """True: three matrices (SwiGLU); false: two."""
+    mlp_bias: bool = False
+    """Bias on the linears of dense blocks, shared and routed experts."""
+    lm_head_bias: bool = False
+
+    num_experts: NonNegative = 0
+    num_experts_per_tok: NonNegative = 0
+    moe_intermediate_size: NonNegative = 0
+    shared_expert_intermediate_size: NonNegative = 0
+    """Width of all shared experts together; 0 means none."""
+    shared_expert_gate: bool = False
+    router_bias: bool = False
+    """A learned bias on the router's linear (gpt-oss); not the correction bias."""
+    router_correction_bias: bool = False
+    """The load-balancing bias that is updated without a gradient (DeepSeek-V3)."""
+    router_score_function: Literal["softmax", "sigmoid"] = "softmax"
+    n_group: Positive | None = None
+    topk_group: Positive | None = None
+    first_k_dense_replace: NonNegative = 0
+    moe_layer_freq: Positive | tuple[Annotated[int, Field(strict=True, ge=0, le=1)], ...] = 1
+    """An integer N: layer i is MoE when i % N == 0 (Megatron, DeepSeek); or one 0 or 1 a layer."""
+    num_nextn_predict_layers: NonNegative = 0
+    """Multi-token-prediction (MTP) modules."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill(cls, values: Any) -> Any:
+        """Defaults that follow from other fields (all of them written out in a solution's problem)."""
+        if not isinstance(values, dict):
+            return values
+        filled = dict(values)
+        heads = filled.get("num_attention_heads")
+        hidden = filled.get("hidden_size")
+        if filled.get("num_key_value_heads") is None:
+            filled["num_key_value_heads"] = heads
+        if filled.get("qk_norm") in (True, False):
+            filled["qk_norm"] = "head" if filled["qk_norm"] else "none"
+        if filled.get("norm_bias") is None:
+            filled["norm_bias"] = filled.get("norm") == "layernorm"
+        if isinstance(filled.get("moe_layer_freq"), list):
+            filled["moe_layer_freq"] = tuple(filled["moe_layer_freq"])
+        if filled.get("head_dim") is None and isinstance(heads, int) and isinstance(hidden, int) and heads > 0:
+            if filled.get("kv_lora_rank") is not None:
+                filled["head_dim"] = filled.get("qk_nope_head_dim", 0) + filled.get("qk_rope_head_dim", 0) or None
+            elif hidden % heads:
+                raise ValueError(
+                    f"hidden_size {hidden} is not a multiple of num_attention_heads {heads}: give head_dim"
+                )
+            else:
+                filled["head_dim"] = hidden // heads
+        return filled
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Architecture":
+        heads, groups = self.num_attention_heads, self.num_key_value_heads
+        if not self.is_mla and heads % groups:
+            raise ValueError(
+                f"num_attention_heads {heads} is not a multiple of num_key_value_heads {groups}: {heads} % {groups} "
+                f"= {heads % groups}"
+            )
+        if self.is_mla and not (self.qk_nope_head_dim + self.qk_rope_head_dim and self.v_head_dim):
+            raise ValueError("kv_lora_rank needs qk_nope_head_dim, qk_rope_head_dim and v_head_dim (MLA)")
+        if self.num_experts_per_tok > self.num_experts:
+            raise ValueError(
+                f"num_experts_per_tok {self.num_experts_per_tok} is above num_experts {self.num_experts}: a token "
+                "cannot visit more experts than there are"
+            )
+        if self.num_experts and not (self.num_experts_per_tok and self.moe_intermediate_size):
+            raise ValueError(
+                f"num_experts {self.num_experts} needs num_experts_per_tok and moe_intermediate_size above 0"
+            )
+        for field, pattern in (("moe_layer_freq", self.moe_layer_freq), ("window_pattern", self.window_pattern)):
+            if isinstance(pattern, tuple) and len(pattern) != self.num_hidden_layers:
+                raise ValueError(
+                    f"{field} has {len(pattern)} entries and num_hidden_layers is {self.num_hidden_layers}"
+                )
+        if any(kind.ffn == "dense" for kind in self.layers) and not self.intermediate_size:
+            raise ValueError("intermediate_size is 0 and the architecture has dense layers")
+        if self.n_group and self.num_experts % self.n_group:
+            raise ValueError(f"num_experts {self.num_experts} is not a multiple of n_group {self.n_group}")
+        if self.position_embedding == "learned" and not self.max_position_embeddings:
+            raise ValueError("position_embedding learned needs max_position_embeddings (its rows)")
+        return self
+
+    @property
+    def is_mla(self) -> bool:
+        """Multi-head latent attention."""
+        return self.kv_lora_rank is not None
+
+    @property
+    def is_moe(self) -> bool:
+        """At least one layer has routed experts."""
+        return any(kind.ffn == "moe" for kind in self.layers)
+
+    @property
+    def qk_head_dim(self) -> int:
+        """Width of one query or key head."""
+        return self.qk_nope_head_dim + self.qk_rope_head_dim if self.is_mla else self.head_dim
+
+    @property
+    def value_head_dim(self) -> int:
+        """Width of one value head."""
+        return self.v_head_dim if self.is_mla else self.head_dim
+
+    @cached_property
+    def layers(self) -> tuple[LayerKind, ...]:
+        """The kind of each decoder layer, first to last (MTP modules apart: they copy the last layer's kind)."""
+        return tuple(
+            LayerKind(ffn="moe" if self._is_moe_layer(i) else "dense", window=self._window(i))
+            for i in range(self.num_hidden_layers)
+        )
+
+    @cached_property
+    def kinds(self) -> tuple[LayerKind, ...]:
+        """The distinct layer kinds, in order of first appearance."""
+        return tuple(dict.fromkeys(self.layers))
+
+    @property
+    def mtp_kind(self) -> LayerKind:
+        """The kind of layer inside an MTP module: Megatron copies the last decoder layer."""
+        return self.layers[-1]
+
+    def _is_moe_layer(self, index: int) -> bool:
+        if not self.num_experts or index < self.first_k_dense_replace:
+            return False
+        if isinstance(self.moe_layer_freq, tuple):
+            return bool(self.moe_layer_freq[index])
+        return index % self.moe_layer_freq == 0
+
+    def _window(self, index: int) -> int:
+        if not self.sliding_window:
+            return 0
+        return self.sliding_window if self.window_pattern is None or self.window_pattern[index] else 0

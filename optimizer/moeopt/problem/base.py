@@ -1,0 +1,101 @@
+"""What every input object shares: frozen pydantic models whose errors become one sentence each."""
+
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from moeopt.errors import InputError
+from moeopt.units import parse_bytes, parse_duration_ns
+
+LARGEST = 10**9
+"""No dimension, degree or batch is larger; below it the products of the accounting stay within 64 bits."""
+Positive = Annotated[int, Field(strict=True, gt=0, le=LARGEST)]
+NonNegative = Annotated[int, Field(strict=True, ge=0, le=LARGEST)]
+
+
+def _within_pydantic(parse: Callable[[object, str], int]) -> Callable[[object], int]:
+    """A parser of units whose refusal pydantic can attach to the field that it belongs to."""
+
+    def parsed(value: object) -> int:
+        try:
+            return parse(value, "")
+        except InputError as error:
+            raise ValueError(str(error).removeprefix(": ")) from None
+
+    return parsed
+
+
+Bytes = Annotated[int, BeforeValidator(_within_pydantic(parse_bytes)), Field(ge=0)]
+PositiveBytes = Annotated[int, BeforeValidator(_within_pydantic(parse_bytes)), Field(gt=0)]
+
+
+def _nanoseconds(value: object, field: str) -> int:
+    """`10us`; a plain number is nanoseconds, as the field's name and JSON answers have it."""
+    plain = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return parse_duration_ns(f"{value}ns" if plain else value, field)
+
+
+Nanoseconds = Annotated[int, BeforeValidator(_within_pydantic(_nanoseconds)), Field(ge=0)]
+
+
+class Input(BaseModel):
+    """Base of everything read from files: unknown keys are refused, values never change after reading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def shown(value: object) -> str:
+    """A value as an error prints it: on one line, and no longer than a line."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:60]}... ({len(text)} characters)"
+
+
+InputType = TypeVar("InputType", bound=Input)
+
+
+def nearest(name: str, known: list[str]) -> str:
+    """`; did you mean 'x'?` when something known is close, else an empty string."""
+    match = get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"; did you mean {match[0]!r}?" if match else ""
+
+
+def read_fields(kind: type[InputType], values: Mapping[str, Any], where: str) -> InputType:
+    """Build an input object; the first thing wrong becomes one InputError sentence that starts with its field."""
+    if not isinstance(values, Mapping):
+        raise InputError(f"{where}: expected a mapping of fields, got {shown(values)}")
+    for key in values:
+        if not isinstance(key, str):
+            raise InputError(f"{where}: the key {shown(key)} is not a name")
+    try:
+        return kind.model_validate(dict(values))
+    except ValidationError as error:
+        raise InputError(_sentence(kind, error, where)) from None
+
+
+def _sentence(kind: type[Input], error: ValidationError, where: str) -> str:
+    first = error.errors()[0]
+    path = ".".join(str(part) for part in first["loc"])
+    field = f"{where}.{path}" if path else where
+    if first["type"] == "missing":
+        return f"{field}: this field is required and is missing"
+    if first["type"] == "extra_forbidden":
+        owner = _owner(kind, tuple(first["loc"][:-1]))
+        return f"{field}: no such field{nearest(str(first['loc'][-1]), owner)}"
+    cause = first.get("ctx", {}).get("error")
+    if isinstance(cause, Exception):
+        text = str(cause)
+        return text if text.startswith(where) else f"{field}: {text}"
+    return f"{field}: {shown(first['input'])} is refused: {first['msg'][:1].lower()}{first['msg'][1:]}"
+
+
+def _owner(kind: type[Input], path: tuple[int | str, ...]) -> list[str]:
+    """Names of the fields of the object that holds an unknown key, for the suggestion."""
+    for part in path:
+        field = kind.model_fields.get(str(part))
+        annotation = field.annotation if field is not None else None
+        if not (isinstance(annotation, type) and issubclass(annotation, Input)):
+            return []
+        kind = annotation
+    return list(kind.model_fields)

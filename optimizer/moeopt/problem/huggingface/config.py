@@ -1,0 +1,71 @@
+"""Reading a config.json: every refusal names the field."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from moeopt.errors import InputError
+
+_MAX_LAYERS = 10_000
+"""Far above any transformer; keeps a typing error from unfolding into a giant list."""
+
+
+class Config:
+    """A config.json whose reader names the field that is missing or is of the wrong type."""
+
+    def __init__(self, values: Mapping[str, Any], where: str) -> None:
+        self.values = values
+        self.where = where
+
+    def given(self, name: str) -> bool:
+        """Whether a field is there and not null."""
+        return self.values.get(name) is not None
+
+    def integer(self, *names: str, default: int | None = None) -> int:
+        """The first of the names that is given, as an integer."""
+        for name in names:
+            if self.given(name):
+                value = self.values[name]
+                if isinstance(value, bool) or not isinstance(value, int):
+                    raise InputError(f"{self.where}.{name}: {value!r} is not an integer")
+                return value
+        if default is None:
+            raise InputError(f"{self.where}.{names[0]}: this field is required and is missing")
+        return default
+
+    def optional(self, name: str) -> int | None:
+        """An integer, or None where the field is absent or null."""
+        return self.integer(name) if self.given(name) else None
+
+    def flag(self, name: str, default: bool = False) -> bool:
+        """A boolean."""
+        value = self.values[name] if self.given(name) else default
+        if not isinstance(value, bool):
+            raise InputError(f"{self.where}.{name}: {value!r} is neither true nor false")
+        return value
+
+    def items(self, name: str, length: int | None = None) -> list[Any]:
+        """A list, of the given length if one is asked for; an absent one is empty."""
+        value = self.values[name] if self.given(name) else []
+        if not isinstance(value, list) or (length is not None and value and len(value) != length):
+            expected = "a list" if length is None else f"a list of {length} entries, one a layer"
+            raise InputError(f"{self.where}.{name}: expected {expected}")
+        return value
+
+    def inner(self, name: str) -> "Config":
+        """A nested config."""
+        value = self.values.get(name)
+        if not isinstance(value, Mapping):
+            raise InputError(f"{self.where}.{name}: this mapping is required and is missing")
+        return Config(value, f"{self.where}.{name}")
+
+    @property
+    def layers(self) -> int:
+        """Decoder layers."""
+        layers = self.integer("num_hidden_layers")
+        if not 0 < layers <= _MAX_LAYERS:
+            raise InputError(f"{self.where}.num_hidden_layers: {layers} is outside 1 to {_MAX_LAYERS}")
+        return layers
+
+    def pattern(self, holds: Callable[[int], bool]) -> tuple[int, ...]:
+        """One 0 or 1 a layer."""
+        return tuple(int(holds(i)) for i in range(self.layers))

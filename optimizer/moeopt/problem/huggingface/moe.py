@@ -1,0 +1,251 @@
+"""Mixture-of-experts families."""
+
+from moeopt.errors import InputError
+from moeopt.problem.huggingface.common import Fields, attention_biases, qwen_windows, transformer, windows
+from moeopt.problem.huggingface.config import Config
+
+
+def mixtral(config: Config) -> Fields:
+    """Mixtral: every layer MoE; `intermediate_size` is an expert's."""
+    return {
+        **transformer(config),
+        **windows(config, "sliding_attention", "sliding_window", lambda _: True),
+        "num_experts": config.integer("num_local_experts", "num_experts"),
+        "num_experts_per_tok": config.integer("num_experts_per_tok"),
+        "moe_intermediate_size": config.integer("intermediate_size"),
+    }
+
+
+def _sparse_step(config: Config) -> Fields:
+    """Qwen: layer i is MoE when (i + 1) % decoder_sparse_step == 0 and it is not in mlp_only_layers."""
+    step = config.integer("decoder_sparse_step", default=1)
+    dense = config.items("mlp_only_layers")
+    if step < 1:
+        raise InputError(f"{config.where}.decoder_sparse_step: {step} is below 1")
+    if step == 1 and not dense:
+        return {"intermediate_size": config.integer("intermediate_size", default=0)}
+    return {
+        "intermediate_size": config.integer("intermediate_size"),
+        "moe_layer_freq": config.pattern(lambda i: i not in dense and (i + 1) % step == 0),
+    }
+
+
+def _qwen_experts(config: Config) -> Fields:
+    return {
+        **_sparse_step(config),
+        **qwen_windows(config),
+        "num_experts": config.integer("num_experts", "num_local_experts"),
+        "num_experts_per_tok": config.integer("num_experts_per_tok"),
+        "moe_intermediate_size": config.integer("moe_intermediate_size"),
+    }
+
+
+def qwen2_moe(config: Config) -> Fields:
+    """Qwen1.5-MoE and Qwen2-57B: biases on queries, keys and values; gated shared experts."""
+    return {
+        **transformer(config),
+        **_qwen_experts(config),
+        "attention_bias": config.flag("qkv_bias", True),
+        "shared_expert_intermediate_size": config.integer("shared_expert_intermediate_size"),
+        "shared_expert_gate": True,
+    }
+
+
+def qwen3_moe(config: Config) -> Fields:
+    """Qwen3 MoE and Qwen3-Coder: norms on the heads of queries and keys, no shared expert."""
+    return {**transformer(config), **_qwen_experts(config), **attention_biases(config), "qk_norm": "head"}
+
+
+def _deepseek(config: Config) -> Fields:
+    """DeepSeek: MLA, dense layers first, shared experts of the routed ones' width."""
+    expert = config.integer("moe_intermediate_size")
+    fields = {
+        **transformer(config),
+        **attention_biases(config),
+        "q_lora_rank": config.optional("q_lora_rank"),
+        "intermediate_size": config.integer("intermediate_size"),
+        "num_experts": config.integer("n_routed_experts", "num_local_experts"),
+        "num_experts_per_tok": config.integer("num_experts_per_tok"),
+        "moe_intermediate_size": expert,
+        "shared_expert_intermediate_size": config.integer("n_shared_experts", default=0) * expert,
+        "first_k_dense_replace": config.integer("first_k_dense_replace", default=0),
+        "moe_layer_freq": config.integer("moe_layer_freq", default=1),
+        "n_group": config.optional("n_group"),
+        "topk_group": config.optional("topk_group"),
+        "num_nextn_predict_layers": config.integer("num_nextn_predict_layers", default=0),
+    }
+    for name in ("kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"):
+        fields[name] = config.integer(name)
+    fields.pop("head_dim", None)
+    return fields
+
+
+def deepseek_v2(config: Config) -> Fields:
+    """DeepSeek-V2: softmax scores, groups without a correction bias."""
+    return {**_deepseek(config), "router_score_function": "softmax"}
+
+
+def deepseek_v3(config: Config) -> Fields:
+    """DeepSeek-V3, Kimi-K2, Moonlight: sigmoid scores and a correction bias (topk_method noaux_tc)."""
+    method = config.values.get("topk_method") or "noaux_tc"
+    return {
+        **_deepseek(config),
+        "router_score_function": config.values.get("scoring_func") or "sigmoid",
+        "router_correction_bias": method == "noaux_tc",
+    }
+
+
+def glm4_moe(config: Config) -> Fields:
+    """GLM-4.5 and 4.6: biases on queries, keys and values only; dense layers first; correction bias."""
+    expert = config.integer("moe_intermediate_size")
+    return {
+        **transformer(config),
+        "attention_bias": config.flag("attention_bias"),
+        "qk_norm": "head" if config.flag("use_qk_norm") else "none",
+        "intermediate_size": config.integer("intermediate_size"),
+        "num_experts": config.integer("n_routed_experts", "num_local_experts"),
+        "num_experts_per_tok": config.integer("num_experts_per_tok"),
+        "moe_intermediate_size": expert,
+        "shared_expert_intermediate_size": config.integer("n_shared_experts", default=0) * expert,
+        "first_k_dense_replace": config.integer("first_k_dense_replace"),
+        "router_score_function": "sigmoid",
+        "router_correction_bias": True,
+        "n_group": config.optional("n_group"),
+        "topk_group": config.optional("topk_group"),
+        "num_nextn_predict_layers": config.integer("num_nextn_predict_layers", default=0),
+    }
+
+
+def gpt_oss(config: Config) -> Fields:
+    """gpt-oss: biases everywhere, a sink a head, every other layer with the sliding window (the first one has it)."""
+    return {
+        **transformer(config),
+        **attention_biases(config, True),
+        **windows(config, "sliding_attention", "sliding_window", lambda i: i % 2 == 0),
+        "attention_sinks": True,
+        "num_experts": config.integer("num_local_experts", "num_experts"),
+        "num_experts_per_tok": config.integer("num_experts_per_tok", "experts_per_token"),
+        "moe_intermediate_size": config.integer("intermediate_size"),
+        "mlp_bias": True,
+        "router_bias": True,
+    }
+
+
+def olmoe(config: Config) -> Fields:
+    """OLMoE: norms over all heads of queries and of keys together."""
+    return {
+        **transformer(config),
+        **attention_biases(config),
+        "qk_norm": "hidden",
+        "num_experts": config.integer("num_experts", "num_local_experts"),
+        "num_experts_per_tok": config.integer("num_experts_per_tok"),
+        "moe_intermediate_size": config.integer("intermediate_size"),
+    }
+
+
+def dbrx(config: Config) -> Fields:
+    """DBRX: its own field names, LayerNorm without bias."""
+    attention, ffn = config.inner("attn_config"), config.inner("ffn_config")
+    heads = config.integer("n_heads")
+    return {
+        "hidden_size": config.integer("d_model"),
+        "num_hidden_layers": config.integer("n_layers"),
+        "num_attention_heads": heads,
+        "num_key_value_heads": attention.integer("kv_n_heads"),
+        "vocab_size": config.integer("vocab_size"),
+        "max_position_embeddings": config.optional("max_seq_len"),
+        "tie_word_embeddings": config.flag("tie_word_embeddings"),
+        "norm": "layernorm",
+        "norm_bias": False,
+        "num_experts": ffn.integer("moe_num_experts"),
+        "num_experts_per_tok": ffn.integer("moe_top_k"),
+        "moe_intermediate_size": ffn.integer("ffn_hidden_size"),
+    }
+
+
+def phimoe(config: Config) -> Fields:
+    """Phi-3.5-MoE: LayerNorm with bias; biases on attention and head as the config says."""
+    return {
+        **mixtral(config),
+        **attention_biases(config),
+        "norm": "layernorm",
+        "norm_bias": True,
+        "lm_head_bias": config.flag("lm_head_bias"),
+    }
+
+
+def llama4_text(config: Config) -> Fields:
+    """Llama 4's text part: one shared expert, chunked attention where a layer has rotary positions.
+
+    Its norms on queries and keys have no weights, so they count for no parameter.
+    """
+    step = config.integer("interleave_moe_layer_step", default=1)
+    if step < 1:
+        raise InputError(f"{config.where}.interleave_moe_layer_step: {step} is below 1")
+    listed = config.items("moe_layers") or list(range(step - 1, config.layers, step))
+    rotary = config.items("no_rope_layers", config.layers)
+    every = config.integer("no_rope_layer_interval", default=4)
+    expert = config.integer("intermediate_size")
+    return {
+        **transformer(config),
+        **attention_biases(config),
+        **windows(
+            config,
+            "chunked_attention",
+            "attention_chunk_size",
+            lambda i: bool(rotary[i]) if rotary else (i + 1) % every != 0,
+        ),
+        "intermediate_size": config.integer("intermediate_size_mlp"),
+        "num_experts": config.integer("num_local_experts"),
+        "num_experts_per_tok": config.integer("num_experts_per_tok"),
+        "moe_intermediate_size": expert,
+        "shared_expert_intermediate_size": expert,
+        "moe_layer_freq": config.pattern(lambda i: i in listed),
+        "router_score_function": "sigmoid",
+    }
+
+
+def minimax_m2(config: Config) -> Fields:
+    """MiniMax-M2: norms over all heads of queries and of keys together; MTP under names of its own."""
+    per_layer = config.values.get("qk_norm_type", "per_layer") == "per_layer"
+    norm = ("hidden" if per_layer else "head") if config.flag("use_qk_norm", True) else "none"
+    mtp = config.integer("num_mtp_modules", "num_nextn_predict_layers", default=0)
+    return {
+        **transformer(config),
+        "qk_norm": norm,
+        "num_experts": config.integer("num_local_experts", "num_experts"),
+        "num_experts_per_tok": config.integer("num_experts_per_tok"),
+        "moe_intermediate_size": config.integer("intermediate_size"),
+        "shared_expert_intermediate_size": config.integer("shared_intermediate_size", default=0),
+        "router_score_function": config.values.get("scoring_func") or "sigmoid",
+        "router_correction_bias": config.flag("use_routing_bias", True),
+        "num_nextn_predict_layers": mtp if config.flag("use_mtp", True) else 0,
+    }
+
+
+def ernie4_5_moe(config: Config) -> Fields:
+    """ERNIE 4.5: MoE from a first to a last layer at an interval, shared experts, a correction bias."""
+    expert, layers = config.integer("moe_intermediate_size"), config.layers
+    first = config.integer("moe_layer_start_index")
+    last = config.integer("moe_layer_end_index", default=-1)
+    last = layers - 1 if last < 0 else last
+    interval = config.integer("moe_layer_interval", default=1)
+    if interval < 1:
+        raise InputError(f"{config.where}.moe_layer_interval: {interval} is below 1")
+    bias = config.flag("use_bias")
+    return {
+        **transformer(config),
+        "tie_word_embeddings": config.flag("tie_word_embeddings", True),
+        "attention_bias": bias,
+        "attention_output_bias": bias,
+        "mlp_bias": bias,
+        "lm_head_bias": bias,
+        "intermediate_size": config.integer("intermediate_size"),
+        "num_experts": config.integer("moe_num_experts"),
+        "num_experts_per_tok": config.integer("moe_k"),
+        "moe_intermediate_size": expert,
+        "shared_expert_intermediate_size": config.integer("moe_num_shared_experts", default=0) * expert,
+        "moe_layer_freq": config.pattern(lambda i: (i + 1) % interval == 0 and first <= i <= last),
+        "router_correction_bias": True,
+        "num_nextn_predict_layers": config.integer("num_nextn_predict_layers", default=0),
+    }

@@ -1,0 +1,171 @@
+"""From names, paths and mappings to input objects."""
+
+import re
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from moeopt.errors import InputError
+from moeopt.problem.architecture import Architecture
+from moeopt.problem.base import nearest, read_fields, shown
+from moeopt.problem.cluster import Cluster
+from moeopt.problem.huggingface import architecture_fields, is_huggingface
+from moeopt.problem.problem import GpuRange, Problem
+from moeopt.problem.reading import parse_text, read_file
+from moeopt.problem.workload import Workload
+from moeopt.units import parse_count
+
+KINDS = ("architectures", "clusters")
+MAX_GPUS = 10**7
+"""A hundred times the largest cluster announced."""
+_LONGEST_CHAIN = 16
+"""Files that may stand on each other through `base:`."""
+
+
+def presets(kind: str) -> list[str]:
+    """Names of the shipped architectures or clusters, sorted."""
+    folder = files("moeopt.presets") / kind
+    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def preset_fields(kind: str, name: str) -> dict[str, Any]:
+    """The fields of one shipped preset. Raises InputError with the nearest name when there is none."""
+    known = presets(kind)
+    if name not in known:
+        field = kind.removesuffix("s")
+        raise InputError(f"{field}: no preset and no file is called {name!r}{nearest(name, known)}")
+    text = (files("moeopt.presets") / kind / f"{name}.yaml").read_text(encoding="utf-8")
+    fields: dict[str, Any] = parse_text(text, f"{name}.yaml", kind.removesuffix("s"))
+    return fields
+
+
+def load_architecture(given: Any, field: str = "architecture", folder: Path | None = None) -> Architecture:
+    """From a preset's name, a YAML file, a Hugging Face config.json (file or folder), or a mapping.
+
+    A mapping may start from another with `base:`. Raises InputError naming the field.
+    """
+    if isinstance(given, Architecture):
+        return given
+    fields = _fields(given, "architectures", field, folder)
+    if is_huggingface(fields):
+        overrides = fields.pop("__overrides__", {})
+        fields = {**architecture_fields(fields, field), **overrides}
+    return read_fields(Architecture, fields, field)
+
+
+def load_cluster(given: Any, field: str = "cluster", folder: Path | None = None) -> Cluster:
+    """From a preset's name, a YAML file or a mapping, which may start from another with `base:`."""
+    if isinstance(given, Cluster):
+        return given
+    return read_fields(Cluster, _fields(given, "clusters", field, folder), field)
+
+
+def _fields(given: Any, kind: str, field: str, folder: Path | None) -> dict[str, Any]:
+    if field.count(".base") > _LONGEST_CHAIN:
+        raise InputError(f"{field.partition('.base')[0]}: more than {_LONGEST_CHAIN} bases stand on each other")
+    if isinstance(given, Mapping):
+        return _with_base(given, kind, field, folder)
+    if not isinstance(given, str) or not given:
+        raise InputError(f"{field}: {given!r} is neither a preset's name, nor a path, nor a mapping")
+    if given in presets(kind):
+        return {"name": given, **preset_fields(kind, given)}
+    path = Path(given) if folder is None or Path(given).is_absolute() else folder / given
+    if not _exists(path):
+        return preset_fields(kind, given)
+    if path.is_dir():
+        path = path / "config.json"
+    content = _mapping(read_file(path, field), path, field)
+    if is_huggingface(content):
+        return {**content, "__overrides__": {"name": path.parent.name if path.stem == "config" else path.stem}}
+    content = {"name": path.stem, **content}
+    return _fields(content, kind, field, path.parent) if "base" in content else content
+
+
+def _with_base(given: Mapping[Any, Any], kind: str, field: str, folder: Path | None) -> dict[str, Any]:
+    for key in given:
+        if not isinstance(key, str):
+            raise InputError(f"{field}: the key {key!r} is not a name")
+    own = {key: value for key, value in given.items() if key != "base"}
+    if "base" not in given:
+        return own
+    base = _fields(given["base"], kind, f"{field}.base", folder)
+    if is_huggingface(base):
+        return {**base, "__overrides__": {**base.get("__overrides__", {}), **own}}
+    for key, value in own.items():
+        if isinstance(value, Mapping) and isinstance(base.get(key), Mapping):
+            own[key] = {**base[key], **value}
+    return {**base, **own}
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # longer than a file system's names, or a NUL byte inside
+        return False
+
+
+def _mapping(content: Any, path: Path, field: str) -> dict[str, Any]:
+    if content is None:
+        raise InputError(f"{field}: {path} is empty")
+    if not isinstance(content, Mapping):
+        raise InputError(f"{field}: {path} holds {type(content).__name__}, not a mapping of fields")
+    return dict(content)
+
+
+def load_gpus(given: Any, field: str = "gpus") -> int | GpuRange:
+    """A GPU count (an integer, or `512`, `1K`) or a range (`{min: 64, max: 1024}`, or `64..1024`)."""
+    if isinstance(given, GpuRange):
+        return given
+    if isinstance(given, Mapping):
+        return read_fields(GpuRange, given, field)
+    match = re.fullmatch(r"\s*(\d+)\s*(?:\.\.|-)\s*(\d+)\s*", given) if isinstance(given, str) else None
+    if match:
+        return read_fields(GpuRange, {"min": int(match[1]), "max": int(match[2])}, field)
+    try:
+        count = parse_count(given, field)
+    except InputError:
+        count = 0
+    if count < 1:
+        raise InputError(
+            f"{field}: {given!r} is not a whole number above 0; write it like 512, or 64..1024 for a range"
+        )
+    if count > MAX_GPUS:
+        raise InputError(f"{field}: {shown(given)} is above {MAX_GPUS}, the most that is searched")
+    return count
+
+
+def problem_fields(path: Path) -> dict[str, Any]:
+    """The fields of a problem file as written; of a solution file, those of the problem it answers."""
+    content = _mapping(read_file(path, "problem"), path, "problem")
+    if str(content.get("schema", "")).startswith("moeopt/"):
+        return _mapping(content.get("problem"), path, "problem")
+    return content
+
+
+def load_problem(given: Mapping[str, Any], folder: Path | None = None) -> Problem:
+    """From the mapping of a problem file, with names and paths resolved (paths relative to `folder`)."""
+    fields = dict(given)
+    unknown = sorted(str(name) for name in fields if name not in Problem.model_fields)
+    if unknown:
+        raise InputError(f"problem.{unknown[0]}: no such field{nearest(unknown[0], list(Problem.model_fields))}")
+    for required in ("architecture", "cluster", "gpus"):
+        if fields.get(required) is None:
+            raise InputError(f"problem.{required}: this field is required and is missing")
+    fields["gpus"] = load_gpus(fields["gpus"])
+    fields["architecture"] = load_architecture(fields["architecture"], "architecture", folder)
+    fields["cluster"] = load_cluster(fields["cluster"], "cluster", folder)
+    if not isinstance(fields.get("workload"), Workload):
+        fields["workload"] = read_fields(Workload, _or_empty(fields.get("workload")), "workload")
+    fields["fix"] = _or_empty(fields.get("fix"))
+    fields["limits"] = _or_empty(fields.get("limits"))
+    return read_fields(Problem, fields, "problem")
+
+
+def _or_empty(value: Any) -> Any:
+    return {} if value is None else value
+
+
+def load_problem_file(path: Path) -> Problem:
+    """Read a problem file (or the problem of a solution file)."""
+    return load_problem(problem_fields(path), path.parent)

@@ -1,0 +1,66 @@
+"""What one training step processes, in which precision, under which framework."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from moeopt.problem.base import Input, Positive
+
+Precision = Literal["bf16", "fp16", "fp8", "mxfp8"]
+
+
+class Routing(Input):
+    """How evenly tokens reach the experts.
+
+    `imbalance` is tokens on the busiest rank / mean (1.0 = balanced, what benchmarks force). `capacity_factor` drops
+    tokens above that many times the mean and pads below it. `worst` sizes memory for all tokens on one rank.
+    """
+
+    imbalance: Annotated[float, Field(ge=1.0)] = 1.0
+    capacity_factor: Annotated[float, Field(gt=0.0)] | None = None
+    worst: bool = False
+
+    @property
+    def description(self) -> str:
+        """The assumption as every report states it."""
+        if self.worst:
+            return "worst case: every token of the expert-parallel group may reach one rank"
+        if self.capacity_factor is not None:
+            return f"capacity factor {self.capacity_factor:g}: tokens above it are dropped"
+        if self.imbalance == 1.0:
+            return "balanced: every expert receives the same number of tokens"
+        return f"imbalance {self.imbalance:g}: the busiest rank receives {self.imbalance:g} times the mean"
+
+
+class Workload(Input):
+    """Sequence length and batch in tokens and sequences, precision, and choices of the training recipe."""
+
+    sequence_length: Positive = 4096
+    global_batch_size: Positive = 2048
+    """Sequences an optimizer step, over all GPUs."""
+    precision: Precision = "bf16"
+    """bf16 or fp16; fp8 = per-tensor or block scaling on bf16 weights; mxfp8 = block-32 scaling (Blackwell)."""
+    framework: Literal["megatron-core"] = "megatron-core"
+    routing: Routing = Routing()
+    cross_entropy: Literal["unfused", "native", "te"] = "native"
+    """Loss kernel: Megatron's unfused one, its fused "native" one, or Transformer Engine's (refused by Megatron-LM's
+    command line, used by Megatron-Bridge)."""
+    attention_backend: Literal["fused", "unfused"] = "fused"
+    make_vocab_size_divisible_by: Positive = 128
+    mtp: bool = True
+    """Train the architecture's MTP modules."""
+    software: str = "latest"
+    """Software generation that the step-time data refers to."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _routing_words(cls, values: Any) -> Any:
+        if isinstance(values, dict) and isinstance(values.get("routing"), str):
+            words = {"balanced": {}, "worst": {"worst": True}}
+            if values["routing"] not in words:
+                raise ValueError(
+                    f"routing: {values['routing']!r} is unknown; write balanced, worst, {{imbalance: 1.2}} or "
+                    "{capacity_factor: 1.0}"
+                )
+            return {**values, "routing": words[values["routing"]]}
+        return values

@@ -1,0 +1,105 @@
+"""Sizes, counts and times: read as people write them, kept as integers, printed for people.
+
+`80GB` is 80·10⁹ bytes and `80GiB` is 80·2³⁰; nothing is ever guessed between the two.
+"""
+
+import re
+from fractions import Fraction
+
+from moeopt.errors import InputError
+
+_DECIMAL = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "G": 10**9, "T": 10**12, "P": 10**15}
+_BYTES = {
+    "B": 1,
+    "KB": 10**3,
+    "MB": 10**6,
+    "GB": 10**9,
+    "TB": 10**12,
+    "KIB": 2**10,
+    "MIB": 2**20,
+    "GIB": 2**30,
+    "TIB": 2**40,
+}
+_SECONDS = {"ns": 1, "us": 10**3, "µs": 10**3, "ms": 10**6, "s": 10**9, "min": 60 * 10**9, "h": 3600 * 10**9}
+_NUMBER = re.compile(r"\s*([+-]?\d[\d_,]*(?:\.\d+)?(?:[eE][+-]?\d{1,3})?)\s*([^\d\s.,]*)\s*")
+GIB = 2**30
+
+
+def _split(text: object, field: str, example: str) -> tuple[Fraction, str]:
+    if isinstance(text, bool) or not isinstance(text, (int, float, str)) or len(str(text)) > 100:
+        raise InputError(f"{field}: {text!r} is not a size; write it like {example}")
+    match = _NUMBER.fullmatch(str(text))
+    if match is None:
+        raise InputError(f"{field}: {text!r} is not a size; write it like {example}")
+    return Fraction(match[1].replace("_", "").replace(",", "")), match[2]
+
+
+def _integer(value: Fraction, text: object, field: str) -> int:
+    if value.denominator != 1:
+        raise InputError(f"{field}: {text!r} is {float(value)}, not a whole number")
+    if value < 0:
+        raise InputError(f"{field}: {text!r} is negative")
+    return int(value)
+
+
+def parse_bytes(text: object, field: str = "size") -> int:
+    """Bytes from `80GiB`, `80GB`, `149.2GB` or a plain integer of bytes. Raises InputError for anything else."""
+    number, unit = _split(text, field, "80GiB (80·2³⁰) or 80GB (80·10⁹)")
+    if not unit:
+        return _integer(number, text, field)
+    if unit.upper() not in _BYTES:
+        raise InputError(f"{field}: {text!r} has the unit {unit!r}; known are B, KB, MB, GB, TB, KiB, MiB, GiB, TiB")
+    return _integer(number * _BYTES[unit.upper()], text, field)
+
+
+def parse_count(text: object, field: str = "count") -> int:
+    """A count from `30B`, `4.4T`, `512` or `1_024`. Raises InputError for anything else."""
+    number, unit = _split(text, field, "512, 30B or 4.43B")
+    if unit.upper() not in _DECIMAL:
+        raise InputError(f"{field}: {text!r} has the suffix {unit!r}; known are K, M, B (or G), T, P")
+    return _integer(number * _DECIMAL[unit.upper()], text, field)
+
+
+def parse_duration_ns(text: object, field: str = "duration") -> int:
+    """Nanoseconds from `3s`, `120ms`, `1.5us`; a plain number is seconds."""
+    number, unit = _split(text, field, "1.5s or 120ms")
+    if (unit or "s") not in _SECONDS:
+        raise InputError(f"{field}: {text!r} has the unit {unit!r}; known are ns, us, ms, s, min, h")
+    return _integer(Fraction(round(number * _SECONDS[unit or "s"])), text, field)
+
+
+def decimals_of(text: object) -> Fraction:
+    """Half a unit of the last digit written, in the number's own unit: `4.4B` stands for 4.35B to 4.45B."""
+    match = _NUMBER.fullmatch(str(text))
+    if match is None:
+        return Fraction(0)
+    mantissa = match[1].lower().partition("e")[0].replace("_", "").replace(",", "")
+    places = len(mantissa.partition(".")[2])
+    scale = Fraction(1)
+    if match[2]:
+        scale = Fraction(_BYTES.get(match[2].upper(), _DECIMAL.get(match[2].upper(), 1)))
+    return scale * Fraction(1, 2 * 10**places)
+
+
+def format_bytes(count: int) -> str:
+    """`71.25 GiB`, `512 MiB`, `96 B`."""
+    for unit, size in (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if abs(count) >= size:
+            return f"{count / size:,.2f} {unit}"
+    return f"{count} B"
+
+
+def format_count(count: int) -> str:
+    """`671.03B`, `4.43B`, `512`."""
+    for unit, size in (("T", 10**12), ("B", 10**9), ("M", 10**6)):
+        if abs(count) >= size:
+            return f"{count / size:.2f}{unit}"
+    return f"{count:,}"
+
+
+def format_ns(nanoseconds: int) -> str:
+    """`12.345 s`, `3.21 ms`, `45.0 us`."""
+    for unit, size, places in (("s", 10**9, 3), ("ms", 10**6, 2), ("us", 10**3, 1)):
+        if abs(nanoseconds) >= size:
+            return f"{nanoseconds / size:,.{places}f} {unit}"
+    return f"{nanoseconds} ns"
