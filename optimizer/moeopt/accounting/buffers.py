@@ -1,0 +1,193 @@
+"""The contiguous buffers of Megatron's DistributedDataParallel: exact padded elements, buckets and shards of a chunk.
+
+Sources (Megatron-LM 0.20.0): optimizer/distrib_optimizer.py:505-588 (the walk over parameters in reverse order),
+optimizer/param_layout.py:19-42 (parameters start at multiples of 64 elements, buckets end at multiples of
+lcm(shards, 128)), distributed/param_and_grad_buffer.py:890-1002 (one buffer for dense and one for expert parameters;
+no padding without the distributed optimizer), distributed/distributed_data_parallel.py:133-171 and
+training/training.py:2179-2194 (bucket size; one bucket on later stages and chunks).
+Ignored: float8 parameters, which get a buffer of their own; padding for NCCL's high bus bandwidth (off by default).
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from moeopt.accounting.parameters import Parameter, piece_parameters
+from moeopt.accounting.pieces import Piece
+from moeopt.accounting.sharding import ALIGNMENT_ELEMENTS, experts_share_dense_buffer, local_numel
+from moeopt.arithmetic import Number, lcm, round_up
+from moeopt.layout import Choices, Degrees
+from moeopt.problem.architecture import LayerKind
+from moeopt.problem.problem import Problem
+
+BUCKET_ALIGNMENT_ELEMENTS = 128
+"""A bucket ends at a multiple of this and of the number of shards (param_layout.py:30-34)."""
+SMALLEST_BUCKET_ELEMENTS = 40_000_000
+BUCKET_ELEMENTS_PER_RANK = 1_000_000
+"""Bucket size: the larger of the two, the second times dp * cp (training.py:2179-2194)."""
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One parameter tensor on one GPU. `alone`: the shared embedding, which gets a bucket of its own."""
+
+    numel: int
+    alone: bool = False
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """One contiguous buffer: its elements with and without padding, its buckets, and the elements of one shard."""
+
+    numel: int
+    numel_unpadded: int
+    buckets: int
+    shards: int
+
+    @property
+    def shard(self) -> int:
+        """Elements whose optimizer state one GPU keeps."""
+        return self.numel // self.shards
+
+
+@dataclass(frozen=True)
+class ChunkBuffers:
+    """The buffers of one chunk. `expert` is empty where routed experts lie in the dense buffer (ep 1, etp = tp)."""
+
+    dense: Buffer
+    expert: Buffer
+
+
+def dense_shards(degrees: Degrees, choices: Choices) -> Number:
+    """GPUs over which the optimizer state of dense parameters is sharded: dp * cp, in each optimizer instance."""
+    return degrees.dp * degrees.cp // choices.optimizer.instances
+
+
+def expert_shards(degrees: Degrees, choices: Choices) -> Number:
+    """GPUs over which the optimizer state of routed experts is sharded: edp, in each optimizer instance."""
+    return degrees.edp // choices.optimizer.instances
+
+
+def padded_elements(aligned: Number, shards: Number) -> Number:
+    """A buffer of one bucket: the sum of aligned parameters, rounded up to a multiple of lcm(shards, 128)."""
+    return round_up(aligned, lcm(shards, BUCKET_ALIGNMENT_ELEMENTS))
+
+
+def bucket_elements(degrees: Degrees) -> Number:
+    """The size at which a bucket closes, where gradient reduction overlaps the backward pass."""
+    per_rank = BUCKET_ELEMENTS_PER_RANK * degrees.dp * degrees.cp
+    return max(SMALLEST_BUCKET_ELEMENTS, per_rank)
+
+
+def bucket_padded(tensors: Sequence[Tensor], shards: int, bucket_size: int | None) -> Buffer:
+    """Walk the tensors in reverse registration order, as the distributed optimizer lays them out.
+
+    `bucket_size` None is one bucket. Unpadded elements count the alignment of parameters but not of bucket ends.
+    """
+    divisor = lcm(shards, BUCKET_ALIGNMENT_ELEMENTS)
+    start = bucket_start = unpadded = buckets = end = 0
+    held = False
+    for tensor in reversed(tensors):
+        start = round_up(start, ALIGNMENT_ELEMENTS)
+        if tensor.alone and held:
+            unpadded += start - bucket_start
+            start = bucket_start = round_up(start, divisor)
+            buckets += 1
+        end = start + tensor.numel
+        held = True
+        if tensor.alone or (bucket_size is not None and end - bucket_start >= bucket_size):
+            unpadded += end - bucket_start
+            end = bucket_start = round_up(end, divisor)
+            buckets += 1
+            held = False
+        start = end
+    if held:
+        unpadded += end - bucket_start
+        end = round_up(end, divisor)
+        buckets += 1
+    return Buffer(end, unpadded, buckets, shards)
+
+
+def unpadded_buffer(tensors: Sequence[Tensor]) -> Buffer:
+    """Without the distributed optimizer: parameters end to end, every GPU keeping the whole state."""
+    numel = sum(tensor.numel for tensor in tensors)
+    return Buffer(numel, numel, int(numel > 0), 1)
+
+
+def chunk_buffer_elements(
+    problem: Problem,
+    degrees: Degrees,
+    choices: Choices,
+    counts: Mapping[Piece, int],
+    first_chunk_of_first_stage: bool,
+    experts_with_dense: bool | None = None,
+) -> ChunkBuffers:
+    """The exact buffers of a chunk that holds these pieces (integers only).
+
+    Only the first chunk of the first stage is cut into buckets, and only with overlap.grad_reduce. Layers of different
+    kinds are walked kind by kind in the order of `counts` (their true order where the first kinds come first).
+    `experts_with_dense` says whether routed experts lie in the dense buffer; None is the rule of version 0.20.0
+    (ep 1 and etp = tp). Version 0.16.1 put them there whenever ep was 1.
+    """
+    dense: list[Tensor] = []
+    expert: list[Tensor] = []
+    merged = experts_share_dense_buffer(degrees) if experts_with_dense is None else experts_with_dense
+    for parameter, tensor in _tensors(problem, degrees, counts):
+        (expert if parameter.sharding == "expert" and not merged else dense).append(tensor)
+    if not choices.distributed_optimizer:
+        return ChunkBuffers(unpadded_buffer(dense), unpadded_buffer(expert))
+    size = bucket_elements(degrees) if first_chunk_of_first_stage and choices.overlap.grad_reduce else None
+    return ChunkBuffers(
+        bucket_padded(dense, dense_shards(degrees, choices), size),
+        bucket_padded(expert, expert_shards(degrees, choices), size),
+    )
+
+
+def _tensors(problem: Problem, degrees: Degrees, counts: Mapping[Piece, int]) -> Iterator[tuple[Parameter, Tensor]]:
+    """The trainable tensors of a chunk on one GPU, in registration order (gpt_model.py: embedding, decoder, MTP, head).
+
+    An MTP block builds its embedding once, and before the decoder's layers.
+    """
+    first = [parameter for parameter in _trainable(problem, degrees, "embedding") if "embedding" in counts]
+    modules = list(_trainable(problem, degrees, "mtp")) if "mtp" in counts else []
+    tables = [parameter for parameter in modules if parameter.origin == "pipeline_copy"]
+    first += [] if first else tables
+    layers = [
+        list(_trainable(problem, degrees, kind)) * count
+        for kind, count in counts.items()
+        if isinstance(kind, LayerKind)
+    ]
+    block = [parameter for parameter in modules if parameter.origin != "pipeline_copy"] * counts.get("mtp", 0)
+    last = list(_trainable(problem, degrees, "loss")) if "loss" in counts else []
+    for parameter in _experts_in_order([*first, *(p for layer in layers for p in layer), *block, *last]):
+        alone = parameter.vocabulary and _is_shared_embedding(problem, degrees, parameter, "mtp" in counts)
+        yield parameter, Tensor(int(local_numel(problem, parameter, degrees)), alone)
+
+
+def _trainable(problem: Problem, degrees: Degrees, piece: Piece) -> Iterator[Parameter]:
+    for parameter in piece_parameters(problem.architecture, piece):
+        if parameter.trainable and (degrees.pp > 1 or parameter.origin != "pipeline_copy"):
+            for _ in range(1 if parameter.sharding != "expert" else parameter.copies // degrees.ep):
+                yield parameter
+
+
+def _experts_in_order(parameters: Sequence[Parameter]) -> Iterator[Parameter]:
+    """Transformer Engine's GroupedLinear registers weight and bias of expert 0, then of expert 1, and so on."""
+    for (sharding, _), group in groupby(parameters, lambda p: (p.sharding, p.name.rpartition(".")[0])):
+        run = list(group)
+        kinds = list(dict.fromkeys(run))
+        yield from kinds * (len(run) // len(kinds)) if sharding == "expert" else run
+
+
+def _is_shared_embedding(problem: Problem, degrees: Degrees, parameter: Parameter, with_mtp: bool) -> bool:
+    """Whether Megatron keeps this table equal to one of another stage (language_module.py:255-290).
+
+    That is so with pp > 1 for a tied embedding and for one that MTP modules read too. Of a stage with MTP it is the
+    embedding, else, when tied, the head.
+    """
+    tied = problem.architecture.tie_word_embeddings
+    if degrees.pp == 1 or not (tied or problem.mtp_layers) or not parameter.name.endswith("weight"):
+        return False
+    if parameter.name.startswith("embedding."):
+        return True
+    return tied and not with_mtp

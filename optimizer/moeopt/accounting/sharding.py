@@ -1,0 +1,122 @@
+"""Parameter elements on one GPU, as Megatron-Core 0.20.0 shards them, per piece and exactly.
+
+Shared out over tp: attention projections, dense blocks, shared experts, embedding and head (with the vocabulary
+padded). Whole on every tensor-parallel rank: norms, router, shared-expert gate, MLA's down-projections, biases of
+row-parallel linears. Routed experts: E/ep of them, each divided by etp. Sources: megatron/core/tensor_parallel/
+layers.py, extensions/transformer_engine.py (TEGroupedLinear), models/gpt/gpt_model.py:173-179 (the embedding of an MTP
+stage), training/vocab_utils.py:45-59 (padding of the vocabulary).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from moeopt.accounting.parameters import Parameter, final_norm, piece_parameters
+from moeopt.accounting.pieces import Piece, contents
+from moeopt.arithmetic import Number, both, ceil_div, round_up, where
+from moeopt.layout import Degrees
+from moeopt.pipeline import Chunk
+from moeopt.problem.problem import Problem
+
+ALIGNMENT_ELEMENTS = 64
+"""A parameter starts at a multiple of this in a distributed optimizer's buffer (optimizer/param_layout.py:25-27)."""
+
+
+@dataclass(frozen=True)
+class Elements:
+    """Trainable elements on one GPU: routed experts, and everything else."""
+
+    dense: Number
+    expert: Number
+
+    @property
+    def total(self) -> Number:
+        """Both together."""
+        return self.dense + self.expert
+
+    def __add__(self, other: "Elements") -> "Elements":
+        return Elements(self.dense + other.dense, self.expert + other.expert)
+
+    def times(self, count: int) -> "Elements":
+        """The elements of `count` equal pieces."""
+        return Elements(self.dense * count, self.expert * count)
+
+
+def padded_vocab_size(problem: Problem, tp: Number) -> Number:
+    """Vocabulary rows after padding to a multiple of `make_vocab_size_divisible_by` * tp."""
+    return round_up(problem.architecture.vocab_size, problem.workload.make_vocab_size_divisible_by * tp)
+
+
+def experts_share_dense_buffer(degrees: Degrees) -> Number:
+    """Whether routed experts lie in the dense buffers: ep 1 and etp = tp (TEGroupedLinear marks no parameter then)."""
+    return both(degrees.ep == 1, degrees.etp == degrees.tp)
+
+
+def local_numel(problem: Problem, parameter: Parameter, degrees: Degrees) -> Number:
+    """Elements on one GPU of one copy of a parameter (exact where the layout is legal, else rounded up)."""
+    if parameter.vocabulary:
+        width = parameter.numel // problem.architecture.vocab_size
+        return padded_vocab_size(problem, degrees.tp) // degrees.tp * width
+    if parameter.sharding == "tensor":
+        return ceil_div(parameter.numel, degrees.tp)
+    if parameter.sharding == "expert" and parameter.split:
+        return ceil_div(parameter.numel, degrees.etp)
+    return parameter.numel
+
+
+def piece_elements(problem: Problem, piece: Piece, degrees: Degrees) -> Elements:
+    """Elements of one piece on one GPU.
+
+    Buffers without gradient are left out. With pp > 1 a tied head is a copy of the embedding; the MTP block holds one
+    too, of which each of its modules carries an equal share (rounded up). The final norm counts with the loss.
+    """
+    return _elements(problem, piece, degrees, alignment=1)
+
+
+def aligned_elements(problem: Problem, piece: Piece, degrees: Degrees) -> Elements:
+    """`piece_elements` with every parameter rounded up to the 64 elements at which the next may start."""
+    return _elements(problem, piece, degrees, alignment=ALIGNMENT_ELEMENTS)
+
+
+def _elements(problem: Problem, piece: Piece, degrees: Degrees, alignment: int) -> Elements:
+    dense: Number = 0
+    expert: Number = 0
+    copied: Number = 0
+    for parameter in piece_parameters(problem.architecture, piece):
+        if not parameter.trainable:
+            continue
+        numel = local_numel(problem, parameter, degrees)
+        if alignment > 1:
+            numel = round_up(numel, alignment)
+        if parameter.sharding == "expert":
+            expert = expert + numel * ceil_div(parameter.copies, degrees.ep)
+        elif parameter.origin == "pipeline_copy":
+            copied = copied + numel
+        else:
+            dense = dense + numel
+    if isinstance(copied, int) and copied == 0:
+        return Elements(dense, expert)
+    if piece == "mtp":
+        copied = ceil_div(copied, max(1, problem.mtp_layers))
+    return Elements(dense + where(degrees.pp > 1, copied, 0), expert)
+
+
+def contents_elements(problem: Problem, counts: Mapping[Piece, int], degrees: Degrees) -> Elements:
+    """Elements of a chunk, as the sum over its pieces."""
+    result = Elements(0, 0)
+    for piece, count in counts.items():
+        result = result + piece_elements(problem, piece, degrees).times(count)
+    return result
+
+
+def chunk_elements(problem: Problem, degrees: Degrees, chunk: Chunk) -> Elements:
+    """Elements of one chunk with the final norm where Megatron puts it.
+
+    That is the chunk of the loss, or, with MTP modules, the chunk of the last decoder layer
+    (transformer_block.py, has_final_layernorm_in_this_stage); the sum over pieces always counts it with the loss.
+    """
+    result = contents_elements(problem, contents(problem.architecture, chunk), degrees)
+    if not problem.mtp_layers:
+        return result
+    here = chunk.layers > 0 and chunk.last == problem.architecture.num_hidden_layers
+    norm = sum(parameter.total for parameter in final_norm(problem.architecture))
+    return result + Elements(norm * (int(here) - int(chunk.loss)), 0)
