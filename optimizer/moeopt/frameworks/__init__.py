@@ -1,0 +1,1 @@
+"""What a training framework accepts: one file a framework."""

@@ -1,0 +1,158 @@
+"""Which widths of the architecture tp, ep and etp must divide. Sources are Megatron-LM d98e8a6."""
+
+from moeopt.arithmetic import Number, either
+from moeopt.frameworks.rules import Applies, Rule, remainder
+from moeopt.layout import Choices, Degrees
+from moeopt.problem.problem import Problem
+
+
+def _groups_hold(problem: Problem, degrees: Degrees, _choices: Choices) -> Number:
+    groups = problem.architecture.num_key_value_heads
+    return either(groups % degrees.tp == 0, degrees.tp % groups == 0)
+
+
+def _groups_sentence(problem: Problem, degrees: Degrees, _choices: Choices) -> str:
+    groups, tp = problem.architecture.num_key_value_heads, degrees.tp
+    text = f"num_key_value_heads {groups} % tp {tp} = {groups % tp}, tp {tp} % {groups} = {tp % groups}"
+    return text if groups % tp == 0 or tp % groups == 0 else f"{text}: one of them must be 0"
+
+
+def _has_dense(problem: Problem, _choices: Choices) -> bool:
+    return any(kind.ffn == "dense" for kind in problem.architecture.layers)
+
+
+def _has_moe(problem: Problem, _choices: Choices) -> bool:
+    return problem.architecture.is_moe
+
+
+def _width(name: str, meaning: str, field: str, degree: str, source: str, applies: Applies) -> Rule:
+    def value(problem: Problem) -> int:
+        return int(getattr(problem.architecture, field))
+
+    return Rule(
+        name,
+        meaning,
+        (degree,),
+        lambda problem, d, _: value(problem) % getattr(d, degree) == 0,
+        lambda problem, d, _: remainder(
+            f"{field} {value(problem)}", value(problem), f"{degree} {getattr(d, degree)}", getattr(d, degree)
+        ),
+        source,
+        "launch",
+        applies,
+    )
+
+
+DIMENSIONS = (
+    _width(
+        "heads_by_tp",
+        "tensor parallelism gives every rank whole attention heads",
+        "num_attention_heads",
+        "tp",
+        "megatron/core/transformer/transformer_config.py:1446-1450",
+        lambda _problem, _choices: True,
+    ),
+    Rule(
+        "kv_groups_by_tp",
+        "tp divides the key-value heads or is a multiple of them",
+        ("tp",),
+        _groups_hold,
+        _groups_sentence,
+        "megatron/core/transformer/transformer_config.py:1461-1468",
+        "launch",
+        lambda problem, _: not problem.architecture.is_mla,
+    ),
+    Rule(
+        "ep_needs_experts",
+        "expert parallelism needs routed experts",
+        ("ep",),
+        lambda _problem, d, _: d.ep == 1,
+        lambda _problem, d, _: f"ep {d.ep} with num_experts 0, must be 1",
+        "megatron/core/transformer/transformer_config.py:1595-1596, megatron/training/arguments.py:1655-1656",
+        "launch",
+        lambda problem, _: not problem.architecture.num_experts,
+    ),
+    Rule(
+        "etp_needs_experts",
+        "expert tensor parallelism needs routed experts: without them it is 1, or tp as when left out",
+        ("tp", "etp"),
+        lambda _problem, d, _: either(d.etp == 1, d.etp == d.tp),
+        lambda _problem, d, _: f"etp {d.etp} with num_experts 0, must be 1 or tp {d.tp}",
+        "megatron/core/parallel_state.py:871-884 builds the groups; nothing uses them",
+        "never",
+        lambda problem, _: not problem.architecture.num_experts,
+    ),
+    _width(
+        "experts_by_ep",
+        "every expert-parallel rank holds the same number of experts",
+        "num_experts",
+        "ep",
+        "megatron/training/arguments.py:1657-1658, megatron/core/transformer/moe/moe_layer.py:186-187",
+        lambda problem, _: problem.architecture.num_experts > 0,
+    ),
+    _width(
+        "expert_ffn_by_etp",
+        "expert tensor parallelism splits the width of a routed expert",
+        "moe_intermediate_size",
+        "etp",
+        "megatron/core/extensions/transformer_engine.py:2468-2473, megatron/core/utils.py:592",
+        _has_moe,
+    ),
+    _width(
+        "shared_expert_ffn_by_tp",
+        "tensor parallelism (not expert tensor parallelism) splits the width of the shared experts",
+        "shared_expert_intermediate_size",
+        "tp",
+        "megatron/core/transformer/moe/shared_experts.py:127-137, megatron/core/extensions/transformer_engine.py:1289",
+        lambda problem, choices: (
+            _has_moe(problem, choices) and problem.architecture.shared_expert_intermediate_size > 0
+        ),
+    ),
+    _width(
+        "dense_ffn_by_tp",
+        "tensor parallelism splits the width of the dense feed-forward blocks",
+        "intermediate_size",
+        "tp",
+        "megatron/core/extensions/transformer_engine.py:1289 (recorded at launch)",
+        _has_dense,
+    ),
+    Rule(
+        "moe_bias_needs_etp_1",
+        "experts with bias cannot be split by expert tensor parallelism",
+        ("etp",),
+        lambda _problem, d, _: d.etp == 1,
+        lambda _problem, d, _: f"mlp_bias with etp {d.etp}, must be 1",
+        "megatron/core/transformer/transformer_config.py:2612-2615",
+        "launch",
+        lambda problem, _: problem.architecture.num_experts > 0 and problem.architecture.mlp_bias,
+    ),
+    Rule(
+        "shared_experts_without_bias",
+        "shared experts have no bias",
+        (),
+        lambda _problem, _d, _: False,
+        lambda problem, _d, _: (
+            f"mlp_bias with shared_expert_intermediate_size "
+            f"{problem.architecture.shared_expert_intermediate_size}, must be without"
+        ),
+        "megatron/core/transformer/moe/shared_experts.py:124",
+        "launch",
+        lambda problem, _: (
+            problem.architecture.mlp_bias
+            and problem.architecture.is_moe
+            and problem.architecture.shared_expert_intermediate_size > 0
+        ),
+    ),
+    Rule(
+        "router_group_topk",
+        "a token chooses among no more expert groups than there are",
+        (),
+        lambda problem, _d, _: (problem.architecture.topk_group or 0) <= (problem.architecture.n_group or 0),
+        lambda problem, _d, _: (
+            f"topk_group {problem.architecture.topk_group} <= n_group {problem.architecture.n_group}"
+        ),
+        "megatron/core/transformer/transformer_config.py:2685-2688",
+        "launch",
+        lambda problem, _: bool(problem.architecture.n_group and problem.architecture.topk_group),
+    ),
+)

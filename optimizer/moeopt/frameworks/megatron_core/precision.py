@@ -1,0 +1,196 @@
+"""What the number formats and kernels ask of the GPUs and of the sizes they multiply.
+
+The sizes are Transformer Engine's to check [TE]: its FP8 kernels take matrices whose widths are multiples of 16 (32
+under MXFP8: megatron/core/fp8_utils.py:356-361 of Megatron-LM d98e8a6) and whose heights are multiples of 8 (32 under
+MXFP8).
+"""
+
+from collections.abc import Iterator
+
+from moeopt.arithmetic import Number, both
+from moeopt.frameworks.rules import Rule
+from moeopt.layout import Choices, Degrees
+from moeopt.problem.problem import Problem
+
+_TE = "Transformer Engine, assert_dim_for_fp8_exec and the MXFP8 quantizer [TE]; megatron/core/fp8_utils.py:356-361"
+
+
+def compute_capability(problem: Problem) -> tuple[int, int] | None:
+    """The GPU's CUDA compute capability as two numbers; None for anything written otherwise (not an NVIDIA GPU)."""
+    parts = problem.cluster.compute_capability.split(".")
+    if len(parts) != 2 or not all(part.isdigit() for part in parts):
+        return None
+    return int(parts[0]), int(parts[1])
+
+
+def _eight_bit(problem: Problem, _choices: Choices) -> bool:
+    return problem.workload.precision in ("fp8", "mxfp8")
+
+
+def _multiple(problem: Problem) -> int:
+    return 32 if problem.workload.precision == "mxfp8" else 16
+
+
+def _height(problem: Problem) -> int:
+    return 32 if problem.workload.precision == "mxfp8" else 8
+
+
+def _at_least(problem: Problem, major: int) -> bool:
+    """True too where the capability is unknown: a rule about CUDA generations is then not in play."""
+    capability = compute_capability(problem)
+    return capability is None or capability[0] >= major
+
+
+def _replicated(problem: Problem) -> Iterator[tuple[str, int]]:
+    a = problem.architecture
+    yield "hidden_size", a.hidden_size
+    if a.is_mla:
+        yield "kv_lora_rank + qk_rope_head_dim", (a.kv_lora_rank or 0) + a.qk_rope_head_dim
+        yield "kv_lora_rank", a.kv_lora_rank or 0
+        if a.q_lora_rank:
+            yield "q_lora_rank", a.q_lora_rank
+
+
+def _split_by_tp(problem: Problem) -> Iterator[tuple[str, int]]:
+    a = problem.architecture
+    heads = a.num_attention_heads
+    yield "attention output (heads * value head)", heads * a.value_head_dim
+    if a.is_mla:
+        yield "queries (heads * query head)", heads * a.qk_head_dim
+        yield "keys and values (heads * (nope + value head))", heads * (a.qk_nope_head_dim + a.v_head_dim)
+    else:
+        yield "queries, keys and values", (heads + 2 * a.num_key_value_heads) * a.head_dim
+    if any(kind.ffn == "dense" for kind in a.layers):
+        yield "intermediate_size", a.intermediate_size
+    if a.is_moe and a.shared_expert_intermediate_size:
+        yield "shared_expert_intermediate_size", a.shared_expert_intermediate_size
+
+
+def _replicated_sentence(problem: Problem, _degrees: Degrees, _choices: Choices) -> str:
+    multiple = _multiple(problem)
+    wrong = [(name, width) for name, width in _replicated(problem) if width % multiple]
+    if not wrong:
+        return f"{', '.join(f'{name} {width}' for name, width in _replicated(problem))}: multiples of {multiple}"
+    return "; ".join(f"{name} {width} % {multiple} = {width % multiple}, must be 0" for name, width in wrong)
+
+
+def _tp_holds(problem: Problem, degrees: Degrees, _choices: Choices) -> Number:
+    unit = degrees.tp * _multiple(problem)
+    return both(*(width % unit == 0 for _, width in _split_by_tp(problem)))
+
+
+def _tp_sentence(problem: Problem, degrees: Degrees, _choices: Choices) -> str:
+    multiple, tp = _multiple(problem), degrees.tp
+    wrong = [(name, width) for name, width in _split_by_tp(problem) if width % (tp * multiple)]
+    if not wrong:
+        return f"every width split by tp {tp} stays a multiple of {multiple}"
+    return "; ".join(
+        f"{name} {width} % (tp {tp} * {multiple}) = {width % (tp * multiple)}, must be 0" for name, width in wrong
+    )
+
+
+def _etp_holds(problem: Problem, degrees: Degrees, _choices: Choices) -> Number:
+    return problem.architecture.moe_intermediate_size % (degrees.etp * _multiple(problem)) == 0
+
+
+def _etp_sentence(problem: Problem, degrees: Degrees, _choices: Choices) -> str:
+    width, multiple = problem.architecture.moe_intermediate_size, _multiple(problem)
+    rest = width % (degrees.etp * multiple)
+    text = f"moe_intermediate_size {width} % (etp {degrees.etp} * {multiple}) = {rest}"
+    return text if rest == 0 else f"{text}, must be 0"
+
+
+def _rows_hold(problem: Problem, degrees: Degrees, _choices: Choices) -> Number:
+    tokens = problem.workload.sequence_length // degrees.cp * degrees.micro_batch_size
+    return tokens % _height(problem) == 0
+
+
+def _rows_sentence(problem: Problem, degrees: Degrees, _choices: Choices) -> str:
+    length, height = problem.workload.sequence_length, _height(problem)
+    tokens = length // degrees.cp * degrees.micro_batch_size
+    text = (
+        f"(sequence_length {length} // cp {degrees.cp} * micro_batch_size {degrees.micro_batch_size}) % {height} "
+        f"= {tokens % height}"
+    )
+    return text if tokens % height == 0 else f"{text}, must be 0"
+
+
+PRECISION = (
+    Rule(
+        "fp8_needs_gpu",
+        "FP8 training needs GPUs with FP8 matrix units",
+        (),
+        lambda problem, _d, _: problem.cluster.peak_flops.fp8 is not None,
+        lambda problem, _d, _: (
+            f"precision {problem.workload.precision} on {problem.cluster.gpu}: "
+            + ("peak_flops.fp8 is given" if problem.cluster.peak_flops.fp8 else "the cluster has no peak_flops.fp8")
+        ),
+        "the cluster's peak_flops",
+        "moeopt",
+        _eight_bit,
+    ),
+    Rule(
+        "mxfp8_needs_blackwell",
+        "MXFP8 needs compute capability 10 (Blackwell) or later",
+        (),
+        lambda problem, _d, _: _at_least(problem, 10),
+        lambda problem, _d, _: (
+            f"precision mxfp8 on compute capability {problem.cluster.compute_capability}, needs 10.0 or later"
+        ),
+        "Transformer Engine, check_mxfp8_support [TE]",
+        "run",
+        lambda problem, _: problem.workload.precision == "mxfp8",
+    ),
+    Rule(
+        "grouped_gemm_needs_ampere",
+        "grouped matrix products of experts need compute capability 8 (Ampere) or later",
+        (),
+        lambda problem, _d, _: _at_least(problem, 8),
+        lambda problem, _d, _: (
+            f"compute capability {problem.cluster.compute_capability} with routed experts, needs 8.0 or later"
+        ),
+        "megatron/training/arguments.py:1378-1380",
+        "launch",
+        lambda problem, _: problem.architecture.is_moe,
+    ),
+    Rule(
+        "fp8_widths",
+        "widths that no degree splits suit the FP8 kernels",
+        (),
+        lambda problem, _d, _: all(width % _multiple(problem) == 0 for _, width in _replicated(problem)),
+        _replicated_sentence,
+        _TE,
+        "run",
+        _eight_bit,
+    ),
+    Rule(
+        "fp8_widths_by_tp",
+        "widths that tensor parallelism splits still suit the FP8 kernels",
+        ("tp",),
+        _tp_holds,
+        _tp_sentence,
+        _TE,
+        "run",
+        _eight_bit,
+    ),
+    Rule(
+        "fp8_widths_by_etp",
+        "the expert width that expert tensor parallelism splits still suits the FP8 kernels",
+        ("etp",),
+        _etp_holds,
+        _etp_sentence,
+        _TE,
+        "run",
+        lambda problem, choices: _eight_bit(problem, choices) and problem.architecture.is_moe,
+    ),
+    Rule(
+        "fp8_rows",
+        "tokens of a micro-batch on a rank suit the FP8 kernels",
+        ("cp", "micro_batch_size"),
+        _rows_hold,
+        _rows_sentence,
+        _TE,
+        "run",
+        _eight_bit,
+    ),
+)

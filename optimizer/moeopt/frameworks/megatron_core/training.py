@@ -1,0 +1,190 @@
+"""Recompute, optimizer, gradient overlap and CUDA graphs: what excludes what. Sources: Megatron-LM d98e8a6."""
+
+from moeopt.frameworks.rules import Applies, Rule, remainder
+from moeopt.layout import Choices
+from moeopt.problem.problem import Problem
+
+_CONFIG = "megatron/core/transformer/transformer_config.py"
+_OPTIMIZER = "megatron/core/optimizer/optimizer_config.py"
+
+
+def _requires(name: str, meaning: str, says: str, source: str, applies: Applies, wanted: Applies) -> Rule:
+    """A rule between choices: wherever `applies`, `wanted` must be true. It reads no degree."""
+    return Rule(
+        name,
+        meaning,
+        (),
+        lambda problem, _d, choices: wanted(problem, choices),
+        lambda problem, _d, choices: says if wanted(problem, choices) else f"{says}: does not hold",
+        source,
+        "launch",
+        applies,
+    )
+
+
+def _narrow_types(_problem: Problem, choices: Choices) -> bool:
+    kept = choices.optimizer
+    return not (kept.moments == kept.main_params == kept.main_grads == "fp32")
+
+
+def _full(_problem: Problem, choices: Choices) -> bool:
+    return choices.recompute.granularity == "full"
+
+
+def _partial_graph(_problem: Problem, choices: Choices) -> bool:
+    return choices.cuda_graphs in ("router", "attention")
+
+
+RECOMPUTE = (
+    _requires(
+        "mla_recompute_needs_mla",
+        "recompute module mla_up_proj exists only in multi-head latent attention",
+        "recompute module mla_up_proj with kv_lora_rank given",
+        f"{_CONFIG}:1969-1973",
+        lambda _problem, choices: choices.recompute.drops("mla_up_proj"),
+        lambda problem, _choices: problem.architecture.is_mla,
+    ),
+    Rule(
+        "mtp_full_recompute_one_layer",
+        "uniform full recompute of an MTP module works on one layer at a time",
+        (),
+        lambda _problem, _d, choices: choices.recompute.num_layers == 1,
+        lambda _problem, _d, choices: (
+            f"recompute full, uniform, num_layers {choices.recompute.num_layers} with MTP, num_layers must be 1"
+        ),
+        "megatron/core/transformer/multi_token_prediction.py:1621-1627 (raised in the first forward pass)",
+        "run",
+        lambda problem, choices: (
+            _full(problem, choices) and choices.recompute.method == "uniform" and problem.mtp_layers > 0
+        ),
+    ),
+)
+
+OPTIMIZER = (
+    _requires(
+        "optimizer_types_need_precision_aware",
+        "moments, main parameters or main gradients below fp32 need the precision-aware optimizer",
+        "optimizer types below fp32 with optimizer.precision_aware true",
+        f"{_OPTIMIZER}:468-480",
+        _narrow_types,
+        lambda _problem, choices: choices.optimizer.precision_aware,
+    ),
+    _requires(
+        "precision_aware_needs_distributed_optimizer",
+        "the precision-aware optimizer is a distributed one",
+        "optimizer.precision_aware with distributed_optimizer true",
+        "megatron/core/optimizer/__init__.py:1057-1060",
+        lambda _problem, choices: choices.optimizer.precision_aware,
+        lambda _problem, choices: choices.distributed_optimizer,
+    ),
+    _requires(
+        "offload_needs_precision_aware",
+        "keeping optimizer state in host memory needs the precision-aware optimizer",
+        "optimizer.offload_fraction above 0 with optimizer.precision_aware true",
+        "megatron/training/arguments.py:1883-1888",
+        lambda _problem, choices: choices.optimizer.offload_fraction > 0,
+        lambda _problem, choices: choices.optimizer.precision_aware,
+    ),
+    _requires(
+        "instances_need_distributed_optimizer",
+        "several distributed-optimizer instances need the distributed optimizer",
+        "optimizer.instances above 1 with distributed_optimizer true",
+        "megatron/core/distributed/distributed_data_parallel.py:357-360",
+        lambda _problem, choices: choices.optimizer.instances > 1,
+        lambda _problem, choices: choices.distributed_optimizer,
+    ),
+    Rule(
+        "instances_by_dp_cp",
+        "distributed-optimizer instances split the dp * cp ranks evenly",
+        ("cp", "dp"),
+        lambda _problem, d, choices: (d.dp * d.cp) % choices.optimizer.instances == 0,
+        lambda _problem, d, choices: remainder(
+            f"(dp {d.dp} * cp {d.cp})",
+            d.dp * d.cp,
+            f"optimizer.instances {choices.optimizer.instances}",
+            choices.optimizer.instances,
+        ),
+        "megatron/core/parallel_state.py:922-926",
+        "launch",
+        lambda _problem, choices: choices.optimizer.instances > 1,
+    ),
+    Rule(
+        "instances_by_edp",
+        "distributed-optimizer instances split the expert data-parallel ranks evenly",
+        ("edp",),
+        lambda _problem, d, choices: d.edp % choices.optimizer.instances == 0,
+        lambda _problem, d, choices: remainder(
+            f"edp {d.edp}",
+            d.edp,
+            f"optimizer.instances {choices.optimizer.instances}",
+            choices.optimizer.instances,
+        ),
+        "megatron/core/parallel_state.py:1447-1452",
+        "launch",
+        lambda _problem, choices: choices.optimizer.instances > 1,
+    ),
+)
+
+OVERLAP = (
+    _requires(
+        "param_gather_overlap_needs_distributed_optimizer",
+        "overlapping the parameter all-gather needs the distributed optimizer, which is what gathers",
+        "overlap.param_gather with distributed_optimizer true",
+        "megatron/training/arguments.py:1024-1027",
+        lambda _problem, choices: choices.overlap.param_gather,
+        lambda _problem, choices: choices.distributed_optimizer,
+    ),
+    _requires(
+        "param_gather_overlap_needs_grad_reduce_overlap",
+        "overlapping the parameter all-gather needs the gradient reduction overlapped too",
+        "overlap.param_gather with overlap.grad_reduce true",
+        "megatron/training/arguments.py:1028-1029",
+        lambda _problem, choices: choices.overlap.param_gather,
+        lambda _problem, choices: choices.overlap.grad_reduce,
+    ),
+)
+
+CUDA_GRAPHS = (
+    _requires(
+        "partial_graph_without_full_recompute",
+        "graphs of parts of a layer exclude full recompute",
+        "cuda_graphs router or attention without recompute full",
+        f"{_CONFIG}:2855-2859",
+        _partial_graph,
+        lambda problem, choices: not _full(problem, choices),
+    ),
+    _requires(
+        "router_graph_needs_experts",
+        "a router can be captured only where there is one",
+        "cuda_graphs router with num_experts above 1",
+        f"{_CONFIG}:2826-2830",
+        lambda _problem, choices: choices.cuda_graphs == "router",
+        lambda problem, _choices: problem.architecture.num_experts > 1,
+    ),
+    _requires(
+        "router_graph_without_moe_recompute",
+        "a captured router excludes recomputing the whole MoE block around it",
+        "cuda_graphs router without recompute module moe",
+        f"{_CONFIG}:2860-2869",
+        lambda _problem, choices: choices.cuda_graphs == "router",
+        lambda _problem, choices: not choices.recompute.drops("moe"),
+    ),
+    Rule(
+        "full_graph_needs_fixed_token_counts",
+        "one graph of the whole iteration needs expert buffers of a fixed size: a capacity factor, or hybridep's",
+        (),
+        lambda problem, _d, choices: (
+            problem.workload.routing.capacity_factor is not None or choices.dispatcher == "hybridep"
+        ),
+        lambda problem, _d, choices: (
+            f"cuda_graphs full_iteration with dispatcher {choices.dispatcher} and routing.capacity_factor "
+            f"{problem.workload.routing.capacity_factor}: needs a capacity_factor or hybridep"
+        ),
+        "docs/user-guide/features/cuda_graph.md:161-180, "
+        "megatron/core/transformer/transformer_config.py:1868-1882 (--moe-expert-rank-capacity-factor)",
+        "run",
+        lambda problem, choices: choices.cuda_graphs == "full_iteration" and problem.architecture.is_moe,
+    ),
+)
+
+TRAINING = (*RECOMPUTE, *OPTIMIZER, *OVERLAP, *CUDA_GRAPHS)
