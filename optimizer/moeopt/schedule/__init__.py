@@ -1,0 +1,1 @@
+"""Pipeline schedules: order of operations, replay, bounds on time, activations in flight."""

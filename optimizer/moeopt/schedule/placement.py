@@ -1,0 +1,148 @@
+"""A fast heuristic that spreads decoder layers over stages: the incumbent that a search starts from.
+
+Layers stay in order, so a placement is the number of layers of every stage. Two starts (fill every stage to the
+smallest possible maximum, from the front and from the back) are improved by moving one layer at a time from the
+heavier to the lighter stages while the ledger's pipeline time falls. No optimality is claimed: the bounds are proven
+elsewhere.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moeopt.arithmetic import ceil_div
+from moeopt.schedule.bounds import ledger_pipeline_ns, row_matrix
+
+Column: TypeAlias = NDArray[Any]
+Counts: TypeAlias = tuple[int, ...]
+Schedule: TypeAlias = tuple[int, int, int, int, bool]
+"""pp, vpp, micro-batches, group, overlap of the expert all-to-all."""
+_WIDTH = 8
+"""Heaviest and lightest stages tried as source and target of a move."""
+_ROUNDS = 64
+
+
+def ledger_many(schedule: Schedule, forward_ns: Column, backward_ns: Column, hop_ns: int) -> Column:
+    """`ledger_pipeline_ns` of many placements at once: one row of stage times each, one integer each."""
+    pp, vpp, num_microbatches, group, ep_overlap = schedule
+    matrix, coefficients = row_matrix(*schedule)
+    stage = forward_ns + backward_ns
+    if 2 * coefficients * max(int(stage.max(initial=0)), hop_ns) * pp * vpp >= 2**63:
+        pairs = zip(forward_ns.tolist(), backward_ns.tolist(), strict=True)
+        return np.array([ledger_pipeline_ns(*schedule[:4], f, b, hop_ns, ep_overlap) for f, b in pairs], dtype=object)
+    hops = np.full((len(stage), 1), hop_ns, dtype=np.int64)
+    rows = (np.hstack([forward_ns, backward_ns, hops]) @ matrix.T).max(axis=1)
+    if vpp == 1:
+        return np.asarray(rows)
+    groups = ceil_div(num_microbatches, group)
+    excess = np.maximum(0, stage[:, None, :] - stage[:, :, None]).reshape(len(stage), pp * vpp, vpp, pp)
+    waves = (num_microbatches - groups) * excess.max(axis=3).sum(axis=2) + groups * excess.sum(axis=(2, 3))
+    upper = ((num_microbatches * vpp + pp - 1) * stage + waves).min(axis=1)
+    empty = (num_microbatches - groups) * stage.reshape(len(stage), vpp, pp).max(axis=2).sum(axis=1)
+    upper = np.minimum(upper, empty + groups * stage.sum(axis=1))
+    return np.asarray(ceil_div(rows + upper, 2))
+
+
+def balanced_counts(
+    schedule: Schedule,
+    layer_forward_ns: Sequence[int],
+    layer_backward_ns: Sequence[int],
+    extra_forward_ns: Sequence[int],
+    extra_backward_ns: Sequence[int],
+    hop_ns: int,
+    over_limit_bytes: Callable[[Counts], int] | None = None,
+) -> tuple[Counts, int]:
+    """(layers of every stage, ledger pipeline time) of a good placement; stages in model order.
+
+    Layer times are by decoder layer, extras (embedding, MTP, loss) by stage. `over_limit_bytes` says how far a
+    placement exceeds memory, 0 where it fits: placements that fit go first, and if none is met the one closest to
+    fitting is given.
+    """
+    prefixes = np.array([[0, *np.cumsum(layer_forward_ns)], [0, *np.cumsum(layer_backward_ns)]], dtype=np.int64)
+    extras = np.array([extra_forward_ns, extra_backward_ns], dtype=np.int64)
+
+    def stage_times(counts: Column) -> tuple[Column, Column]:
+        ends = np.cumsum(counts, axis=1)
+        forward, backward = prefixes[:, ends] - prefixes[:, ends - counts] + extras[:, None, :]
+        return forward, backward
+
+    def improve(counts: Column) -> tuple[int, int, Counts]:
+        forward, backward = stage_times(counts[None, :])
+        here = tuple(counts.tolist())
+        over = over_limit_bytes(here) if over_limit_bytes else 0
+        value = int(ledger_many(schedule, forward, backward, hop_ns)[0])
+        for _ in range(_ROUNDS):
+            moves = _moves(np.array(here), (forward + backward)[0])
+            if not len(moves):
+                break
+            forwards, backwards = stage_times(moves)
+            values = ledger_many(schedule, forwards, backwards, hop_ns)
+            best = _best(moves, values, over, value, over_limit_bytes)
+            if best is None:
+                break
+            index, over = best
+            value, here = int(values[index]), tuple(moves[index].tolist())
+            forward, backward = forwards[index : index + 1], backwards[index : index + 1]
+        return over, value, here
+
+    total = (prefixes[0] + prefixes[1]).tolist()
+    found = [improve(start) for start in _starts(total, (extras[0] + extras[1]).tolist())]
+    _, value, counts = min(found)
+    return counts, value
+
+
+def _best(
+    moves: Column, values: Column, over: int, value: int, over_limit_bytes: Callable[[Counts], int] | None
+) -> tuple[int, int] | None:
+    """(index, excess) of the best improving move: less excess first, then less time."""
+    order = np.argsort(values, kind="stable").tolist()
+    if over_limit_bytes is None:
+        return (order[0], 0) if values[order[0]] < value else None
+    if not over:
+        fitting = (i for i in order if values[i] < value and not over_limit_bytes(tuple(moves[i].tolist())))
+        first = next(fitting, None)
+        return None if first is None else (first, 0)
+    excess, position = min((over_limit_bytes(tuple(moves[i].tolist())), rank) for rank, i in enumerate(order))
+    return (order[position], excess) if excess < over else None
+
+
+def _moves(counts: Column, times: Column) -> Column:
+    """Placements one layer away: from one of the heaviest stages that has a layer, to one of the lightest."""
+    by_time = np.argsort(times, kind="stable")
+    sources = [int(s) for s in by_time[::-1] if counts[s]][:_WIDTH]
+    targets = by_time[:_WIDTH].tolist()
+    pairs = [(source, target) for source in sources for target in targets if source != target]
+    moves = np.repeat(counts[None, :], len(pairs), axis=0)
+    for index, (source, target) in enumerate(pairs):
+        moves[index, source] -= 1
+        moves[index, target] += 1
+    return moves
+
+
+def _starts(prefix: Sequence[int], extras: Sequence[int]) -> list[Column]:
+    """Placements of the smallest maximal stage time, filled from the front and from the back."""
+    low, high = 0, prefix[-1] + max(extras)
+    while low < high:
+        limit = (low + high) // 2
+        if _fill(prefix, extras, limit) is None:
+            low = limit + 1
+        else:
+            high = limit
+    front = _fill(prefix, extras, low)
+    mirrored = [prefix[-1] - value for value in reversed(prefix)]
+    back = _fill(mirrored, extras[::-1], low)
+    return [np.array(start) for start in (front, back[::-1] if back else None) if start is not None]
+
+
+def _fill(prefix: Sequence[int], extras: Sequence[int], limit: int) -> list[int] | None:
+    """Layers a stage when each takes what fits under the limit; None if layers are left over."""
+    counts, first = [], 0
+    for extra in extras:
+        last = first
+        while last + 1 < len(prefix) and prefix[last + 1] - prefix[first] + extra <= limit:
+            last += 1
+        counts.append(last - first)
+        first = last
+    return counts if first == len(prefix) - 1 else None
