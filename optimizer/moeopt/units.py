@@ -69,16 +69,12 @@ def parse_duration_ns(text: object, field: str = "duration") -> int:
 
 
 def decimals_of(text: object) -> Fraction:
-    """Half a unit of the last digit written, in the number's own unit: `4.4B` stands for 4.35B to 4.45B."""
+    """Half a unit of the last digit written, in the unit written: 0.05 for `4.4B`, which stands for 4.35B to 4.45B."""
     match = _NUMBER.fullmatch(str(text))
     if match is None:
         return Fraction(0)
-    mantissa = match[1].lower().partition("e")[0].replace("_", "").replace(",", "")
-    places = len(mantissa.partition(".")[2])
-    scale = Fraction(1)
-    if match[2]:
-        scale = Fraction(_BYTES.get(match[2].upper(), _DECIMAL.get(match[2].upper(), 1)))
-    return scale * Fraction(1, 2 * 10**places)
+    mantissa, _, exponent = match[1].lower().replace("_", "").replace(",", "").partition("e")
+    return Fraction(10) ** (int(exponent or 0) - len(mantissa.partition(".")[2])) / 2
 
 
 def format_bytes(count: int) -> str:

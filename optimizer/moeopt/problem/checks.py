@@ -6,7 +6,7 @@ left to the search, whose answer "infeasible" comes with an explanation.
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields
-from math import prod
+from math import isqrt, prod
 from typing import Any
 
 from moeopt.errors import InputError
@@ -139,19 +139,19 @@ def _data_parallel_sizes(problem: Problem) -> Iterator[int]:
     gpus, architecture = problem.gpu_range.max, problem.architecture
     length = problem.workload.sequence_length
     admitted = _admitted(problem)
-    for tp in admitted("tp", (t for t in range(1, architecture.num_attention_heads + 1) if _fits(gpus, t))):
+    for tp in admitted("tp", _divisors(gpus, architecture.num_attention_heads)):
         if architecture.num_attention_heads % tp:
             continue
-        for cp in admitted("cp", (c for c in range(1, min(length, gpus // tp) + 1) if c == 1 or length % (2 * c) == 0)):
-            if gpus % (tp * cp):
-                continue
-            for pp in admitted("pp", range(1, architecture.num_hidden_layers + 3)):
-                if gpus % (tp * cp * pp) == 0:
-                    yield from admitted("dp", [gpus // (tp * cp * pp)])
+        for cp in admitted("cp", (c for c in _divisors(gpus // tp, length) if c == 1 or length % (2 * c) == 0)):
+            for pp in admitted("pp", _divisors(gpus // (tp * cp), architecture.num_hidden_layers + 2)):
+                yield from admitted("dp", [gpus // (tp * cp * pp)])
 
 
-def _fits(gpus: int, degree: int) -> bool:
-    return degree <= gpus and gpus % degree == 0
+def _divisors(number: int, most: int) -> Iterator[int]:
+    """Divisors of a number up to `most`."""
+    for divisor in range(1, isqrt(number) + 1):
+        if number % divisor == 0:
+            yield from {each for each in (divisor, number // divisor) if each <= most}
 
 
 def _admitted(problem: Problem) -> Callable[[str, Iterable[int]], list[int]]:

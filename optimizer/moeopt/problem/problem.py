@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from moeopt.problem.architecture import Architecture
 from moeopt.problem.base import Bytes, Input, NonNegative, Positive
@@ -68,7 +68,7 @@ class Problem(Input):
     cluster: Cluster
     gpus: Positive | GpuRange
     workload: Workload = Workload()
-    fix: dict[str, Any] = {}
+    fix: dict[str, Any] = Field(default_factory=dict)
     """Decisions that are made already: degrees by name, and the layout's other fields (dispatcher, recompute, ...)."""
     limits: Limits = Limits()
     objective: Objective = "step_time"

@@ -1,0 +1,176 @@
+"""Predicted against measured memory, for every published run that gives enough to predict it.
+
+    python benchmarks/memory.py            summary by source, the ten worst, and what cannot be predicted
+    python benchmarks/memory.py --all      every row
+
+Measured figures are torch's allocated bytes: no CUDA context, no NCCL, no fragmentation. So the prediction is
+`total_bytes - overhead_bytes` (peak) and the bytes between steps (allocated).
+"""
+
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from moeopt.accounting.memory.persistent import held_after_step_bytes
+from moeopt.accounting.memory.recipe import Recipe
+from moeopt.accounting.memory.stage import StageMemory, stage_memory
+from moeopt.accounting.memory.symbols import symbols
+from moeopt.accounting.memory.terms import memory_terms
+from moeopt.accounting.pieces import contents
+from moeopt.layout import Degrees, Layout
+from moeopt.pipeline import PipelineLayout
+from moeopt.problem.cluster import Cluster, PeakFlops
+from moeopt.problem.problem import Problem
+from moeopt.schedule.in_flight import in_flight_vectors
+
+DATA = Path(__file__).parent / "data" / "published_memory.json"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One predicted figure and its measurement, in bytes."""
+
+    source: str
+    run: str
+    quantity: str
+    predicted: int
+    measured: int
+
+    @property
+    def error(self) -> float:
+        """Signed relative error."""
+        return self.predicted / self.measured - 1
+
+
+def load() -> dict[str, Any]:
+    """The published rows."""
+    data: dict[str, Any] = json.loads(DATA.read_text(encoding="utf-8"))
+    return data
+
+
+def problem_of(row: Mapping[str, Any], architectures: Mapping[str, Any]) -> Problem:
+    """The run as a problem; only the GPU's compute capability matters for allocated bytes."""
+    cluster = Cluster(
+        gpu="as published",
+        memory=2**38,
+        memory_bandwidth_bytes_per_s=1e12,
+        peak_flops=PeakFlops(bf16=1e15),
+        nvlink_bandwidth_bytes_per_s=1e11,
+        nvlink_latency_ns=1,
+        network_bandwidth_bytes_per_s=1e10,
+        network_latency_ns=1,
+        compute_capability=row["compute_capability"],
+    )
+    architecture = architectures[row["architecture"]]
+    return Problem(architecture=architecture, cluster=cluster, gpus=row["gpus"], workload=row["workload"])
+
+
+def degrees_of(row: Mapping[str, Any], layout: Layout) -> Degrees:
+    """All degrees of the run."""
+    dense, expert = layout.tp * layout.pp * layout.cp, (layout.etp or layout.tp) * layout.ep * layout.pp
+    dp = row["gpus"] // dense
+    return Degrees(
+        tp=layout.tp,
+        pp=layout.pp,
+        cp=layout.cp,
+        dp=dp,
+        ep=layout.ep,
+        etp=layout.etp or layout.tp,
+        edp=row["gpus"] // expert,
+        vpp=layout.vpp,
+        micro_batch_size=layout.micro_batch_size,
+        num_microbatches=row["workload"]["global_batch_size"] // (dp * layout.micro_batch_size),
+        interleave_group=layout.pp,
+    )
+
+
+def predict(row: Mapping[str, Any], architectures: Mapping[str, Any], moments: bool) -> tuple[list[StageMemory], int]:
+    """Memory of every stage, and what the last one holds between steps beyond that."""
+    problem, layout = problem_of(row, architectures), Layout(**row["layout"])
+    degrees, choices = degrees_of(row, layout), layout.choices
+    terms = memory_terms(problem, degrees, choices, Recipe(**row["recipe"], moments_allocated=moments))
+    layers = problem.architecture.num_hidden_layers
+    if layout.pipeline_layout:
+        pipeline = PipelineLayout.parse(layout.pipeline_layout, layout.pp)
+    else:
+        even = PipelineLayout.even(layers, layout.pp, layout.vpp, problem.mtp_layers)
+        assert even is not None, row["id"]
+        pipeline = even
+    schedule = (degrees.pp, degrees.vpp, degrees.num_microbatches, degrees.interleave_group)
+    stages = [
+        stage_memory(
+            terms,
+            problem,
+            choices,
+            [contents(problem.architecture, chunk) for chunk in pipeline.of_rank(rank)],
+            in_flight_vectors(*schedule, rank, choices.overlap.ep_all_to_all),
+        )
+        for rank in range(layout.pp)
+    ]
+    return stages, held_after_step_bytes(symbols(problem, degrees, choices), layout.vpp)
+
+
+def compare(row: Mapping[str, Any], architectures: Mapping[str, Any]) -> Iterator[Comparison]:
+    """Every measured figure of a row against its prediction."""
+    measured = row["measured"]
+    stages, held = predict(row, architectures, moments=True)
+    peaks = [stage.total_bytes - stage.overhead_bytes for stage in stages]
+    for rank, peak in enumerate(measured.get("stage_peaks", ())):
+        yield Comparison(row["group"], row["id"], f"peak of stage {rank}", peaks[rank], peak)
+    between = {"allocated": stages[-1].allocated_bytes + held}
+    between["largest_allocated"] = max(stage.allocated_bytes + held for stage in stages)
+    for name, value in between.items():
+        if name in measured:
+            yield Comparison(row["group"], row["id"], "allocated", value, measured[name])
+    if "peak" in measured:
+        yield Comparison(row["group"], row["id"], "peak", peaks[-1], measured["peak"])
+    if "first_peak" in measured:
+        first = predict(row, architectures, moments=False)[0][-1]
+        value = first.total_bytes - first.overhead_bytes
+        yield Comparison(row["group"], row["id"], "peak of iteration 1", value, measured["first_peak"])
+
+
+def everything() -> list[Comparison]:
+    """All comparisons."""
+    data = load()
+    return [item for row in data["rows"] for item in compare(row, data["architectures"])]
+
+
+def _summary(items: list[Comparison]) -> Iterator[str]:
+    yield f"{'source':12s} {'quantity':20s} {'n':>4s} {'median':>8s} {'p90':>8s} {'worst':>8s} {'bias':>8s}"
+    keys = dict.fromkeys((item.source, item.quantity.split(" of stage")[0]) for item in items)
+    for source, quantity in keys:
+        errors = [i.error for i in items if i.source == source and i.quantity.split(" of stage")[0] == quantity]
+        sizes = sorted(abs(error) for error in errors)
+        p90 = sizes[min(len(sizes) - 1, int(0.9 * len(sizes)))]
+        worst = max(errors, key=abs)
+        yield (
+            f"{source:12s} {quantity:20s} {len(errors):4d} {median(sizes):8.2%} {p90:8.2%} {worst:+8.2%} "
+            f"{sum(errors) / len(errors):+8.2%}"
+        )
+
+
+def _line(item: Comparison) -> str:
+    return (
+        f"{item.error:+8.2%} {(item.predicted - item.measured) / 2**20:+9.0f} MiB of {item.measured / 2**20:8.0f}  "
+        f"{item.quantity:20s} {item.run}"
+    )
+
+
+def main() -> None:
+    """Print the benchmark."""
+    items, data = everything(), load()
+    print("\n".join(_summary(items)))
+    shown = items if "--all" in sys.argv[1:] else sorted(items, key=lambda item: -abs(item.error))[:10]
+    print("\nall rows" if "--all" in sys.argv[1:] else "\nten worst")
+    print("\n".join(_line(item) for item in shown))
+    print(f"\nnot predictable ({len(data['unpredictable'])})")
+    print("\n".join(f"  {row['id']}: {row['reason']}" for row in data["unpredictable"]))
+
+
+if __name__ == "__main__":
+    main()

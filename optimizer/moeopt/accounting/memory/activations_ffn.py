@@ -1,0 +1,113 @@
+"""Tensors that feed-forward blocks keep for their backward pass: dense, routed experts and shared experts.
+
+Sources: megatron/core/transformer/mlp.py, moe/moe_layer.py, moe/router.py, moe/token_dispatcher.py, moe/experts.py
+(probabilities are applied inside the activation, so the second GEMM's output is not kept: experts.py:943-1017).
+"""
+
+from moeopt.accounting.memory.recipe import Recipe
+from moeopt.accounting.memory.symbols import Symbols
+from moeopt.accounting.memory.tensors import TensorBytes, tensor
+from moeopt.layout import Choices, RecomputeModule
+from moeopt.problem.problem import Problem
+
+_MLP = "megatron/core/transformer/mlp.py"
+_ROUTER = "megatron/core/transformer/moe/router.py"
+_DISPATCH = "megatron/core/transformer/moe/token_dispatcher.py"
+_EXPERTS = "megatron/core/transformer/moe/experts.py"
+_SHARED = "megatron/core/transformer/moe/shared_experts.py"
+
+
+def _statistics(problem: Problem) -> str:
+    return "4*T" if problem.architecture.norm == "rmsnorm" else "8*T"
+
+
+def _mask(sizes: Symbols, recipe: Recipe) -> list[TensorBytes]:
+    if not recipe.hidden_dropout:
+        return []
+    return [tensor(sizes, "dropout mask after the feed-forward block", "T*h", (), "bias_dropout_add")]
+
+
+def dense_tensors(problem: Problem, sizes: Symbols, recipe: Recipe) -> list[TensorBytes]:
+    """Dense block: its norm is fused into the first linear, so the `mlp` checkpoint drops the normed input too."""
+    quantized = sizes.quantized
+    drop: tuple[RecomputeModule, ...] = ("mlp",)
+    found = [
+        tensor(sizes, "feed-forward input (residual)", "2*T*h", (), _MLP),
+        tensor(sizes, "fc1 input (normed)", "T*h" if quantized else "2*T*h", drop, _MLP, quantized=quantized),
+        tensor(sizes, "feed-forward norm statistics", _statistics(problem), drop, _MLP),
+        tensor(sizes, "fc1 output", "2*A*gate*f", drop, _MLP),
+        tensor(sizes, "activation (fc2 input)", "A*f" if quantized else "2*A*f", drop, _MLP, quantized=quantized),
+    ]
+    return found + _mask(sizes, recipe)
+
+
+def moe_tensors(problem: Problem, sizes: Symbols, choices: Choices, recipe: Recipe) -> list[TensorBytes]:
+    """MoE block: residual, norm, router, dispatch, routed experts and shared experts."""
+    entry = [
+        tensor(sizes, "feed-forward input (residual)", "2*T*h", (), _MLP),
+        tensor(sizes, "MoE input (normed)", "2*T*h", ("layernorm",), "pre_mlp_layernorm: router, experts and shared"),
+        tensor(sizes, "feed-forward norm statistics", _statistics(problem), ("layernorm",), "pre_mlp_layernorm"),
+    ]
+    return (
+        entry
+        + _router(sizes)
+        + _dispatch(sizes, choices)
+        + _experts(problem, sizes)
+        + _shared(problem, sizes)
+        + _mask(sizes, recipe)
+    )
+
+
+def _router(sizes: Symbols) -> list[TensorBytes]:
+    """Scores for the choice and for the balancing loss are two fp32 matrices; then probabilities and the map."""
+    return [
+        tensor(sizes, "router scores (choice and balancing loss)", "8*T*E", ("moe",), _ROUTER),
+        tensor(sizes, "router probabilities", "4*T*E", ("moe",), _ROUTER),
+        tensor(sizes, "routing map", "T*E", ("moe",), _ROUTER),
+    ]
+
+
+def _dispatch(sizes: Symbols, choices: Choices) -> list[TensorBytes]:
+    found = [tensor(sizes, "row map of the fused permutation", "4*T*row_map", ("moe",), _DISPATCH)]
+    if choices.dispatcher == "allgather":
+        found += [
+            tensor(sizes, "gathered probabilities", "4*gathered*E", ("moe",), _DISPATCH),
+            tensor(sizes, "gathered routing map", "gathered*E", ("moe",), _DISPATCH),
+        ]
+    return found
+
+
+def _experts(problem: Problem, sizes: Symbols) -> list[TensorBytes]:
+    quantized = sizes.quantized
+    drop: tuple[RecomputeModule, ...] = ("moe",)
+    found = [
+        tensor(
+            sizes, "routed fc1 input (sorted)", "R*h" if quantized else "2*R*h", drop, _EXPERTS, quantized=quantized
+        ),
+        tensor(sizes, "routed fc1 output", "2*R*gate*fe", drop, _EXPERTS),
+    ]
+    if not problem.architecture.gated:
+        found.append(tensor(sizes, "routed activation before its probability", "2*R*fe", ("moe", "moe_act"), _EXPERTS))
+    elements = "R*fe" if quantized else "2*R*fe"
+    found += [
+        tensor(sizes, "routed activation (fc2 input)", elements, ("moe", "moe_act"), _EXPERTS, quantized=quantized),
+        tensor(sizes, "probabilities of the rows", "4*R", drop, _EXPERTS),
+    ]
+    return found
+
+
+def _shared(problem: Problem, sizes: Symbols) -> list[TensorBytes]:
+    if not problem.architecture.shared_expert_intermediate_size:
+        return []
+    quantized = sizes.quantized
+    drop: tuple[RecomputeModule, ...] = ("moe", "shared_experts")
+    elements = "A*fs" if quantized else "2*A*fs"
+    found = [
+        tensor(sizes, "shared fc1 output", "2*A*gate*fs", drop, _SHARED),
+        tensor(sizes, "shared activation (fc2 input)", elements, drop, _SHARED, quantized=quantized),
+    ]
+    if quantized:
+        found.append(tensor(sizes, "shared fc1 input (8-bit copy)", "T*h", drop, _SHARED, quantized=True))
+    if problem.architecture.shared_expert_gate:
+        found.append(tensor(sizes, "shared output before its gate", "2*T*h", drop, _SHARED))
+    return found

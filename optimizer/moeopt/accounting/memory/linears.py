@@ -1,0 +1,83 @@
+"""Shapes of the linears of a piece on one GPU: what their 8-bit copies and their dummy gradients are made of.
+
+A shape is (output rows, input columns) of the local weight, as Transformer Engine holds it.
+"""
+
+from collections.abc import Sequence
+
+from moeopt.accounting.memory.symbols import Symbols
+from moeopt.accounting.pieces import Piece
+from moeopt.arithmetic import Number, both, ceil_div, either, where
+from moeopt.problem.architecture import LayerKind
+from moeopt.problem.problem import Problem
+
+Shape = tuple[Number, Number]
+
+
+def attention_shapes(problem: Problem, sizes: Symbols) -> list[Shape]:
+    """Projections of attention."""
+    a = problem.architecture
+    out = (sizes.h, sizes.heads * sizes.dv)
+    if not a.is_mla:
+        return [(sizes.heads * sizes.qk + sizes.groups * (sizes.qk + sizes.dv), sizes.h), out]
+    query = [(sizes.rq, sizes.h), (sizes.qk_width, sizes.rq)] if sizes.rq else [(sizes.qk_width, sizes.h)]
+    up = (sizes.heads * (a.qk_nope_head_dim + sizes.dv), sizes.rk)
+    return [*query, (sizes.kv_down, sizes.h), up, out]
+
+
+def dense_shapes(sizes: Symbols) -> list[Shape]:
+    """Both linears of a dense feed-forward block."""
+    return [(sizes.gate * sizes.f, sizes.h), (sizes.h, sizes.f)]
+
+
+def routed_shapes(sizes: Symbols) -> list[Shape]:
+    """Both linears of one routed expert."""
+    return [(sizes.gate * sizes.fe, sizes.h), (sizes.h, sizes.fe)]
+
+
+def shared_shapes(problem: Problem, sizes: Symbols) -> list[Shape]:
+    """Both linears of the shared experts."""
+    if not problem.architecture.shared_expert_intermediate_size:
+        return []
+    return [(sizes.gate * sizes.fs, sizes.h), (sizes.h, sizes.fs)]
+
+
+def ffn_shapes(problem: Problem, sizes: Symbols, kind: LayerKind) -> list[Shape]:
+    """Linears of a feed-forward block, one expert for all."""
+    return routed_shapes(sizes) + shared_shapes(problem, sizes) if kind.ffn == "moe" else dense_shapes(sizes)
+
+
+def projection_shape(sizes: Symbols) -> Shape:
+    """An MTP module's projection from 2h to h (column parallel: multi_token_prediction.py:1174-1186)."""
+    return (ceil_div(sizes.h, sizes.t), 2 * sizes.h)
+
+
+def linear_elements(problem: Problem, sizes: Symbols, piece: Piece) -> Number:
+    """Weight elements of a piece that 8-bit training quantises: every linear but the output head and the router
+    (Megatron keeps both in 16 bits)."""
+    if piece in ("embedding", "loss"):
+        return 0
+    kind = piece if isinstance(piece, LayerKind) else problem.architecture.mtp_kind
+    elements = _sum(attention_shapes(problem, sizes))
+    if kind.ffn == "moe":
+        elements = elements + sizes.experts_local * _sum(routed_shapes(sizes)) + _sum(shared_shapes(problem, sizes))
+    else:
+        elements = elements + _sum(dense_shapes(sizes))
+    return elements if isinstance(piece, LayerKind) else elements + _sum([projection_shape(sizes)])
+
+
+def distinct_elements(shapes: Sequence[Shape], known: Sequence[Shape] = ()) -> Number:
+    """Elements of the distinct shapes among `shapes` that are not among `known`."""
+    total: Number = 0
+    for index, (rows, columns) in enumerate(shapes):
+        earlier = [*known, *shapes[:index]]
+        seen = either(False, *(both(rows == r, columns == c) for r, c in earlier))
+        total = total + where(seen, 0, rows * columns)
+    return total
+
+
+def _sum(shapes: Sequence[Shape]) -> Number:
+    total: Number = 0
+    for rows, columns in shapes:
+        total = total + rows * columns
+    return total

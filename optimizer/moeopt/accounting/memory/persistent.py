@@ -1,0 +1,109 @@
+"""What stays allocated for good once a stage has run a step: dummy gradients, workspaces, buffers, held inputs.
+
+Each entry belongs to a feature of a stage (a layer, a dense or an MoE block, an MTP module, the loss, the embedding)
+and counts once where the feature is present.
+"""
+
+from typing import Literal
+
+from moeopt.accounting.memory.linears import (
+    attention_shapes,
+    dense_shapes,
+    distinct_elements,
+    projection_shape,
+    routed_shapes,
+    shared_shapes,
+)
+from moeopt.accounting.memory.overhead import Overheads, Workspaces
+from moeopt.accounting.memory.recipe import Recipe
+from moeopt.accounting.memory.symbols import Symbols
+from moeopt.arithmetic import Number, where
+from moeopt.layout import Choices
+from moeopt.problem.problem import Problem
+
+Feature = Literal["layer", "dense", "moe", "mtp", "loss", "embedding"]
+FEATURES: tuple[Feature, ...] = ("layer", "dense", "moe", "mtp", "loss", "embedding")
+
+
+def present_bytes(
+    problem: Problem, sizes: Symbols, choices: Choices, overheads: Overheads, recipe: Recipe
+) -> dict[Feature, Number]:
+    """Bytes of each feature, once a stage that has it.
+
+    With pp > 1 the schedule holds the gradient of the output that it last received ("layer"); "embedding" is negative
+    because the first stage receives no input from another stage, while `chunk_fixed_bytes` counts one for every chunk.
+    """
+    dummy = dummy_gradient_bytes(problem, sizes, recipe)
+    held = where(sizes.pp > 1, 2 * sizes.T * sizes.h, 0)
+    gather = where(sizes.sequence_parallel, 2 * sizes.A * sizes.h, 0)
+    workspaces = _workspaces(problem, choices, overheads, recipe)
+    return {
+        "layer": dummy["layer"] + rope_table_bytes(problem, sizes) + workspaces.linear + workspaces.torch + held,
+        "dense": dummy["dense"],
+        "moe": dummy["moe"] + workspaces.grouped + gathered_tokens_bytes(problem, sizes, choices),
+        "mtp": dummy["mtp"],
+        "loss": dummy["loss"] + gather,
+        "embedding": -held,
+    }
+
+
+def _workspaces(problem: Problem, choices: Choices, overheads: Overheads, recipe: Recipe) -> Workspaces:
+    """Matrix-multiplication workspaces that exist under this recipe. Overlapping expert-parallel communication runs on
+    a second stream, which doubles torch's (inferred from two recorded runs: 50 to 58 MiB more)."""
+    table = overheads.workspaces(problem.cluster.compute_capability)
+    torch = 2 * 32 * 2**20 if recipe.fixed_torch_workspace else table.torch
+    return Workspaces(
+        linear=table.linear,
+        torch=torch * (2 if choices.overlap.ep_all_to_all else 1),
+        grouped=table.grouped if recipe.grouped_gemm else 0,
+    )
+
+
+def dummy_gradient_bytes(problem: Problem, sizes: Symbols, recipe: Recipe) -> dict[Feature, Number]:
+    """With gradient-accumulation fusion Transformer Engine keeps one 16-bit tensor for each distinct weight shape (all
+    experts and layers share it), and so does Megatron's output head (core/tensor_parallel/layers.py,
+    get_dummy_wgrad). Shapes of dense and MoE blocks are compared with attention's, not with each other."""
+    if not recipe.gradient_accumulation_fusion:
+        return dict.fromkeys(FEATURES, 0)
+    attention = attention_shapes(problem, sizes)
+    moe = routed_shapes(sizes) + shared_shapes(problem, sizes) if problem.architecture.is_moe else []
+    engine = 2 if recipe.linear_dummy_gradients else 0
+    return {
+        "layer": engine * distinct_elements(attention),
+        "dense": engine * distinct_elements(dense_shapes(sizes), attention)
+        if problem.architecture.intermediate_size
+        else 0,
+        "moe": engine * distinct_elements(moe, attention),
+        "mtp": engine * distinct_elements([projection_shape(sizes)], attention),
+        "loss": 2 * sizes.V * sizes.h if recipe.head_dummy_gradient else 0,
+        "embedding": 0,
+    }
+
+
+def rope_table_bytes(problem: Problem, sizes: Symbols) -> Number:
+    """fp32 angles of the rotary embedding: sequence times rotary width."""
+    a = problem.architecture
+    if a.position_embedding != "rope":
+        return 0
+    return 4 * sizes.s_local * (a.qk_rope_head_dim if a.is_mla else a.head_dim)
+
+
+def gathered_tokens_bytes(problem: Problem, sizes: Symbols, choices: Choices) -> Number:
+    """The allgather dispatcher gathers tokens into Megatron's global memory buffer, which is never freed
+    (moe/token_dispatcher.py:281-303, use_global_buffer)."""
+    if choices.dispatcher != "allgather" or not problem.architecture.is_moe:
+        return 0
+    return 2 * sizes.gathered * sizes.h
+
+
+def chunk_fixed_bytes(sizes: Symbols) -> Number:
+    """With pp > 1 the schedule's variables hold the gradient of the last input of each chunk (2*T*h) during a step
+    (SimuMax's pp = 2 peaks and Megatron's recorded peaks of interleaved schedules)."""
+    return where(sizes.pp > 1, 2 * sizes.T * sizes.h, 0)
+
+
+def held_after_step_bytes(sizes: Symbols, chunks: int) -> Number:
+    """Between steps: with pp > 1 each chunk that takes its input from another stage still holds its last input and that
+    input's gradient. The bytes, for a rank without the embedding, beyond those that it holds during a step (its
+    `chunk_fixed_bytes` and the output gradient of "layer"). Never part of the peak."""
+    return where(sizes.pp > 1, 2 * sizes.T * sizes.h * (chunks - 1), 0)

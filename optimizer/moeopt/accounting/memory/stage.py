@@ -1,0 +1,135 @@
+"""The memory of one pipeline rank: how the prices of its pieces add up. The encoder mirrors this law.
+
+P            = sum of a chunk's elements, rounded up to lcm(shards, 128), for dense and expert parameters apart
+weights      = P * w + quantized;  gradients = P * g;  optimizer = ceil(P / shards * o)
+activations  = max over in-flight vectors q, over pieces of chunks that have q_c >= 1, of
+               sum_c q_c * (sum_pieces n * kept + chunk_kept) + transient[piece]
+buffers      = sum of present_bytes over the features present + chunks * chunk_fixed
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from moeopt.accounting.memory.persistent import Feature
+from moeopt.accounting.memory.terms import MemoryTerms
+from moeopt.accounting.pieces import Piece
+from moeopt.arithmetic import ceil_div, lcm, round_up
+from moeopt.layout import Choices
+from moeopt.problem.architecture import LayerKind
+from moeopt.problem.problem import Problem
+
+BUFFER_MULTIPLE = 128
+"""A bucket ends at a multiple of lcm(shards, 128) elements (megatron/core/optimizer/param_layout.py:19-42)."""
+
+
+@dataclass(frozen=True)
+class StageMemory:
+    """Peak bytes of one GPU of a pipeline rank; `total_bytes - overhead_bytes` is torch's peak of allocated bytes."""
+
+    weights_bytes: int
+    gradients_bytes: int
+    optimizer_bytes: int
+    activations_bytes: int
+    buffers_bytes: int
+    overhead_bytes: int
+
+    @property
+    def total_bytes(self) -> int:
+        """Everything together."""
+        return self.allocated_bytes + self.activations_bytes + self.overhead_bytes
+
+    @property
+    def allocated_bytes(self) -> int:
+        """What stays between steps, as torch counts it."""
+        return self.weights_bytes + self.gradients_bytes + self.optimizer_bytes + self.buffers_bytes
+
+
+def stage_memory(
+    terms: MemoryTerms,
+    problem: Problem,
+    choices: Choices,
+    chunks: Sequence[Mapping[Piece, int]],
+    in_flight: Sequence[Sequence[int]],
+) -> StageMemory:
+    """Exact bytes of a rank that holds `chunks` (pieces and counts, first chunk first) under a schedule whose
+    Pareto-maximal counts of in-flight micro-batches, one a chunk, are `in_flight`."""
+    weights = gradients = optimizer = 0
+    for chunk in chunks:
+        for elements, shards in (
+            (terms.dense_elements, terms.dense_shards),
+            (terms.expert_elements, terms.expert_shards),
+        ):
+            padded = buffer_elements(sum(n * elements[piece] for piece, n in chunk.items()), shards, choices)
+            weights += padded * terms.weight_bytes_per_element
+            gradients += padded * terms.gradient_bytes_per_element
+            price = terms.optimizer_bytes_per_shard_element
+            optimizer += ceil_div(padded // shards * price.numerator, price.denominator)
+        weights += sum(n * terms.quantized_bytes[piece] for piece, n in chunk.items())
+    buffers = sum(terms.present_bytes[feature] for feature in features(problem, chunks))
+    return StageMemory(
+        weights_bytes=int(weights),
+        gradients_bytes=int(gradients),
+        optimizer_bytes=int(optimizer),
+        activations_bytes=int(activations_bytes(terms, choices, chunks, in_flight)),
+        buffers_bytes=int(buffers + len(chunks) * terms.chunk_fixed_bytes),
+        overhead_bytes=int(terms.overhead_bytes),
+    )
+
+
+def buffer_elements(elements: int, shards: int, choices: Choices) -> int:
+    """Elements of a chunk's buffer: padded for a distributed optimizer, as they are otherwise."""
+    return int(round_up(elements, lcm(shards, BUFFER_MULTIPLE)) if choices.distributed_optimizer else elements)
+
+
+def chunk_kept_bytes(terms: MemoryTerms, choices: Choices, chunk: Mapping[Piece, int]) -> int:
+    """Activation bytes of one in-flight micro-batch of a chunk. Full recomputation with method block covers the first
+    `num_layers` layers of the chunk, in the order in which the chunk lists its pieces."""
+    recompute = choices.recompute
+    left = recompute.num_layers or 0
+    total = terms.chunk_kept_bytes
+    for piece, count in chunk.items():
+        covered = 0
+        if recompute.granularity == "full":
+            covered = count if recompute.method == "uniform" else min(count, left) if _is_layer(piece) else 0
+        left -= covered
+        total += covered * terms.kept_recomputed_bytes[piece] + (count - covered) * terms.kept_bytes[piece]
+    return int(total)
+
+
+def activations_bytes(
+    terms: MemoryTerms,
+    choices: Choices,
+    chunks: Sequence[Mapping[Piece, int]],
+    in_flight: Sequence[Sequence[int]],
+) -> int:
+    """The peak of kept and passing activations (see the law above)."""
+    kept = [chunk_kept_bytes(terms, choices, chunk) for chunk in chunks]
+    passing = [max((terms.transient_bytes[piece] for piece, n in chunk.items() if n), default=0) for chunk in chunks]
+    peak = 0
+    for vector in in_flight:
+        running = max((passing[c] for c, count in enumerate(vector) if count), default=0)
+        peak = max(peak, sum(count * kept[c] for c, count in enumerate(vector)) + running)
+    return int(peak)
+
+
+def features(problem: Problem, chunks: Iterable[Mapping[Piece, int]]) -> tuple[Feature, ...]:
+    """What a stage has, for the bytes that count once."""
+    present: set[Feature] = set()
+    for chunk in chunks:
+        for piece, count in chunk.items():
+            if count:
+                present |= piece_features(problem, piece)
+    return tuple(sorted(present))
+
+
+def piece_features(problem: Problem, piece: Piece) -> set[Feature]:
+    """The features that a stage has when it holds this piece."""
+    if isinstance(piece, LayerKind):
+        return {"layer", piece.ffn}
+    if piece == "mtp":
+        return {"mtp", "layer", problem.architecture.mtp_kind.ffn}
+    return {piece}
+
+
+def _is_layer(piece: Piece) -> bool:
+    return isinstance(piece, LayerKind)

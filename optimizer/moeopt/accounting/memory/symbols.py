@@ -1,0 +1,148 @@
+"""The letters that every memory formula is written in, as one GPU sees them."""
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+from moeopt.arithmetic import Number, both, ceil_div, minimum, round_up, where
+from moeopt.layout import Choices, Degrees
+from moeopt.problem.problem import Problem
+
+
+@dataclass(frozen=True)
+class Symbols:
+    """Local sizes: tokens, rows and widths of one micro-batch on one GPU (integers, or columns of layouts).
+
+    Widths are already divided over tensor-parallel ranks (rounded up where they do not divide: such a layout is
+    illegal anyway). Key-value groups that are fewer than tp are replicated, one a rank, as Megatron does.
+    """
+
+    A: Number
+    """Tokens of a micro-batch on one context-parallel rank: s*b/c."""
+    T: Number
+    """Tokens outside tensor-parallel regions: A/t under sequence parallelism, else A."""
+    batch: Number
+    s: int
+    """Sequence length, all ranks together."""
+    s_local: Number
+    h: int
+    heads: Number
+    groups: Number
+    qk: int
+    """Width of one query or key head."""
+    dv: int
+    rq: int
+    rk: int
+    kv_down: int
+    """Width of MLA's joint key-value down-projection: rk plus the rotary part."""
+    qk_width: Number
+    f: Number
+    """Width of the dense feed-forward block on one rank."""
+    gate: int
+    """Matrices into the feed-forward width: 2 when gated, else 1."""
+    E: int
+    experts_local: Number
+    k: int
+    fe: Number
+    """Width of one routed expert on one rank."""
+    fs: Number
+    """Width of the shared experts on one rank."""
+    sent: Number
+    """Token copies this rank sends to experts (T*k, or capacity-padded)."""
+    received: Number
+    """Token copies this rank receives, before the expert-tensor-parallel gather."""
+    R: Number
+    """Rows the local experts compute: received * q, padded for quantisation."""
+    V: Number
+    """Padded vocabulary on one rank."""
+    row_map: int
+    """Entries a token of the fused permutation's row map: 2E + 1."""
+    gathered: Number
+    """Tokens after the gather of the allgather dispatcher: T*e*q."""
+    t: Number
+    c: Number
+    e: Number
+    q: Number
+    pp: Number
+    sequence_parallel: Number
+    """Whether sequence parallelism is on (a boolean, or a column)."""
+    quantized: bool
+    """Whether linears compute in 8 bits, so that they save 8-bit inputs."""
+
+
+QUANTIZED_NUMERATOR, QUANTIZED_DENOMINATOR = 33, 32
+"""Bytes an element of an 8-bit tensor with its scales: one scale byte in 32 for MXFP8 (OCP MX specification v1.0) and
+4 bytes in 128 for 1x128 blocks (Transformer Engine's Float8 block scaling); per-tensor scaling needs less."""
+_PADDING = {"fp8": 16, "mxfp8": 32}
+"""Rows of each local expert are padded to this multiple (megatron/core/fp8_utils.py, get_fp8_align_size)."""
+
+
+def symbols(problem: Problem, degrees: Degrees, choices: Choices) -> Symbols:
+    """Local sizes of one layout (or column of layouts)."""
+    a, work = problem.architecture, problem.workload
+    t, c, e, q = degrees.tp, degrees.cp, degrees.ep, degrees.etp
+    sharded = both(t > 1, choices.sequence_parallel)
+    tokens = ceil_div(work.sequence_length * degrees.micro_batch_size, c)
+    local = where(sharded, ceil_div(tokens, t), tokens)
+    sent, received = _routed_rows(problem, local, e)
+    experts_local = ceil_div(a.num_experts, e)
+    padding = (_PADDING.get(work.precision, 1) - 1) * experts_local
+    multiple = work.make_vocab_size_divisible_by * t
+    return Symbols(
+        A=tokens,
+        T=local,
+        batch=degrees.micro_batch_size,
+        s=work.sequence_length,
+        s_local=ceil_div(work.sequence_length, c),
+        h=a.hidden_size,
+        heads=ceil_div(a.num_attention_heads, t),
+        groups=ceil_div(a.num_attention_heads if a.is_mla else a.num_key_value_heads, t),
+        qk=a.qk_head_dim,
+        dv=a.value_head_dim,
+        rq=a.q_lora_rank or 0,
+        rk=a.kv_lora_rank or 0,
+        kv_down=(a.kv_lora_rank or 0) + a.qk_rope_head_dim,
+        qk_width=ceil_div(a.num_attention_heads, t) * a.qk_head_dim,
+        f=ceil_div(a.intermediate_size, t),
+        gate=2 if a.gated else 1,
+        E=a.num_experts,
+        experts_local=experts_local,
+        k=a.num_experts_per_tok,
+        fe=ceil_div(a.moe_intermediate_size, q),
+        fs=ceil_div(a.shared_expert_intermediate_size, t),
+        sent=sent,
+        received=received,
+        R=received * q + padding,
+        V=round_up(a.vocab_size, multiple) // t,
+        row_map=2 * a.num_experts + 1,
+        gathered=local * e * q,
+        t=t,
+        c=c,
+        e=e,
+        q=q,
+        pp=degrees.pp,
+        sequence_parallel=sharded,
+        quantized=work.precision in ("fp8", "mxfp8"),
+    )
+
+
+def _routed_rows(problem: Problem, local: Number, e: Number) -> tuple[Number, Number]:
+    """Token copies sent and received by one rank, before the expert-tensor-parallel gather (a mean does not depend
+    on ep). Worst case: all tokens of the ep ranks choose the E/e experts here. Pad-to-capacity: each rank sends
+    ceil(T*k/E*factor) rows to every expert (megatron/core/transformer/moe/moe_utils.py, get_capacity)."""
+    a, routing = problem.architecture, problem.workload.routing
+    if not a.num_experts:
+        return 0 * local, 0 * local
+    even = local * a.num_experts_per_tok
+    if routing.worst:
+        return even, e * local * minimum(a.num_experts_per_tok, ceil_div(a.num_experts, e))
+    if routing.capacity_factor is not None:
+        factor = _ratio(routing.capacity_factor)
+        padded = a.num_experts * ceil_div(even * factor.numerator, a.num_experts * factor.denominator)
+        return padded, padded
+    factor = _ratio(routing.imbalance)
+    return even, ceil_div(even * factor.numerator, factor.denominator)
+
+
+def _ratio(value: float) -> Fraction:
+    """A factor as typed, to a thousandth (upwards), so that products stay within 64 bits."""
+    return Fraction(-(-Fraction(str(value)).numerator * 1000 // Fraction(str(value)).denominator), 1000)

@@ -1,0 +1,64 @@
+"""One kept tensor: its bytes as a product of named sizes, who drops it, and where that is known from."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from moeopt.accounting.memory.symbols import QUANTIZED_DENOMINATOR, QUANTIZED_NUMERATOR, Symbols
+from moeopt.arithmetic import Number, ceil_div
+from moeopt.layout import Choices, RecomputeModule
+
+
+@dataclass(frozen=True)
+class TensorBytes:
+    """One tensor that the forward pass keeps for the backward pass."""
+
+    name: str
+    bytes: Number
+    arithmetic: str
+    """The product in the letters of `Symbols`; the factor 33/32 is an 8-bit element with its scales."""
+    dropped_by: tuple[RecomputeModule, ...]
+    """Selective recomputation of any of these modules drops the tensor."""
+    source: str
+
+    def kept_under(self, choices: Choices) -> bool:
+        """Whether no chosen module drops the tensor."""
+        return not any(choices.recompute.drops(module) for module in self.dropped_by)
+
+
+def tensor(
+    sizes: Symbols,
+    name: str,
+    factors: str,
+    dropped_by: tuple[RecomputeModule, ...] = (),
+    source: str = "",
+    *,
+    quantized: bool = False,
+) -> TensorBytes:
+    """A tensor of `factors` bytes, such as "2*T*h": literals and names of `Symbols`, multiplied.
+
+    `quantized` says that the factors count elements, each of which takes 8 bits and its share of a scale.
+    """
+    product: Number = 1
+    for factor in factors.split("*"):
+        product = product * (int(factor) if factor.isdigit() else getattr(sizes, factor))
+    if quantized:
+        product = ceil_div(product * QUANTIZED_NUMERATOR, QUANTIZED_DENOMINATOR)
+        factors = f"{factors}*{QUANTIZED_NUMERATOR}/{QUANTIZED_DENOMINATOR}"
+    return TensorBytes(name, product, factors, dropped_by, source)
+
+
+def with_numbers(sizes: Symbols, item: TensorBytes) -> TensorBytes:
+    """The tensor with its arithmetic in letters and in numbers: `2*T*h = 2*512*7168`. For one layout, not a column."""
+    factors = (part.partition("/") for part in item.arithmetic.split("*"))
+    numbers = "*".join(
+        (head if head.isdigit() else str(int(getattr(sizes, head)))) + slash + tail for head, slash, tail in factors
+    )
+    return replace(item, arithmetic=f"{item.arithmetic} = {numbers}")
+
+
+def total(tensors: Sequence[TensorBytes]) -> Number:
+    """Bytes of all of them."""
+    result: Number = 0
+    for item in tensors:
+        result = result + item.bytes
+    return result

@@ -1,0 +1,149 @@
+"""The largest passing allocation while one piece runs, on top of everything that is kept.
+
+Each candidate is a moment of the forward or backward pass: what exists then beyond the kept tensors, minus kept
+tensors of the same piece that backward has already freed. The moments at which SimuMax's measured peaks sit (the end
+of the MoE forward pass, the first dense block of the backward pass, the head's backward pass) are among them.
+"""
+
+from moeopt.accounting.memory.activations import layer_attention, layer_ffn, without_recompute
+from moeopt.accounting.memory.recipe import Recipe
+from moeopt.accounting.memory.symbols import Symbols
+from moeopt.accounting.memory.tensors import TensorBytes, total
+from moeopt.accounting.pieces import Piece
+from moeopt.arithmetic import Number, maximum, where
+from moeopt.layout import Choices
+from moeopt.problem.architecture import LayerKind
+from moeopt.problem.problem import Problem
+
+
+def transient_bytes(problem: Problem, sizes: Symbols, piece: Piece, choices: Choices, recipe: Recipe) -> Number:
+    """The largest candidate of one piece."""
+    if piece == "loss":
+        return loss_transient(problem, sizes)
+    if piece == "embedding":
+        return 2 * sizes.A * sizes.h
+    kind = piece if isinstance(piece, LayerKind) else problem.architecture.mtp_kind
+    if choices.recompute.granularity != "full":
+        return layer_transient(problem, sizes, kind, choices, recipe)
+    plain = without_recompute(choices)
+    layer = total(layer_attention(problem, sizes, recipe)) + total(layer_ffn(problem, sizes, kind, plain, recipe))
+    group = choices.recompute.num_layers if choices.recompute.method == "uniform" else 1
+    replayed = (group or 1) * (layer - 2 * sizes.T * sizes.h)
+    return replayed + 2 * sizes.T * sizes.h + layer_transient(problem, sizes, kind, plain, recipe)
+
+
+def layer_transient(problem: Problem, sizes: Symbols, kind: LayerKind, choices: Choices, recipe: Recipe) -> Number:
+    """The worst moment of one layer under selective recomputation: in its feed-forward block or in its attention."""
+    ffn = layer_ffn(problem, sizes, kind, choices, recipe)
+    if kind.ffn == "moe":
+        block = moe_transient(problem, sizes, ffn, choices)
+    else:
+        block = dense_transient(sizes, ffn, choices)
+    freed = total([item for item in ffn if item.kept_under(choices)])
+    kept_attention = layer_attention(problem, sizes, recipe)
+    attention = attention_transient(problem, sizes, choices, recipe) - freed
+    worst = maximum(block, attention, 0)
+    if choices.overlap.ep_all_to_all:
+        # The forward layer of a joint step stores its tensors before the backward layer frees those of its own.
+        worst = worst + freed + total([item for item in kept_attention if item.kept_under(choices)])
+    return worst
+
+
+def _dropped(tensors: list[TensorBytes], choices: Choices) -> Number:
+    """Bytes that selective recomputation brings back before the backward pass of their block."""
+    return total([item for item in tensors if not item.kept_under(choices)])
+
+
+def _full_sequence(sizes: Symbols) -> Number:
+    """A tensor of all the tokens of a tensor-parallel group: 2*A*h where it is gathered, else none."""
+    return where(sizes.sequence_parallel, 2 * sizes.A * sizes.h, 0)
+
+
+def _incoming_gradient(sizes: Symbols) -> Number:
+    """The gradient of a layer's output. With pp > 1 it is the one that the schedule holds (`present_bytes`)."""
+    return where(sizes.pp > 1, 0, 2 * sizes.T * sizes.h)
+
+
+def dense_transient(sizes: Symbols, tensors: list[TensorBytes], choices: Choices) -> Number:
+    """Dense block, backward: activation (its gradient replaces its value), or fc1 (gathered input and gradient)."""
+    incoming, wide = _incoming_gradient(sizes), _full_sequence(sizes)
+    inner = 2 * sizes.A * sizes.f
+    outer = inner * sizes.gate
+    second = incoming + wide + inner
+    activation = incoming + outer
+    first = incoming + wide + 2 * sizes.A * sizes.h - inner
+    return _dropped(tensors, choices) + maximum(second, activation, first)
+
+
+def moe_transient(problem: Problem, sizes: Symbols, tensors: list[TensorBytes], choices: Choices) -> Number:
+    """MoE block: the end of its forward pass (replayed in the backward pass when `moe` is recomputed), or the
+    backward pass through the experts."""
+    local = 2 * sizes.T * sizes.h
+    outputs = local * (2 if problem.architecture.shared_expert_intermediate_size else 1)
+    forward = dispatch_copies(sizes, choices) + outputs
+    inner = 2 * sizes.R * sizes.fe
+    rows = 2 * sizes.R * sizes.h
+    incoming = _incoming_gradient(sizes) + 2 * sizes.received * sizes.h
+    backward = incoming + maximum(rows + inner, inner + inner * sizes.gate, rows + inner * (sizes.gate - 1))
+    if choices.overlap.ep_all_to_all:
+        # A forward and a backward layer of two micro-batches run as one.
+        backward = backward + forward
+    if choices.recompute.drops("moe"):
+        return _dropped(tensors, choices) + _incoming_gradient(sizes) + maximum(forward, backward)
+    return maximum(forward, backward + _dropped(tensors, choices))
+
+
+def dispatch_copies(sizes: Symbols, choices: Choices) -> Number:
+    """Copies of routed tokens alive when the MoE forward pass ends.
+
+    alltoall: permuted, received, unsorted and combined (the Python frame holds the first two until the block returns;
+    the second GEMM's output is gone before the combine exchange), plus the gather over expert-tensor-parallel ranks,
+    whose reduction is in fp32 with an fp32 router (token_dispatcher.py:741-835). deepep and hybridep: a token crosses
+    once for each rank it visits, at most min(k, e) times. allgather: the outputs of all
+    tokens of the group (their inputs lie in a buffer for good, see persistent.py).
+    """
+    h = sizes.h
+    if choices.dispatcher == "allgather":
+        return 2 * sizes.gathered * h
+    split = where(sizes.q > 1, 2 * (sizes.received + sizes.R) * h, 0)
+    if choices.dispatcher == "alltoall":
+        return 4 * sizes.sent * h + 2 * (sizes.received + sizes.R) * h + split
+    # A rank that receives r copies receives at most r distinct tokens.
+    return 4 * sizes.received * h + split
+
+
+def attention_transient(problem: Problem, sizes: Symbols, choices: Choices, recipe: Recipe) -> Number:
+    """Attention, backward: core (gradients of q, k, v and the output; an fp32 accumulator of the query's gradient), or
+    the QKV projection (its gradient, the gathered input and the gradient of that)."""
+    incoming, wide = _incoming_gradient(sizes), _full_sequence(sizes)
+    out = 2 * sizes.A * sizes.heads * sizes.dv
+    gradients = 2 * sizes.A * (sizes.heads * sizes.qk + sizes.groups * (sizes.qk + sizes.dv))
+    core = incoming + out + gradients + 4 * sizes.A * sizes.heads * sizes.qk
+    if problem.workload.attention_backend == "unfused":
+        scores = 4 * sizes.batch * sizes.heads * sizes.s * sizes.s_local
+        core = maximum(core, incoming + out + scores)
+    projection = incoming + wide + gradients + 2 * sizes.A * sizes.h - out
+    return _dropped(layer_attention(problem, sizes, recipe), choices) + maximum(core, projection)
+
+
+LOGIT_BYTES = {"te": 2, "unfused": 6, "native": 10}
+"""Bytes a logit at the loss: te keeps the 16-bit logits and writes their gradient in place; unfused holds the fp32
+softmax and the 16-bit gradient; the fused native kernel holds the 16-bit logits and two fp32 copies. The first is what
+SimuMax's peaks say, the others what Megatron-LM's recorded peaks say (benchmarks/memory.py)."""
+SAVED_LOGIT_BYTES = {"te": 2, "unfused": 4, "native": 4}
+"""Bytes a logit that a loss keeps for its own backward pass: te the 16-bit logits, the others the fp32 softmax."""
+
+
+def loss_transient(problem: Problem, sizes: Symbols) -> Number:
+    """Final norm, logits and loss: alive only between the last forward and the first backward operation of a
+    micro-batch. Each MTP module's loss comes first and keeps what its backward pass needs (gpt_model.py,
+    process_mtp_loss)."""
+    sets = 1 + problem.mtp_layers
+    local = 2 * sizes.T * sizes.h
+    # No output gradient comes from a next stage here, though `present_bytes` counts one for every stage.
+    held = where(sizes.pp > 1, local, 0)
+    saved = SAVED_LOGIT_BYTES[problem.workload.cross_entropy] * sizes.A * sizes.V
+    logits = LOGIT_BYTES[problem.workload.cross_entropy] * sizes.A * sizes.V
+    scattered = where(sizes.sequence_parallel, local, 0)
+    head_backward = 2 * sizes.A * sizes.V + 2 * sizes.A * sizes.h + scattered
+    return sets * 2 * local + (sets - 1) * saved + maximum(logits, head_backward) - held

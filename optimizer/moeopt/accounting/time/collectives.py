@@ -1,0 +1,79 @@
+"""Tensor, expert-tensor and context parallel communication of one layer, and the pipeline hop."""
+
+from moeopt.accounting.time.efficiency import Rates
+from moeopt.accounting.time.tokens import Tokens
+from moeopt.accounting.time.topology import domains, pipeline_crosses, ring_bytes_per_us
+from moeopt.arithmetic import Number, ceil_div, maximum, where
+from moeopt.layout import Choices, Degrees
+from moeopt.problem.problem import Problem
+
+USER_BUFFER_EXPOSED = (2, 5)
+"""Part of tensor-parallel communication that stays exposed with overlap.tp_comm (assumed: 0.4)."""
+RING_FLOOR = (10, 20)
+"""Per cent of the context-parallel ring that stays exposed in forward and backward, however long attention is
+(assumed: no published MoE row has cp > 1)."""
+
+
+def transfer_ns(count_bytes: Number, bytes_per_us: Number) -> Number:
+    """Bytes over bandwidth."""
+    return ceil_div(count_bytes * 1000, bytes_per_us)
+
+
+def tensor_block_ns(
+    problem: Problem, degrees: Degrees, choices: Choices, tokens: Tokens, rates: Rates, halves: int
+) -> Number:
+    """Exposed tensor-parallel time of one block, `halves` half transfers.
+
+    A transfer (all-gather or reduce-scatter) moves 2 A h (t-1)/t bytes; forward exposes 2 of them, backward 2.5 of its
+    3: half of the gather for the weight gradient hides. Without sequence parallelism the two all-reduces move as much.
+    """
+    t, hidden = degrees.tp, problem.architecture.hidden_size
+    moved = ceil_div(tokens.attention * (2 * hidden), t) * (t - 1)
+    one = transfer_ns(moved, ring_bytes_per_us(problem, degrees, rates, t, 1)) + problem.cluster.nvlink_latency_ns
+    exposed = ceil_div(one * halves, 2)
+    if choices.overlap.tp_comm:
+        exposed = ceil_div(exposed * USER_BUFFER_EXPOSED[0], USER_BUFFER_EXPOSED[1])
+    return where(t > 1, exposed, 0)
+
+
+def expert_tensor_ns(problem: Problem, degrees: Degrees, tokens: Tokens, rates: Rates) -> Number:
+    """Expert-tensor time of one direction (forward; backward mirrors it): an all-gather of the routed rows in 2 bytes
+    and a reduce-scatter in 4 (fp32 router probabilities; megatron/core/transformer/moe/token_dispatcher.py)."""
+    q = degrees.etp
+    moved = ceil_div(tokens.routed, q) * (q - 1) * (6 * problem.architecture.hidden_size)
+    time = transfer_ns(moved, ring_bytes_per_us(problem, degrees, rates, q, 1)) + 2 * problem.cluster.nvlink_latency_ns
+    return where(q > 1, time, 0)
+
+
+def context_ring_ns(
+    problem: Problem,
+    degrees: Degrees,
+    tokens: Tokens,
+    rates: Rates,
+    key_value_elements: Number,
+    core: tuple[Number, Number],
+) -> tuple[Number, Number]:
+    """Exposed forward and backward time of the ring that passes keys and values (and, backward, their gradients).
+
+    cp - 1 exchanges of the local keys and values, each hidden behind the attention of one ring step. Source:
+    Transformer Engine's p2p context parallelism; the ring crosses domains as soon as tp*cp spans more than one.
+    """
+    c = degrees.cp
+    cluster = problem.cluster
+    crosses = domains(problem, degrees, degrees.tp * c) > 1
+    rate = where(crosses, rates.network_bytes_per_us, rates.nvlink_bytes_per_us)
+    latency = where(crosses, cluster.network_latency_ns, cluster.nvlink_latency_ns)
+    ring = (c - 1) * (transfer_ns(tokens.attention * key_value_elements * 2, rate) + latency)
+    forward = maximum(ceil_div(ring * RING_FLOOR[0], 100), ring - core[0] * (c - 1) // c)
+    backward = maximum(ceil_div(2 * ring * RING_FLOOR[1], 100), 2 * ring - core[1] * (c - 1) // c)
+    return forward, backward
+
+
+def hop_ns(problem: Problem, degrees: Degrees, tokens: Tokens, rates: Rates) -> Number:
+    """One pipeline send of 2 T h bytes to the next stage; over the network once the job spans two domains."""
+    cluster = problem.cluster
+    crosses = pipeline_crosses(problem, degrees)
+    rate = where(crosses, rates.network_bytes_per_us, rates.nvlink_bytes_per_us)
+    latency = where(crosses, cluster.network_latency_ns, cluster.nvlink_latency_ns)
+    moved = tokens.local * (2 * problem.architecture.hidden_size)
+    return where(degrees.pp > 1, transfer_ns(moved, rate) + latency, 0)

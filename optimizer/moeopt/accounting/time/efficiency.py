@@ -1,0 +1,122 @@
+"""Measured and fitted shares of peak by GPU generation, and the integer rates made of them once."""
+
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
+from typing import Annotated
+
+from pydantic import Field
+
+from moeopt.errors import InputError
+from moeopt.problem.base import Input, Nanoseconds, read_fields
+from moeopt.problem.loading import preset_fields
+from moeopt.problem.problem import Problem
+
+Share = Annotated[float, Field(gt=0, le=1)]
+Factor = Annotated[float, Field(ge=1)]
+
+
+class Gemm(Input):
+    """Share of the dense peak that matrix products reach, by recipe; absent where the generation has no such type."""
+
+    bf16: Share
+    fp16: Share
+    fp8: Share | None = None
+    mxfp8: Share | None = None
+
+
+class DispatchLatency(Input):
+    """Time of one dispatch or combine that no byte explains, by dispatcher."""
+
+    alltoall: Nanoseconds
+    deepep: Nanoseconds
+    hybridep: Nanoseconds
+    allgather: Nanoseconds
+
+
+class Launch(Input):
+    """Host time of one launch-equivalent."""
+
+    x86: Nanoseconds
+    grace: Nanoseconds
+
+
+class Hidden(Input):
+    """Share of the expert-parallel communication that computation hides, with and without CUDA graphs."""
+
+    graphs: Share
+    eager: Share
+
+
+class Efficiency(Input):
+    """One generation's table (presets/efficiency); `sources` says measured, fitted or assumed for every field."""
+
+    gemm: Gemm
+    attention: Share
+    """Of the dense bf16 peak, for long sequences and 128-wide heads; see `attention.core_rate`."""
+    attention_backward: Share
+    """Backward rate over forward rate of the attention core."""
+    memory: Share
+    nvlink: Share
+    network: Share
+    dispatch_latency_ns: DispatchLatency
+    launch_ns: Launch
+    overlap_hidden: Hidden
+    overlap_slowdown: Factor
+    biased_expert_slowdown: Factor
+    """Time of a layer with biased experts and attention sinks over what its shapes explain."""
+    sources: dict[str, str] = Field(default={})
+
+
+@lru_cache(maxsize=16)
+def load_efficiency(name: str) -> Efficiency:
+    """A shipped table by name. Raises InputError with the nearest name when there is none."""
+    return read_fields(Efficiency, preset_fields("efficiency", name), f"efficiency {name}")
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Whole-number rates of one problem: FLOP a nanosecond, bytes a microsecond (rounded down: pessimistic)."""
+
+    gemm_flops_per_ns: int
+    """In the recipe's precision."""
+    bf16_gemm_flops_per_ns: int
+    """Router and output head, which stay in bf16 in every recipe."""
+    peak_bf16_flops_per_ns: int
+    memory_bytes_per_us: int
+    nvlink_bytes_per_us: int
+    network_bytes_per_us: int
+    weight_bytes: int
+    """Bytes of one weight that a matrix product reads."""
+    quantized: bool
+    efficiency: Efficiency
+
+
+def exact(value: float) -> Fraction:
+    """The number as written: 0.53 is 53/100."""
+    return Fraction(str(value))
+
+
+def rates(problem: Problem) -> Rates:
+    """Rates of the problem's GPU and precision. Raises InputError where the GPU lacks the precision."""
+    cluster, precision = problem.cluster, problem.workload.precision
+    table = load_efficiency(cluster.efficiency)
+    kind = "fp8" if precision == "mxfp8" else precision
+    peak, share = getattr(cluster.peak_flops, kind), getattr(table.gemm, precision)
+    if peak is None or share is None:
+        raise InputError(
+            f"workload.precision: {precision} cannot be timed on {cluster.gpu}: its peak_flops or its efficiency table "
+            f"{cluster.efficiency!r} has no {precision}"
+        )
+    bf16 = exact(cluster.peak_flops.bf16)
+    return Rates(
+        gemm_flops_per_ns=int(exact(peak) * exact(share) / 10**9),
+        bf16_gemm_flops_per_ns=int(bf16 * exact(table.gemm.bf16) / 10**9),
+        peak_bf16_flops_per_ns=int(bf16 / 10**9),
+        memory_bytes_per_us=int(exact(cluster.memory_bandwidth_bytes_per_s) * exact(table.memory) / 10**6),
+        nvlink_bytes_per_us=int(exact(cluster.nvlink_bandwidth_bytes_per_s) * exact(table.nvlink) / 10**6),
+        network_bytes_per_us=int(exact(cluster.network_bandwidth_bytes_per_s) * exact(table.network) / 10**6),
+        weight_bytes=1 if kind == "fp8" else 2,
+        quantized=kind == "fp8",
+        efficiency=table,
+    )

@@ -1,0 +1,91 @@
+"""Feed-forward blocks: dense MLP, routed experts and shared experts; their products and their memory-bound bytes."""
+
+from moeopt.accounting.time.gemm import Products, product
+from moeopt.accounting.time.tokens import Tokens, fused_experts
+from moeopt.arithmetic import Number, ceil_div
+from moeopt.layout import Choices, Degrees
+from moeopt.problem.architecture import Architecture
+from moeopt.problem.problem import Problem
+
+
+def _matrices(architecture: Architecture) -> int:
+    return 3 if architecture.gated else 2
+
+
+def _activation_bytes(architecture: Architecture) -> int:
+    """Bytes a row and a unit of width that the activation reads and writes: 2 + 2 read, 2 written when gated."""
+    return 6 if architecture.gated else 4
+
+
+def mlp(architecture: Architecture, tokens: Tokens, width: Number) -> Products:
+    """Products of a dense or shared block of that local width."""
+    return product(tokens.attention, width * (_matrices(architecture) * architecture.hidden_size))
+
+
+def mlp_activation_bytes(architecture: Architecture, tokens: Tokens, width: Number) -> Number:
+    """Forward bytes of its activation."""
+    return tokens.attention * width * _activation_bytes(architecture)
+
+
+def mlp_quantized(architecture: Architecture, tokens: Tokens, width: Number) -> tuple[Number, Number]:
+    """Elements that fp8 recipes quantise: inputs, and gradients of outputs."""
+    up = _matrices(architecture) - 1
+    return tokens.attention * (width + architecture.hidden_size), tokens.attention * (
+        width * up + architecture.hidden_size
+    )
+
+
+def dense_width(architecture: Architecture, degrees: Degrees) -> Number:
+    """Local width of the dense block."""
+    return ceil_div(architecture.intermediate_size, degrees.tp)
+
+
+def shared_width(architecture: Architecture, degrees: Degrees) -> Number:
+    """Local width of the shared experts."""
+    return ceil_div(architecture.shared_expert_intermediate_size, degrees.tp)
+
+
+def experts(architecture: Architecture, tokens: Tokens, degrees: Degrees) -> Products:
+    """Products of the routed experts on one GPU."""
+    matrix = ceil_div(architecture.moe_intermediate_size, degrees.etp) * (
+        _matrices(architecture) * architecture.hidden_size
+    )
+    return Products(2 * tokens.expert_rows * matrix, tokens.local_experts * matrix)
+
+
+def expert_activation_bytes(problem: Problem, tokens: Tokens, degrees: Degrees, choices: Choices) -> Number:
+    """Forward bytes of the experts' activation; 0.6 of them where quantisation is fused into it (assumed)."""
+    architecture = problem.architecture
+    width = ceil_div(architecture.moe_intermediate_size, degrees.etp)
+    full = tokens.expert_rows * width * _activation_bytes(architecture)
+    return ceil_div(full * 3, 5) if fused_experts(problem, choices) else full
+
+
+def expert_quantized(problem: Problem, tokens: Tokens, degrees: Degrees, choices: Choices) -> tuple[Number, Number]:
+    """Elements that fp8 recipes quantise: inputs, and gradients of outputs; half of them where the fused grouped MLP
+    of full-iteration graphs quantises while it computes (assumed)."""
+    architecture = problem.architecture
+    width = ceil_div(architecture.moe_intermediate_size, degrees.etp)
+    inputs = tokens.expert_rows * (architecture.hidden_size + width)
+    gradients = tokens.expert_rows * (architecture.hidden_size + width * (_matrices(architecture) - 1))
+    if fused_experts(problem, choices):
+        return ceil_div(inputs, 2), ceil_div(gradients, 2)
+    return inputs, gradients
+
+
+def router(architecture: Architecture, tokens: Tokens) -> Products:
+    """The router's product; bf16 (or fp32) in every recipe."""
+    return product(tokens.local, architecture.num_experts * architecture.hidden_size)
+
+
+def routing_bytes(architecture: Architecture, tokens: Tokens, choices: Choices) -> Number:
+    """Forward bytes of routing: norm, residual and router input 10 T h, fp32 scores 16 T E, and the permutations:
+    2 R h bytes four times with NCCL's dispatcher, three times with the fused ones."""
+    passes = 3 if choices.dispatcher in ("deepep", "hybridep") else 4
+    glue = tokens.local * (10 * architecture.hidden_size + 16 * architecture.num_experts)
+    return glue + tokens.routed * (2 * passes * architecture.hidden_size)
+
+
+def dense_bytes(architecture: Architecture, tokens: Tokens) -> Number:
+    """Forward bytes around a dense block: norm and residual, 10 T h."""
+    return tokens.local * (10 * architecture.hidden_size)

@@ -1,0 +1,68 @@
+"""FLOP of the transformer itself, for utilisation: what the mathematics needs, not what a layout makes the GPU do.
+
+Per token, forward and backward (3 times forward): two FLOP a weight and token in every linear, the causal half of the
+attention core (as Megatron-LM counts since 2025; older releases counted the full square), sliding windows by the keys
+they see, the padded output head, MTP modules with their projection and head. Not counted: norms, activations, router
+(Megatron-LM leaves it out), softmax, embedding, recompute, padding of experts.
+Check: the GFLOP a token that Megatron-Bridge prints for its published runs, e.g. 259.99 for DeepSeek-V3 with MTP.
+"""
+
+from moeopt.arithmetic import round_up
+from moeopt.problem.architecture import Architecture, LayerKind
+from moeopt.problem.problem import Problem
+
+PASSES = 3
+"""Forward, and the two products of the backward pass."""
+
+
+def attention_weights(architecture: Architecture) -> int:
+    """Weights of one attention block's linears."""
+    heads, hidden = architecture.num_attention_heads, architecture.hidden_size
+    wide = heads * architecture.value_head_dim
+    if architecture.kv_lora_rank is not None:
+        query = architecture.q_lora_rank
+        queries = (
+            hidden * query + query * heads * architecture.qk_head_dim
+            if query
+            else (hidden * heads * architecture.qk_head_dim)
+        )
+        compressed = architecture.kv_lora_rank
+        keys_values = hidden * (compressed + architecture.qk_rope_head_dim) + compressed * heads * (
+            architecture.qk_nope_head_dim + architecture.v_head_dim
+        )
+        return queries + keys_values + wide * hidden
+    groups = architecture.num_key_value_heads * (architecture.qk_head_dim + architecture.value_head_dim)
+    return hidden * (heads * architecture.qk_head_dim + groups) + wide * hidden
+
+
+def core_flops(architecture: Architecture, sequence: int, window: int) -> int:
+    """FLOP of the attention core for one whole sequence, causal pairs only."""
+    seen = min(window, sequence) if window else sequence
+    pairs_twice: int = seen * (2 * sequence - seen)
+    return pairs_twice * architecture.num_attention_heads * (architecture.qk_head_dim + architecture.value_head_dim)
+
+
+def feed_forward_weights(architecture: Architecture, kind: LayerKind) -> int:
+    """Weights that one token meets in a feed-forward block: its own experts only."""
+    width = architecture.intermediate_size
+    if kind.ffn == "moe":
+        width = architecture.num_experts_per_tok * architecture.moe_intermediate_size
+        width += architecture.shared_expert_intermediate_size
+    return (3 if architecture.gated else 2) * architecture.hidden_size * width
+
+
+def sequence_flops(problem: Problem) -> int:
+    """FLOP of one whole sequence, forward and backward."""
+    architecture, sequence = problem.architecture, problem.workload.sequence_length
+    kinds = [*architecture.layers, *[architecture.mtp_kind] * problem.mtp_layers]
+    vocabulary: int = round_up(architecture.vocab_size, problem.workload.make_vocab_size_divisible_by)
+    weights = sum(attention_weights(architecture) + feed_forward_weights(architecture, kind) for kind in kinds)
+    weights += architecture.hidden_size * vocabulary * (1 + problem.mtp_layers)
+    weights += 2 * architecture.hidden_size**2 * problem.mtp_layers
+    cores = sum(core_flops(architecture, sequence, kind.window) for kind in kinds)
+    return PASSES * (2 * weights * sequence + cores)
+
+
+def step_flops(problem: Problem) -> int:
+    """FLOP of one optimizer step over the global batch."""
+    return sequence_flops(problem) * problem.workload.global_batch_size

@@ -1,0 +1,55 @@
+"""Host (launch) time of a layer, and how it combines with GPU time.
+
+Dropless routing reads token counts back in every MoE layer, so the host cannot run ahead: neither the sum nor the
+maximum of the two fits published runs, the root of the sum of squares does best.
+"""
+
+import math
+
+import numpy as np
+
+from moeopt.accounting.time.efficiency import Rates
+from moeopt.arithmetic import Number, ceil_div, is_column, where
+from moeopt.layout import Choices, Degrees
+from moeopt.problem.problem import Problem
+
+GRAPH_PERCENT = {"none": 100, "router": 85, "attention": 55, "full_iteration": 0}
+"""Host time left under CUDA graphs: eager; router and preprocess; these and attention; the whole iteration."""
+ATTENTION_LAUNCHES, MLA_LAUNCHES, TENSOR_PARALLEL_LAUNCHES = 60, 30, 10
+DENSE_LAUNCHES, MOE_LAUNCHES, NCCL_DISPATCH_LAUNCHES = 15, 70, 25
+EXPERT_LAUNCHES, QUANTIZED_EXPERT_LAUNCHES = 6, 9
+"""Launch-equivalents of one layer and micro-batch, forward and backward together; the last two for every local expert
+(counts of kernels in eager Megatron-Core runs; their common price launch_ns is fitted)."""
+
+
+def launches(problem: Problem, degrees: Degrees, choices: Choices, rates: Rates, moe: bool) -> Number:
+    """Launch-equivalents of a layer, forward and backward."""
+    architecture = problem.architecture
+    count = ATTENTION_LAUNCHES + (MLA_LAUNCHES if architecture.is_mla else 0)
+    tensor = where(degrees.tp > 1, TENSOR_PARALLEL_LAUNCHES, 0)
+    if not moe:
+        return tensor + (count + DENSE_LAUNCHES)
+    each = QUANTIZED_EXPERT_LAUNCHES if rates.quantized else EXPERT_LAUNCHES
+    nccl = NCCL_DISPATCH_LAUNCHES if choices.dispatcher in ("alltoall", "allgather") else 0
+    return ceil_div(architecture.num_experts, degrees.ep) * each + tensor + (count + MOE_LAUNCHES + nccl)
+
+
+def host_ns(problem: Problem, degrees: Degrees, choices: Choices, rates: Rates, moe: bool) -> Number:
+    """Host time of a layer, forward and backward. Halved where tokens are dropped and padded to capacity: no count is
+    read back (assumed from the token-drop rows of Megatron-Bridge 25.09). Full recompute launches the forward again:
+    half as much more, as forward and backward launch about alike (derived)."""
+    each: int = getattr(rates.efficiency.launch_ns, problem.cluster.host)
+    percent = GRAPH_PERCENT[choices.cuda_graphs]
+    time = launches(problem, degrees, choices, rates, moe) * each
+    if moe and problem.workload.routing.capacity_factor is not None:
+        time = ceil_div(time, 2)
+    return ceil_div(time * percent, 100)
+
+
+def exposed_host_ns(gpu_ns: Number, host: Number) -> Number:
+    """What host time adds to a layer: sqrt(gpu^2 + host^2) - gpu, rounded up; integers and columns agree exactly."""
+    gpu, launch = gpu_ns * 1.0, host * 1.0
+    squares = gpu * gpu + launch * launch
+    if is_column(squares):
+        return np.ceil(np.sqrt(squares)).astype(np.int64) - gpu_ns
+    return math.ceil(math.sqrt(squares)) - gpu_ns

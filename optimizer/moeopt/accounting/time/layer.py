@@ -1,0 +1,244 @@
+"""One decoder layer on one GPU and one micro-batch: forward and backward time, split into parts."""
+
+from dataclasses import dataclass, field
+
+from moeopt.accounting.time import attention, collectives, feed_forward, gemm
+from moeopt.accounting.time.dispatch import dispatch_ns
+from moeopt.accounting.time.efficiency import Rates, exact
+from moeopt.accounting.time.host import exposed_host_ns, host_ns
+from moeopt.accounting.time.memory_bound import BACKWARD_PASSES, memory_ns, quantize_bytes
+from moeopt.accounting.time.tokens import Tokens
+from moeopt.arithmetic import Number, ceil_div, minimum
+from moeopt.layout import Choices, Degrees
+from moeopt.problem.architecture import LayerKind
+from moeopt.problem.problem import Problem
+
+COMPUTE = ("gemm", "attention", "memory_bound", "unfused")
+PARTS = (*COMPUTE, "tp_comm", "cp_comm", "ep_comm", "recompute", "host")
+"""Names of the parts; a layer's time is their sum. `unfused` is what biased experts cost beyond their shapes."""
+
+
+@dataclass
+class Pass:
+    """Parts of one pass, in nanoseconds."""
+
+    parts: dict[str, Number] = field(default_factory=dict)
+
+    def add(self, part: str, time: Number) -> None:
+        """Add time to a part."""
+        self.parts[part] = self.parts.get(part, 0) + time
+
+    @property
+    def total(self) -> Number:
+        """Sum of the parts."""
+        return sum(self.parts.values())
+
+    def of(self, *names: str) -> Number:
+        """Sum of some parts."""
+        return sum(self.parts.get(name, 0) for name in names)
+
+
+@dataclass
+class Timed:
+    """Forward and backward passes of a piece."""
+
+    forward: Pass = field(default_factory=Pass)
+    backward: Pass = field(default_factory=Pass)
+
+    @property
+    def total(self) -> Number:
+        """Both passes."""
+        return self.forward.total + self.backward.total
+
+    def __add__(self, other: "Timed") -> "Timed":
+        """The parts of both, free to be added to."""
+        total = Timed(Pass(dict(self.forward.parts)), Pass(dict(self.backward.parts)))
+        for run, added in ((total.forward, other.forward), (total.backward, other.backward)):
+            for part, time in added.parts.items():
+                run.add(part, time)
+        return total
+
+
+@dataclass
+class Scene:
+    """Everything that the formulas of one evaluation share."""
+
+    problem: Problem
+    degrees: Degrees
+    choices: Choices
+    tokens: Tokens
+    rates: Rates
+    blocks: dict[int | str, Timed] = field(default_factory=dict)
+    """Attention blocks by window and feed-forward blocks by kind: layers that differ in one share the other."""
+
+
+def add_products(scene: Scene, timed: Timed, work: gemm.Products, bf16: bool = False) -> Number:
+    """Add products in the recipe's precision (or bf16) to both passes; returns the forward time."""
+    rates = scene.rates
+    rate = rates.bf16_gemm_flops_per_ns if bf16 else rates.gemm_flops_per_ns
+    width = 2 if bf16 else rates.weight_bytes
+    forward = gemm.forward_ns(work, rate, width, rates)
+    timed.forward.add("gemm", forward)
+    timed.backward.add("gemm", gemm.backward_ns(work, rate, width, rates, scene.choices))
+    return forward
+
+
+def add_bytes(scene: Scene, timed: Timed, forward: Number, quantized: tuple[Number, Number] = (0, 0)) -> Number:
+    """Add memory-bound bytes, and the quantisation of inputs (forward) and output gradients (backward); returns the
+    forward time."""
+    rates = scene.rates
+    time = memory_ns(forward + quantize_bytes(quantized[0], rates), rates)
+    timed.forward.add("memory_bound", time)
+    backward = forward * BACKWARD_PASSES + quantize_bytes(quantized[1], rates)
+    timed.backward.add("memory_bound", memory_ns(backward, rates))
+    return time
+
+
+def add_tensor_block(scene: Scene, timed: Timed) -> Number:
+    """Add the tensor-parallel communication of one block; returns the forward time."""
+    rest = (scene.problem, scene.degrees, scene.choices, scene.tokens, scene.rates)
+    forward = collectives.tensor_block_ns(*rest, halves=4)
+    timed.forward.add("tp_comm", forward)
+    timed.backward.add("tp_comm", collectives.tensor_block_ns(*rest, halves=5))
+    return forward
+
+
+def attention_block(scene: Scene, timed: Timed, window: int) -> None:
+    """The attention block, with the repeats of recompute modules core_attn, mla_up_proj and layernorm."""
+    architecture, tokens, degrees = scene.problem.architecture, scene.tokens, scene.degrees
+    choices, rates = scene.choices, scene.rates
+    add_products(scene, timed, attention.projections(architecture, tokens, degrees))
+    add_bytes(
+        scene,
+        timed,
+        attention.memory_bytes(architecture, tokens, degrees),
+        attention.gemm_inputs(architecture, tokens, degrees),
+    )
+    core = attention.core_ns(scene.problem, degrees, rates, window)
+    timed.forward.add("attention", core[0])
+    timed.backward.add("attention", core[1])
+    heads, groups = attention.local_heads(architecture, degrees)
+    exchanged = groups * (architecture.qk_head_dim + architecture.value_head_dim)
+    ring = collectives.context_ring_ns(scene.problem, degrees, tokens, rates, exchanged, core)
+    timed.forward.add("cp_comm", ring[0])
+    timed.backward.add("cp_comm", ring[1])
+    add_tensor_block(scene, timed)
+    if choices.recompute.drops("core_attn"):
+        timed.backward.add("recompute", core[0] + ring[0])
+    if choices.recompute.drops("mla_up_proj") and architecture.is_mla:
+        up = gemm.forward_ns(
+            attention.up_projections(architecture, tokens, degrees), rates.gemm_flops_per_ns, rates.weight_bytes, rates
+        )
+        elements = tokens.attention * attention.query_key_value(architecture, heads, groups)
+        timed.backward.add("recompute", up + memory_ns(elements * 4, rates))
+    if choices.recompute.drops("layernorm"):
+        timed.backward.add("recompute", memory_ns(tokens.local * (8 * architecture.hidden_size), rates))
+
+
+def dense_block(scene: Scene, timed: Timed) -> None:
+    """A dense feed-forward block; recompute module mlp repeats its products and activation."""
+    architecture, tokens = scene.problem.architecture, scene.tokens
+    width = feed_forward.dense_width(architecture, scene.degrees)
+    again = add_products(scene, timed, feed_forward.mlp(architecture, tokens, width))
+    activation = feed_forward.mlp_activation_bytes(architecture, tokens, width)
+    quantized = feed_forward.mlp_quantized(architecture, tokens, width)
+    add_bytes(scene, timed, feed_forward.dense_bytes(architecture, tokens) + activation, quantized)
+    again = again + add_tensor_block(scene, timed) + memory_ns(activation, scene.rates)
+    if scene.choices.recompute.drops("mlp"):
+        timed.backward.add("recompute", again)
+
+
+def shared_block(scene: Scene, timed: Timed) -> Number:
+    """Shared experts, beside the routed ones; returns their forward time."""
+    architecture, tokens = scene.problem.architecture, scene.tokens
+    if not architecture.shared_expert_intermediate_size:
+        return 0
+    width = feed_forward.shared_width(architecture, scene.degrees)
+    again = add_products(scene, timed, feed_forward.mlp(architecture, tokens, width))
+    activation = feed_forward.mlp_activation_bytes(architecture, tokens, width)
+    again = again + add_bytes(scene, timed, activation, feed_forward.mlp_quantized(architecture, tokens, width))
+    again = again + add_tensor_block(scene, timed)
+    if scene.choices.recompute.drops("shared_experts") and not scene.choices.recompute.drops("moe"):
+        timed.backward.add("recompute", again)
+    return again
+
+
+def moe_block(scene: Scene, timed: Timed) -> None:
+    """Router, dispatch, experts, combine and shared experts; recompute module moe repeats all of it, communication
+    included, moe_act only the activation."""
+    architecture, tokens, degrees = scene.problem.architecture, scene.tokens, scene.degrees
+    choices, recompute = scene.choices, scene.choices.recompute
+    again = add_products(scene, timed, feed_forward.router(architecture, tokens), bf16=True)
+    again = again + add_products(scene, timed, feed_forward.experts(architecture, tokens, degrees))
+    activation = feed_forward.expert_activation_bytes(scene.problem, tokens, degrees, choices)
+    quantized = feed_forward.expert_quantized(scene.problem, tokens, degrees, choices)
+    routing = feed_forward.routing_bytes(architecture, tokens, choices)
+    again = again + add_bytes(scene, timed, routing + activation, quantized)
+    exchange = 2 * dispatch_ns(scene.problem, degrees, choices, tokens, scene.rates)
+    if choices.dispatcher != "allgather":
+        exchange = exchange + collectives.expert_tensor_ns(scene.problem, degrees, tokens, scene.rates)
+    timed.forward.add("ep_comm", exchange)
+    timed.backward.add("ep_comm", exchange)
+    again = again + exchange + shared_block(scene, timed)
+    if recompute.drops("moe"):
+        timed.backward.add("recompute", again)
+    elif recompute.drops("moe_act"):
+        timed.backward.add("recompute", memory_ns(activation, scene.rates))
+
+
+def hide_expert_communication(scene: Scene, timed: Timed) -> None:
+    """overlap.ep_all_to_all: the all-to-all of one micro-batch runs under the computation of another's opposite pass.
+
+    Hidden: a share of the communication, at most 90 % of the computation; computation slows while it shares its SMs.
+    """
+    table = scene.rates.efficiency
+    share = exact(table.overlap_hidden.eager if scene.choices.cuda_graphs == "none" else table.overlap_hidden.graphs)
+    slow = exact(table.overlap_slowdown) - 1
+    for run, other in ((timed.forward, timed.backward), (timed.backward, timed.forward)):
+        sent = run.of("ep_comm")
+        hidden = minimum(sent * share.numerator // share.denominator, other.of(*COMPUTE) * 9 // 10)
+        run.add("ep_comm", ceil_div(run.of(*COMPUTE) * slow.numerator, slow.denominator) - hidden)
+
+
+def unfuse(scene: Scene, timed: Timed) -> None:
+    """What an architecture with biased experts and attention sinks costs beyond its shapes (gpt-oss): its clamped
+    activation and its biases run unfused. One measured factor on the layer's computation, attached to the fields
+    `mlp_bias` and `attention_sinks`, not to a name."""
+    architecture = scene.problem.architecture
+    if not (architecture.mlp_bias and architecture.attention_sinks):
+        return
+    extra = exact(scene.rates.efficiency.biased_expert_slowdown) - 1
+    for run in (timed.forward, timed.backward):
+        run.add("unfused", ceil_div(run.of(*COMPUTE) * extra.numerator, extra.denominator))
+
+
+def add_host(timed: Timed, host: Number) -> None:
+    """Add exposed host time, shared between the passes as their GPU times are."""
+    forward, both = timed.forward.total, timed.total
+    exposed = exposed_host_ns(both, host)
+    first = exposed * forward // both
+    timed.forward.add("host", first)
+    timed.backward.add("host", exposed - first)
+
+
+def layer(scene: Scene, kind: LayerKind, full_recompute: bool) -> Timed:
+    """One decoder layer; under full recompute the backward pass repeats the whole forward, communication included."""
+    moe = kind.ffn == "moe"
+    for block in (kind.window, kind.ffn):
+        if block not in scene.blocks:
+            scene.blocks[block] = Timed()
+            if isinstance(block, int):
+                attention_block(scene, scene.blocks[block], block)
+            else:
+                (moe_block if moe else dense_block)(scene, scene.blocks[block])
+    timed = scene.blocks[kind.window] + scene.blocks[kind.ffn]
+    unfuse(scene, timed)
+    if full_recompute:
+        timed.backward.add("recompute", timed.forward.total)
+    if moe and scene.choices.overlap.ep_all_to_all:
+        hide_expert_communication(scene, timed)
+    host = host_ns(scene.problem, scene.degrees, scene.choices, scene.rates, moe)
+    if full_recompute:
+        host = ceil_div(host * 3, 2)
+    add_host(timed, host)
+    return timed

@@ -1,0 +1,163 @@
+"""What a rank pays once a step: gradient reduction, parameter gather, gradient clearing and the optimizer.
+
+Prices are nanoseconds for 2^20 buffer elements on the GPU, so that a stage's cost is linear in its elements; what
+overlap leaves exposed is a maximum of linear rows.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from moeopt.accounting.time.efficiency import Rates
+from moeopt.accounting.time.gemm import gradient_bytes
+from moeopt.accounting.time.topology import ring_bytes_per_us
+from moeopt.arithmetic import Number, ceil_div, maximum
+from moeopt.layout import Choices, Degrees
+from moeopt.problem.problem import Problem
+
+UNIT = 2**20
+"""Elements that a price is for."""
+STAGE_PARTS = 20
+"""The windows below are in twentieths."""
+REDUCE_WINDOW, GATHER_WINDOW = 12, 6
+"""Twentieths of one micro-batch's stage time under which the reduction (0.6) and the gather (0.3) hide: only the last
+backward and the first forward overlap them (assumed: nothing published isolates it for MoE)."""
+EXPOSED_FLOOR = 3
+"""Twentieths of that communication which overlap never hides (0.15, assumed)."""
+SCALE = STAGE_PARTS * UNIT
+HOST_UPDATE_BYTES_PER_US = {"grace": 100_000, "x86": 25_000}
+"""Optimizer state updated in host memory. Grace: 15-20 GB cost 0.1-0.2 s a step (Megatron-Core report,
+arXiv 2603.07685); x86 assumed from PCIe 5 x16, both ways."""
+MOMENT_BYTES = {"fp32": 4, "bf16": 2, "fp8": 1}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One linear piece of a rank's step end: SCALE * ns = dense * D + expert * X + stage * stage_ns, with D and X the
+    rank's buffer elements and stage_ns its forward + backward of one micro-batch."""
+
+    dense: Number
+    expert: Number
+    stage: int = 0
+
+    def __add__(self, other: "Row") -> "Row":
+        return Row(self.dense + other.dense, self.expert + other.expert, self.stage + other.stage)
+
+    def scaled_ns(self, dense_elements: Number, expert_elements: Number, stage_ns: Number) -> Number:
+        """SCALE times the row's nanoseconds."""
+        return self.dense * dense_elements + self.expert * expert_elements + self.stage * stage_ns
+
+
+@dataclass(frozen=True)
+class StepEnd:
+    """Linear pieces of each part of a step's end on one rank; a part is the maximum of its rows."""
+
+    reduce: tuple[Row, ...]
+    gather: tuple[Row, ...]
+    clear: Row
+    optimizer: Row
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        """The whole tail: ns = ceil(max over these rows / SCALE), for CP-SAT as SCALE * tail >= row."""
+        fixed = self.clear + self.optimizer
+        return tuple(reduce + gather + fixed for reduce in self.reduce for gather in self.gather)
+
+
+class HasStepEnd(Protocol):
+    """Time terms, as far as a step's end needs them."""
+
+    @property
+    def step_end(self) -> StepEnd:
+        """The linear pieces."""
+
+
+def optimizer_state_bytes(choices: Choices) -> int:
+    """Bytes of state an element that an update reads: main parameter and two moments."""
+    main = 4 if choices.optimizer.main_params == "fp32" else 2
+    return main + 2 * MOMENT_BYTES[choices.optimizer.moments]
+
+
+def optimizer_bytes(choices: Choices) -> int:
+    """Bytes an update moves an element: gradient read, state read and written, bf16 parameter written (30 with all
+    state in fp32)."""
+    return gradient_bytes(choices) + 2 * optimizer_state_bytes(choices) + 2
+
+
+def _ring_price(bytes_each: int, size: Number, rate: Number) -> Number:
+    """ns for UNIT elements of a ring reduce-scatter or all-gather: (n-1)/n of the bytes."""
+    return ceil_div(UNIT * 1000 * bytes_each * (size - 1), size * rate)
+
+
+def _update_price(problem: Problem, choices: Choices, rates: Rates, shards: Number) -> Number:
+    """ns of the optimizer for UNIT buffer elements: on the GPU, and for the offloaded part in host memory."""
+    away = round(choices.optimizer.offload_fraction * 1000)
+    on_gpu = ceil_div(UNIT * optimizer_bytes(choices) * (1000 - away), shards * rates.memory_bytes_per_us)
+    moved = UNIT * 2 * optimizer_state_bytes(choices) * away
+    return on_gpu + ceil_div(moved, shards * (2 * HOST_UPDATE_BYTES_PER_US[problem.cluster.host]))
+
+
+def _price(pair: Sequence[Number], stage: int = 0) -> Row:
+    """A row from two prices for UNIT elements."""
+    return Row(pair[0] * STAGE_PARTS, pair[1] * STAGE_PARTS, stage * UNIT)
+
+
+def _reduce_rows(choices: Choices, reduce: Sequence[Number], gather: Sequence[Number]) -> tuple[Row, ...]:
+    if not choices.overlap.grad_reduce:
+        return (_price(reduce),)
+    hideable = [r + g for r, g in zip(reduce, gather, strict=True)] if choices.overlap.param_gather else reduce
+    floor = Row(hideable[0] * EXPOSED_FLOOR, hideable[1] * EXPOSED_FLOOR)
+    return _price(reduce, -REDUCE_WINDOW), floor
+
+
+def _gather_rows(choices: Choices, gather: Sequence[Number]) -> tuple[Row, ...]:
+    if not choices.overlap.param_gather:
+        return (_price(gather),)
+    return _price(gather, -GATHER_WINDOW), Row(0, 0)
+
+
+def step_end(problem: Problem, degrees: Degrees, choices: Choices, rates: Rates) -> StepEnd:
+    """Linear pieces of one problem and layout. Reduction over dp*cp ranks (dense) and edp ranks (experts); without the
+    distributed optimizer an all-reduce, every rank updating everything. Ignored: the norm's all-reduce, tied
+    embeddings, the small tensor-parallel gradients."""
+    grads = gradient_bytes(choices)
+    sizes = (degrees.dp * degrees.cp, degrees.edp)
+    strides = (degrees.tp, degrees.etp * degrees.ep)
+    rings = [ring_bytes_per_us(problem, degrees, rates, sizes[i], strides[i]) for i in range(2)]
+    sharded = choices.distributed_optimizer
+    reduce = [_ring_price(grads * (1 if sharded else 2), sizes[i], rings[i]) for i in range(2)]
+    gather = [_ring_price(2 if sharded else 0, sizes[i], rings[i]) for i in range(2)]
+    instances = choices.optimizer.instances
+    shards = [maximum(1, size // instances) if sharded else 1 for size in sizes]
+    clear = ceil_div(UNIT * 1000 * grads, rates.memory_bytes_per_us)
+    return StepEnd(
+        reduce=_reduce_rows(choices, reduce, gather),
+        gather=_gather_rows(choices, gather),
+        clear=_price((clear, clear)),
+        optimizer=_price([_update_price(problem, choices, rates, count) for count in shards]),
+    )
+
+
+def step_end_ns(
+    terms: HasStepEnd, dense_elements: Number, expert_elements: Number, stage_ns: Number
+) -> dict[str, Number]:
+    """Parts of a rank's step end; their sum is ceil(max over `StepEnd.rows` / SCALE) exactly.
+
+    `stage_ns` is forward + backward of one micro-batch through all chunks of the rank.
+    """
+    given = (dense_elements, expert_elements, stage_ns)
+    parts: dict[str, Number] = {}
+    scaled: Number = 0
+    before: Number = 0
+    for name, rows in (
+        ("gradient_reduce", terms.step_end.reduce),
+        ("param_gather", terms.step_end.gather),
+        ("gradient_clear", (terms.step_end.clear,)),
+        ("optimizer", (terms.step_end.optimizer,)),
+    ):
+        values = [row.scaled_ns(*given) for row in rows]
+        scaled = scaled + maximum(values[0], *values[1:])
+        so_far = ceil_div(scaled, SCALE)
+        parts[name] = so_far - before
+        before = so_far
+    return parts

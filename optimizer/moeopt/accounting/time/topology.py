@@ -1,0 +1,40 @@
+"""Where ranks sit: groups, NVLink domains and the bandwidth of rings, under Megatron's default rank order.
+
+Dense grid, fastest first: tp, cp, dp, pp; expert grid: etp, ep, edp, pp (megatron/core/parallel_state.py). So a tensor
+group is tp consecutive ranks, a context group has stride tp, an expert group lies in a block of etp*ep consecutive
+ranks, and pipeline neighbours are gpus/pp apart. Domains hold `ranks_per_domain` consecutive ranks.
+"""
+
+from moeopt.accounting.time.efficiency import Rates
+from moeopt.arithmetic import Number, ceil_div, either, lcm, maximum, minimum, where
+from moeopt.layout import Degrees
+from moeopt.problem.problem import Problem
+
+
+def domains(problem: Problem, degrees: Degrees, block: Number) -> Number:
+    """Domains that the worst-placed aligned block of consecutive ranks touches.
+
+    Blocks start at multiples of their size, so their offsets in a domain are multiples of g = gcd(block, domain), the
+    last of them domain - g: ceil((domain - g + block) / domain). A block that divides the domain stays in one.
+    """
+    size = problem.cluster.ranks_per_domain
+    divisor = block * size // lcm(block, size)
+    spanned = ceil_div(size - divisor + block, size)
+    return minimum(spanned, ceil_div(degrees.gpus, size))
+
+
+def ring_bytes_per_us(problem: Problem, degrees: Degrees, rates: Rates, size: Number, stride: Number) -> Number:
+    """Bandwidth of a ring over `size` ranks `stride` apart.
+
+    Inside one domain NVLink; across domains each member there drives its own network port, so a ring with m members a
+    domain moves m ports' worth, up to NVLink (facts: gradient rings; source of the rule: NCCL's multi-rail rings).
+    """
+    spanned = domains(problem, degrees, size * stride)
+    members = maximum(1, ceil_div(size, spanned))
+    across = minimum(rates.nvlink_bytes_per_us, rates.network_bytes_per_us * members)
+    return where(either(spanned == 1, size == 1), rates.nvlink_bytes_per_us, across)
+
+
+def pipeline_crosses(problem: Problem, degrees: Degrees) -> Number:
+    """Whether some pipeline boundary lies between two domains: as soon as the job is larger than one domain."""
+    return degrees.gpus > problem.cluster.ranks_per_domain

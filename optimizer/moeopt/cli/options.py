@@ -1,0 +1,45 @@
+"""Options that several commands share."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def output_options(command: Command) -> Command:
+    """--format, -o, --force, -q and -v."""
+    for option in reversed(
+        [
+            click.option(
+                "--format", "format_", metavar="text|json", help="text for people (default) or JSON for programs."
+            ),
+            click.option("-o", "--output", metavar="FILE", help="Write there instead of stdout; .json means JSON."),
+            click.option("--force", is_flag=True, help="Let -o replace a file that exists."),
+            click.option("-q", "--quiet", is_flag=True, help="No progress and no notes on stderr."),
+            click.option("-v", "--verbose", is_flag=True, help="More: every rule with its numbers; faults in full."),
+        ]
+    ):
+        command = option(command)
+    return command
+
+
+def problem_options(command: Command) -> Command:
+    """PROBLEM and the options that stand for, or override, its fields."""
+    for option in reversed(
+        [
+            click.argument("problem", required=False, metavar="[PROBLEM]"),
+            click.option("--architecture", metavar="A", help="Preset, YAML file or Hugging Face config.json."),
+            click.option("--cluster", metavar="C", help="Preset or YAML file."),
+            click.option("--gpus", metavar="N", help="GPUs in all: 512, or a range 64..1024."),
+            click.option("--sequence-length", metavar="S", help="Tokens in a sequence."),
+            click.option("--global-batch-size", metavar="B", help="Sequences in an optimizer step."),
+            click.option("--precision", metavar="P", help="bf16, fp16, fp8 or mxfp8."),
+            click.option("--objective", metavar="O", help="step_time, gpus, cost or peak_memory."),
+            click.option("--fix", multiple=True, metavar="tp=8", help="A decision already made; repeat or use commas."),
+            click.option("--limit", multiple=True, metavar="'ep<=64'", help="A bound on a degree or on peak_memory."),
+        ]
+    ):
+        command = option(command)
+    return command

@@ -1,0 +1,138 @@
+"""Where an answer goes: stdout or a file, as text or as JSON. A file is checked before the work and replaced whole."""
+
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from io import StringIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from moeopt.errors import InputError
+from moeopt.problem.base import nearest
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+FORMATS = ("text", "json")
+TEXT_WIDTH = 100
+
+
+class Output:
+    """The answer's destination; notes go to stderr, so that stdout holds the answer alone."""
+
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        self.quiet: bool = bool(options.get("quiet"))
+        self.verbose: bool = bool(options.get("verbose"))
+        given = options.get("output")
+        if given == "":
+            raise InputError("output: the file name is empty")
+        self.path = None if given is None else Path(given)
+        self.format = _format(options.get("format_"), self.path)
+        if self.path is not None:
+            _check_writable(self.path, bool(options.get("force")))
+
+    def note(self, text: str) -> None:
+        """One line on stderr, unless -q."""
+        if not self.quiet:
+            print(text, file=sys.stderr, flush=True)
+
+    def emit(self, answer: Mapping[str, Any], render: "Callable[[Mapping[str, Any], Console], None]") -> None:
+        """Send the answer off. Raises InputError where it cannot be written."""
+        if self.path is not None:
+            text = _json(answer) if self.format == "json" else _text(answer, render)
+            _replace(self.path, text)
+            self.note(f"wrote {self.path}")
+        else:
+            _to_stdout(answer, render, self.format)
+
+
+def _format(given: str | None, path: Path | None) -> str:
+    if given is None:
+        return "json" if path is not None and path.suffix == ".json" else "text"
+    if given not in FORMATS:
+        raise InputError(f"format: {given!r} is neither text nor json{nearest(given, list(FORMATS))}")
+    return given
+
+
+def _check_writable(path: Path, force: bool) -> None:
+    try:
+        if path.is_dir():
+            raise InputError(f"output: {path} is a directory")
+        if _is_device(path):
+            return
+        if path.exists() and not force:
+            raise InputError(f"output: {path} exists already; --force replaces it")
+        if path.exists() and not os.access(path, os.W_OK):
+            raise InputError(f"output: {path} cannot be written: Permission denied")
+        handle, probe = tempfile.mkstemp(prefix=f".{path.name[:64]}.", dir=path.parent)
+        os.close(handle)
+        Path(probe).unlink()
+    except OSError as error:
+        raise InputError(f"output: {path} cannot be written: {error.strerror}") from None
+
+
+def _is_device(path: Path) -> bool:
+    """A pipe, a terminal, /dev/null: nothing there can be lost, and nothing there may be replaced."""
+    return path.exists() and not path.is_file() and not path.is_dir()
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write beside the file and rename: a reader sees the old file or the new one, never a part."""
+    temporary = None
+    try:
+        if _is_device(path):
+            path.write_text(text, encoding="utf-8")
+            return
+        path = path.resolve()
+        with tempfile.NamedTemporaryFile(
+            "w", encoding="utf-8", prefix=f".{path.name[:64]}.", dir=path.parent, delete=False
+        ) as stream:
+            temporary = Path(stream.name)
+            stream.write(text)
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+    except OSError as error:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+        raise InputError(f"output: {path} cannot be written: {error.strerror}") from None
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _json(answer: Mapping[str, Any]) -> str:
+    return json.dumps(answer, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _text(answer: Mapping[str, Any], render: "Callable[[Mapping[str, Any], Console], None]") -> str:
+    from rich.console import Console
+
+    stream = StringIO()
+    render(answer, Console(file=stream, width=TEXT_WIDTH, color_system=None, highlight=False))
+    return "".join(f"{line.rstrip()}\n" for line in stream.getvalue().splitlines())
+
+
+def _to_stdout(answer: Mapping[str, Any], render: "Callable[[Mapping[str, Any], Console], None]", format_: str) -> None:
+    try:
+        if sys.stdout is None:
+            raise InputError("output: standard output is closed")
+        if format_ == "json":
+            sys.stdout.write(_json(answer))
+        elif sys.stdout.isatty():
+            from rich.console import Console
+
+            render(answer, Console(highlight=False))
+        else:
+            sys.stdout.write(_text(answer, render))
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader (head, less) has seen enough: the answer's exit code still stands
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        raise InputError(f"output: standard output cannot be written: {error.strerror}") from None
+    except UnicodeEncodeError:
+        raise InputError("output: the terminal's encoding cannot show the text; set PYTHONUTF8=1 or use -o") from None

@@ -1,0 +1,55 @@
+"""`moeopt solve`."""
+
+from functools import partial
+from typing import Any
+
+import click
+
+from moeopt.cli.inputs import positive_integer, read_problem
+from moeopt.cli.options import output_options, problem_options
+from moeopt.cli.output import Output
+from moeopt.errors import InputError
+from moeopt.units import parse_duration_ns
+
+EXIT_CODES = {"optimal": 0, "feasible": 0, "infeasible": 3, "unknown": 4}
+
+
+@click.command()
+@problem_options
+@click.option("--top", metavar="K", help="Also the K best distinct layouts.")
+@click.option("--time-limit", metavar="SEC", help="Stop after this long with the best layout and its bound (60, 5min).")
+@click.option("--workers", metavar="N", help="Solver threads (default: one a core).")
+@click.option("--seed", metavar="N", default="0", show_default=True, help="Seed of the solver.")
+@click.option("--no-screening", is_flag=True, help="Give the solver every layout; slower, and the same optimum.")
+@output_options
+def solve(**options: Any) -> int:
+    """The best layout of a problem, with its proof.
+
+    PROBLEM is a YAML file; options override its fields. Without it: qwen3-30b-a3b on h100-sxm, and --gpus is needed.
+    Exit codes: 0 answered, 2 bad input, 3 proven infeasible, 4 no answer within the time limit.
+    """
+    output = Output(options)
+    settings = _settings(options)
+    problem = read_problem(options)
+    from moeopt.report.text import render
+    from moeopt.search import solve as search
+
+    answer = search(problem, progress=None if output.quiet else output.note, **settings)
+    output.emit(answer, partial(render, verbose=output.verbose))
+    return EXIT_CODES.get(answer["status"], 0)
+
+
+def _settings(options: dict[str, Any]) -> dict[str, Any]:
+    limit = options["time_limit"]
+    limit_ns = None if limit is None else parse_duration_ns(limit, "time-limit")
+    if limit_ns == 0:
+        raise InputError(f"time-limit: {limit!r} is not above 0")
+    if not options["seed"].isdecimal() or int(options["seed"]) >= 2**31:
+        raise InputError(f"seed: {options['seed']!r} is not a whole number from 0 to {2**31 - 1}")
+    return {
+        "time_limit": None if limit_ns is None else limit_ns / 10**9,
+        "workers": positive_integer(options["workers"], "workers"),
+        "top": positive_integer(options["top"], "top") or 1,
+        "screening": not options["no_screening"],
+        "seed": int(options["seed"]),
+    }

@@ -1,0 +1,87 @@
+"""What a layout decides beside its degrees and its pipeline layout: every combination worth asking about.
+
+A decision that the problem fixes has one value. Recompute sets that contain a module twice over (the MoE layer as a
+whole and a part of it) are left out: they keep and cost the same as the larger module alone.
+"""
+
+from collections.abc import Iterator
+from itertools import combinations
+
+from moeopt.layout import Choices, Layout, Overlap, Recompute, RecomputeModule
+from moeopt.problem.base import read_fields
+from moeopt.problem.problem import Problem
+
+_PARTS_OF_MOE: frozenset[RecomputeModule] = frozenset({"moe_act", "shared_experts"})
+
+
+def base_choices(problem: Problem) -> Choices:
+    """The defaults with everything that the problem fixes; recompute, dispatcher and overlap may be freed below."""
+    given = {name: value for name, value in problem.fix.items() if name in Choices.model_fields}
+    overlap = given.get("overlap")
+    if isinstance(overlap, dict):
+        given["overlap"] = {**Overlap().model_dump(), **overlap}
+    return read_fields(Choices, given, "fix")
+
+
+def modes(problem: Problem) -> list[Choices]:
+    """Every dispatcher and expert-parallel overlap that the problem leaves open, without recompute."""
+    base = base_choices(problem)
+    plain = base.model_copy(update={"recompute": Recompute()})
+    result = []
+    for dispatcher in _dispatchers(problem, base):
+        for hidden in _overlaps(problem, base):
+            overlap = base.overlap.model_copy(update={"ep_all_to_all": hidden})
+            result.append(plain.model_copy(update={"dispatcher": dispatcher, "overlap": overlap}))
+    return result
+
+
+def _dispatchers(problem: Problem, base: Choices) -> list[str]:
+    if "dispatcher" in problem.fix or not problem.architecture.is_moe:
+        return [base.dispatcher]
+    major = int(problem.cluster.compute_capability.partition(".")[0])
+    return ["alltoall", *(["deepep"] if major == 9 else ["hybridep"] if major > 9 else [])]
+
+
+def _overlaps(problem: Problem, base: Choices) -> list[bool]:
+    fixed = problem.fix.get("overlap")
+    if (isinstance(fixed, dict) and "ep_all_to_all" in fixed) or not problem.architecture.is_moe:
+        return [base.overlap.ep_all_to_all]
+    return [False, True]
+
+
+def recomputes(problem: Problem) -> list[Recompute]:
+    """Every recompute setting to ask about: none, each useful set of selective modules, and full (one layer a unit)."""
+    if "recompute" in problem.fix:
+        return [base_choices(problem).recompute]
+    modules = _modules(problem)
+    sets = [
+        Recompute(granularity="selective", modules=chosen)
+        for size in range(1, len(modules) + 1)
+        for chosen in combinations(modules, size)
+        if not ("moe" in chosen and _PARTS_OF_MOE & set(chosen))
+    ]
+    return [Recompute(), *sets, Recompute(granularity="full", method="uniform", num_layers=1)]
+
+
+def _modules(problem: Problem) -> list[RecomputeModule]:
+    """Selective modules that this architecture has. Attention's core is left out: fused kernels keep nothing of it that
+    recomputing would free (Megatron itself warns), so it only pays with unfused attention."""
+    architecture = problem.architecture
+    return [name for name, present in _presence(problem, architecture.is_moe) if present]
+
+
+def _presence(problem: Problem, moe: bool) -> Iterator[tuple[RecomputeModule, bool]]:
+    architecture = problem.architecture
+    yield "core_attn", problem.workload.attention_backend == "unfused"
+    yield "layernorm", moe or architecture.is_mla
+    yield "mla_up_proj", architecture.is_mla
+    yield "mlp", any(kind.ffn == "dense" for kind in architecture.layers)
+    yield "moe", moe
+    yield "moe_act", moe
+    yield "shared_experts", moe and architecture.shared_expert_intermediate_size > 0
+
+
+def decisions() -> list[str]:
+    """Every name that `fix` may use."""
+    return [name for name in Layout.model_fields if name != "pipeline_layout"]
+

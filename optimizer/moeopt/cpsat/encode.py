@@ -1,0 +1,149 @@
+"""The CP-SAT model: which candidate, and which layers on which stage.
+
+Decisions    one literal a candidate (exactly one is true), the degrees as integers, the placement of each grid
+Constraints  the two GPU equations; memory of every rank within the limit; time at least every row of the schedule
+Prices       those of the ledger's terms; a row holds only while its candidate or schedule is the chosen one
+
+Quantities that are minimised or bounded above (times, bytes) are variables with lower-bounding rows, so every row is
+linear; at the optimum they equal what the ledger computes, which the solver checks.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ortools.sat.python import cp_model
+
+from moeopt.candidate import TIE_BREAK, Candidate
+from moeopt.cpsat import prices
+from moeopt.cpsat.placement import Placement
+from moeopt.cpsat.schedule import add_schedule
+from moeopt.pipeline import PipelineLayout
+from moeopt.problem.problem import Problem
+
+
+@dataclass(frozen=True)
+class GridVariables:
+    """Variables of one grid that the prices of its candidates bound from below; stages, but `static` is by rank."""
+
+    placement: Placement
+    forward: list[cp_model.IntVar]
+    backward: list[cp_model.IntVar]
+    kept: list[cp_model.IntVar]
+    passing: list[cp_model.IntVar]
+    static: list[cp_model.IntVar]
+
+
+class Encoding:
+    """The model of a list of candidates under a time and a memory limit."""
+
+    def __init__(self, problem: Problem, candidates: Sequence[Candidate], horizon_ns: int, limit_bytes: int) -> None:
+        self.problem, self.candidates = problem, list(candidates)
+        self.horizon_ns, self.limit_bytes = horizon_ns, limit_bytes
+        self.cp = cp_model.CpModel()
+        self.chosen = [self.cp.new_bool_var(f"candidate_{i}") for i in range(len(self.candidates))]
+        self.cp.add_exactly_one(self.chosen)
+        self.time = self.cp.new_int_var(0, horizon_ns, "time_ns")
+        self.pipeline_time = self.cp.new_int_var(0, horizon_ns, "pipeline_ns")
+        self.end_time = self.cp.new_int_var(0, horizon_ns, "step_end_ns")
+        self.peak = self.cp.new_int_var(0, limit_bytes, "peak_bytes")
+        self.cp.add(self.time >= self.pipeline_time + self.end_time)
+        self.degrees = self._degrees()
+        self.grids: dict[tuple[int, int], GridVariables] = {}
+        for grid in dict.fromkeys(candidate.grid for candidate in self.candidates):
+            self.grids[grid] = self._grid(*grid)
+        for candidate, literal in zip(self.candidates, self.chosen, strict=True):
+            prices.add_candidate(self, candidate, self.grids[candidate.grid], literal)
+        self._schedules()
+        bounds = [candidate.bound_ns for candidate in self.candidates]
+        self.cp.add(self.time >= cp_model.LinearExpr.weighted_sum(self.chosen, bounds))
+
+    # Degrees and the GPU equations -----------------------------------------------------------------------------
+
+    def _degrees(self) -> dict[str, cp_model.IntVar]:
+        names = (*TIE_BREAK, "dp", "edp", "num_microbatches")
+        degrees = {}
+        for name in names:
+            values = [int(getattr(candidate.degrees, name)) for candidate in self.candidates]
+            variable = self.cp.new_int_var_from_domain(cp_model.Domain.from_values(values), name)
+            self.cp.add(variable == cp_model.LinearExpr.weighted_sum(self.chosen, values))
+            degrees[name] = variable
+        reach = self.problem.gpu_range
+        degrees["gpus"] = self.cp.new_int_var(reach.min, reach.max, "gpus")
+        self._product(degrees["gpus"], [degrees[name] for name in ("tp", "cp", "dp", "pp")])
+        self._product(degrees["gpus"], [degrees[name] for name in ("etp", "ep", "edp", "pp")])
+        batch = self.problem.workload.global_batch_size
+        batch_variable = self.cp.new_constant(batch)
+        self._product(batch_variable, [degrees[name] for name in ("micro_batch_size", "dp", "num_microbatches")])
+        return degrees
+
+    def _product(self, total: cp_model.IntVar, factors: Sequence[cp_model.IntVar]) -> None:
+        """total == product of the factors."""
+        left = factors[0]
+        for position, factor in enumerate(factors[1:], start=2):
+            if position == len(factors):
+                self.cp.add_multiplication_equality(total, [left, factor])
+                return
+            partial = self.cp.new_int_var(1, self.problem.gpu_range.max * self.problem.workload.global_batch_size, "")
+            self.cp.add_multiplication_equality(partial, [left, factor])
+            left = partial
+
+    # Grids ------------------------------------------------------------------------------------------------------
+
+    def _grid(self, pp: int, vpp: int) -> GridVariables:
+        placement = Placement(self.cp, self.problem, pp, vpp)
+        name, stages = f"pp{pp}v{vpp}", range(pp * vpp)
+
+        members = [candidate.degrees for candidate in self.candidates if candidate.grid == (pp, vpp)]
+        longest = self.horizon_ns // min(int(degrees.num_microbatches) for degrees in members)
+
+        def times(what: str) -> list[cp_model.IntVar]:
+            return [self.cp.new_int_var(0, longest, f"{name}_{what}_{s}") for s in stages]
+
+        def sizes(what: str, count: int) -> list[cp_model.IntVar]:
+            return [self.cp.new_int_var(0, self.limit_bytes, f"{name}_{what}_{i}") for i in range(count)]
+
+        return GridVariables(
+            placement,
+            times("forward"),
+            times("backward"),
+            sizes("kept", pp * vpp),
+            sizes("passing", pp * vpp),
+            sizes("static", pp),
+        )
+
+    def literals_of(self, grid: tuple[int, int]) -> list[cp_model.IntVar]:
+        """The literals of the candidates on one grid."""
+        return [x for x, candidate in zip(self.chosen, self.candidates, strict=True) if candidate.grid == grid]
+
+    def at_least(self, above: cp_model.LinearExprT, below: cp_model.LinearExprT, *literals: cp_model.IntVar) -> None:
+        """above >= below while every literal holds."""
+        constraint = self.cp.add(above >= below)
+        conditions = [literal for literal in literals if not self._is_certain(literal)]
+        if conditions:
+            constraint.only_enforce_if(conditions)
+
+    def _is_certain(self, literal: cp_model.IntVar) -> bool:
+        return len(self.chosen) == 1 and literal.index == self.chosen[0].index
+
+    # Schedules --------------------------------------------------------------------------------------------------
+
+    def _schedules(self) -> None:
+        """Time rows and activation rows: one set for all candidates that share an order of operations."""
+        for schedule in dict.fromkeys(candidate.schedule for candidate in self.candidates):
+            members = [
+                (x, candidate)
+                for x, candidate in zip(self.chosen, self.candidates, strict=True)
+                if candidate.schedule == schedule
+            ]
+            literal = members[0][0]
+            if len(members) > 1:
+                literal = self.cp.new_bool_var(f"schedule_{schedule}")
+                self.cp.add(sum(x for x, _ in members) == literal)
+            hops = [candidate.ledger.time_terms.hop_ns for _, candidate in members]
+            hop_ns = cp_model.LinearExpr.weighted_sum([x for x, _ in members], hops)
+            add_schedule(self, schedule, self.grids[schedule[:2]], literal, hop_ns)
+
+    def read(self, value: "cp_model.CpSolver | cp_model.CpSolverSolutionCallback") -> tuple[int, PipelineLayout]:
+        """Index of the chosen candidate and its placement."""
+        index = next(i for i, literal in enumerate(self.chosen) if value.value(literal))
+        return index, self.grids[self.candidates[index].grid].placement.read(value)

@@ -1,0 +1,130 @@
+"""Prices of one candidate as rows: they hold while the candidate is the chosen one.
+
+Mirrors `moeopt.accounting.memory.stage` and `moeopt.accounting.ledger`, with counts of pieces as the unknowns.
+"""
+
+from collections.abc import Mapping
+from fractions import Fraction
+from math import gcd, lcm
+from typing import TYPE_CHECKING
+
+from ortools.sat.python import cp_model
+
+from moeopt.accounting.memory.persistent import Feature
+from moeopt.accounting.memory.stage import BUFFER_MULTIPLE, piece_features
+from moeopt.accounting.pieces import Piece
+from moeopt.accounting.time.step_end import SCALE
+from moeopt.candidate import Candidate
+
+if TYPE_CHECKING:
+    from moeopt.cpsat.encode import Encoding, GridVariables
+
+Expression = cp_model.LinearExprT
+Counts = dict[Piece, Expression]
+
+
+def add_candidate(
+    encoding: "Encoding", candidate: Candidate, grid: "GridVariables", literal: cp_model.IntVar
+) -> None:
+    """Time, kept and passing bytes of every stage; static bytes and step end of every rank."""
+    rows = _Rows(encoding, candidate, grid, literal)
+    for stage in range(grid.placement.stages):
+        rows.stage(stage)
+    for rank in range(candidate.degrees.pp):
+        rows.static_memory(rank)
+        rows.step_end(rank)
+
+
+class _Rows:
+    """The rows of one candidate."""
+
+    def __init__(
+        self, encoding: "Encoding", candidate: Candidate, grid: "GridVariables", literal: cp_model.IntVar
+    ) -> None:
+        self.encoding, self.grid, self.literal = encoding, grid, literal
+        self.pp, self.vpp = candidate.grid
+        self.choices = candidate.choices
+        self.problem = candidate.problem
+        self.time, self.memory = candidate.ledger.time_terms, candidate.ledger.memory_terms
+        recomputed = self.choices.recompute.granularity == "full"
+        self.kept = {**self.memory.kept_bytes, **(self.memory.kept_recomputed_bytes if recomputed else {})}
+
+    def counts(self, stage: int) -> Counts:
+        """Pieces of one stage."""
+        return {piece: column[stage] for piece, column in self.grid.placement.counts.items()}
+
+    def at_least(self, above: Expression, below: Expression, *conditions: cp_model.IntVar) -> None:
+        """A row of this candidate."""
+        self.encoding.at_least(above, below, self.literal, *conditions)
+
+    def stage(self, stage: int) -> None:
+        """What one micro-batch costs on a stage."""
+        counts = self.counts(stage)
+        self.at_least(self.grid.forward[stage], priced(counts, self.time.forward_ns))
+        self.at_least(self.grid.backward[stage], priced(counts, self.time.backward_ns))
+        self.at_least(self.grid.kept[stage], priced(counts, self.kept) + self.memory.chunk_kept_bytes)
+        for piece, passing in self.memory.transient_bytes.items():
+            present = self.grid.placement.present(piece, stage)
+            if passing and present is not False:
+                self.at_least(self.grid.passing[stage], int(passing), *(() if present is True else (present,)))
+
+    def static_memory(self, rank: int) -> None:
+        """Everything that does not depend on what is in flight."""
+        memory = self.memory
+        total: Expression = int(memory.overhead_bytes + self.vpp * memory.chunk_fixed_bytes)
+        for stage in range(rank, self.pp * self.vpp, self.pp):
+            counts = self.counts(stage)
+            total = total + priced(counts, memory.quantized_bytes)
+            total = total + self._buffer_bytes(priced(counts, memory.dense_elements), int(memory.dense_shards))
+            total = total + self._buffer_bytes(priced(counts, memory.expert_elements), int(memory.expert_shards))
+        for feature, size in memory.present_bytes.items():
+            if size:
+                total = total + int(size) * self._feature(rank, feature)
+        self.at_least(self.grid.static[rank], total)
+
+    def _feature(self, rank: int, feature: Feature) -> Expression:
+        """1 where any chunk of the rank has a piece with this feature."""
+        placement = self.grid.placement
+        pieces = [piece for piece in placement.counts if feature in piece_features(self.problem, piece)]
+        return placement.any_present(pieces, range(rank, self.pp * self.vpp, self.pp))
+
+    def _buffer_bytes(self, elements: Expression, shards: int) -> Expression:
+        """Weights, gradients and state of one buffer, its elements padded as the distributed optimizer does."""
+        memory, sharded = self.memory, self.choices.distributed_optimizer
+        unit = lcm(shards, BUFFER_MULTIPLE) if sharded else 1
+        replicated = unit * (memory.weight_bytes_per_element + memory.gradient_bytes_per_element)
+        state = memory.optimizer_bytes_per_shard_element * (unit // shards if sharded else 1)
+        if isinstance(elements, int):
+            units = -(-elements // unit)
+            return units * replicated + -(-units * state.numerator // state.denominator)
+        padded = elements
+        if unit > 1:
+            padded = self.encoding.cp.new_int_var(0, self.encoding.limit_bytes // replicated, "")
+            self.at_least(unit * padded, elements)
+        return padded * replicated + self._ceiling(padded, state)
+
+    def _ceiling(self, amount: Expression, price: Fraction) -> Expression:
+        """ceil(amount * price), with a variable of its own only where the price is not an integer."""
+        if price.denominator == 1:
+            return amount * price.numerator
+        rounded = self.encoding.cp.new_int_var(0, self.encoding.limit_bytes, "")
+        self.at_least(price.denominator * rounded, price.numerator * amount)
+        return rounded
+
+    def step_end(self, rank: int) -> None:
+        """The exposed end of the step on one rank: a maximum of rows over its elements and its work."""
+        stages = range(rank, self.pp * self.vpp, self.pp)
+        dense = sum(priced(self.counts(stage), self.memory.dense_elements) for stage in stages)
+        expert = sum(priced(self.counts(stage), self.memory.expert_elements) for stage in stages)
+        work = sum(self.grid.forward[stage] + self.grid.backward[stage] for stage in stages)
+        for row in self.time.step_end.rows:
+            prices = (int(row.dense), int(row.expert), int(row.stage))
+            common = gcd(SCALE, *prices)
+            value = sum(price // common * amount for price, amount in zip(prices, (dense, expert, work), strict=True))
+            self.at_least(SCALE // common * self.encoding.end_time, value)
+
+
+def priced(counts: Counts, prices: Mapping[Piece, int]) -> Expression:
+    """Counts times prices, over the pieces that have one."""
+    return sum(column * int(prices[piece]) for piece, column in counts.items() if piece in prices)
+

@@ -1,0 +1,77 @@
+"""Solve an encoding for one goal after another (lexicographically), within a time limit and through Ctrl-C."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import ortools
+from ortools.sat.python import cp_model
+
+from moeopt.cpsat.encode import Encoding
+from moeopt.incumbent import Found
+
+ENGINE = f"ortools {ortools.__version__}"
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to run the solver. `deadline` is a `time.monotonic()` value; None means no limit."""
+
+    workers: int = 2
+    seed: int = 0
+    deadline: float | None = None
+    progress: Progress | None = None
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Seconds until the deadline, not below zero; None without one."""
+        return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
+
+    @property
+    def expired(self) -> bool:
+        """Whether the deadline has passed."""
+        return self.seconds_left == 0.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Result of one solve: `proven` tells optimal from feasible and infeasible from unknown."""
+
+    found: Found | None
+    proven: bool
+    bound: int
+
+
+def minimise(encoding: Encoding, goal: cp_model.LinearExprT, settings: Settings, label: str) -> Outcome:
+    """Minimise one expression. The answer's integers are read off the ledger's own variables."""
+    encoding.cp.minimize(goal)
+    solver = cp_model.CpSolver()
+    solver.parameters.num_workers = settings.workers
+    solver.parameters.random_seed = settings.seed
+    if settings.seconds_left is not None:
+        solver.parameters.max_time_in_seconds = settings.seconds_left
+    callback = _Report(settings.progress, label) if settings.progress else None
+    status = solver.solve(encoding.cp, callback)
+    if status == cp_model.MODEL_INVALID:
+        raise AssertionError(f"the encoding is not a valid model: {encoding.cp.validate()}")
+    if status == cp_model.INFEASIBLE:
+        return Outcome(None, True, 0)
+    bound = round(solver.best_objective_bound)
+    if status == cp_model.UNKNOWN:
+        return Outcome(None, False, bound)
+    index, pipeline = encoding.read(solver)
+    found = Found(encoding.candidates[index], pipeline, solver.value(encoding.time), solver.value(encoding.peak))
+    return Outcome(found, status == cp_model.OPTIMAL, bound)
+
+
+class _Report(cp_model.CpSolverSolutionCallback):
+    """Says each better layout and the bound while the solve lasts."""
+
+    def __init__(self, progress: Progress, label: str) -> None:
+        super().__init__()
+        self._progress, self._label = progress, label
+
+    def on_solution_callback(self) -> None:
+        """One line for each better solution."""
+        self._progress(f"{self._label}: {self.objective_value:,.0f}, bound {self.best_objective_bound:,.0f}")

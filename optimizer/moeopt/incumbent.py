@@ -1,0 +1,82 @@
+"""A good placement of one candidate's layers, fast: what the search starts from and compares bounds with."""
+
+from dataclasses import dataclass
+
+from moeopt.accounting.pieces import Piece
+from moeopt.candidate import Candidate
+from moeopt.pipeline import PipelineLayout
+from moeopt.schedule.placement import Counts, balanced_counts
+
+
+@dataclass(frozen=True)
+class Found:
+    """A placement of one candidate's layers, with the ledger's time and the fullest rank's bytes."""
+
+    candidate: Candidate
+    pipeline: PipelineLayout
+    time_ns: int
+    peak_bytes: int
+
+    @classmethod
+    def judge(cls, candidate: Candidate, pipeline: PipelineLayout) -> "Found":
+        """Both integers from the exact reader."""
+        ledger = candidate.ledger
+        peak = max(stage.total_bytes for stage in ledger.memory(pipeline))
+        return cls(candidate, pipeline, ledger.step_time(pipeline).total_ns, peak)
+
+
+def place(candidate: Candidate, limit_bytes: int) -> Found | None:
+    """The best of the heuristic placements that fit, over the last two stages for the MTP modules."""
+    found = [place_with_mtp(candidate, limit_bytes, stage) for stage in _mtp_stages(candidate)]
+    fitting = [option for option in found if option is not None]
+    return min(fitting, key=lambda option: (option.time_ns, option.peak_bytes), default=None)
+
+
+def place_with_mtp(candidate: Candidate, limit_bytes: int, mtp_stage: int) -> Found | None:
+    """A balanced placement with the MTP modules on one stage; None where none was found that fits."""
+    problem, ledger = candidate.problem, candidate.ledger
+    terms = ledger.time_terms
+    layers = problem.architecture.layers
+    stages = candidate.degrees.pp * candidate.degrees.vpp
+    last = stages - 1
+    if len(layers) < mtp_stage - 1:
+        return None
+
+    def extras(prices: dict[Piece, int]) -> list[int]:
+        extra = [0] * stages
+        extra[0] += prices["embedding"]
+        extra[last] += prices["loss"]
+        if problem.mtp_layers:
+            extra[mtp_stage] += problem.mtp_layers * prices["mtp"]
+        return extra
+
+    def pipeline_of(counts: Counts) -> PipelineLayout:
+        return PipelineLayout.from_counts(candidate.degrees.pp, counts, problem.mtp_layers, mtp_stage)
+
+    def over_limit(counts: Counts) -> int:
+        if not is_placeable(counts, mtp_stage if problem.mtp_layers else last):
+            return limit_bytes
+        peak = max(stage.total_bytes for stage in ledger.memory(pipeline_of(counts)))
+        return max(0, peak - limit_bytes)
+
+    counts, _ = balanced_counts(
+        candidate.schedule,
+        [terms.forward_ns[kind] for kind in layers],
+        [terms.backward_ns[kind] for kind in layers],
+        extras(terms.forward_ns),
+        extras(terms.backward_ns),
+        terms.hop_ns,
+        over_limit,
+    )
+    return Found.judge(candidate, pipeline_of(counts)) if over_limit(counts) == 0 else None
+
+
+def is_placeable(counts: Counts, mtp_stage: int) -> bool:
+    """Whether every stage between the embedding and the MTP modules (or the loss) has a decoder layer, and none comes
+    after them: the same placements that `moeopt.cpsat.placement` allows."""
+    return all(counts[1:mtp_stage]) and not any(counts[mtp_stage + 1 :])
+
+
+def _mtp_stages(candidate: Candidate) -> list[int]:
+    pp, last = candidate.degrees.pp, candidate.degrees.pp * candidate.degrees.vpp - 1
+    return [last, last - 1] if candidate.problem.mtp_layers and pp > 2 else [last]

@@ -1,0 +1,130 @@
+"""The layout's table, and the runners-up beside the winner."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.padding import Padding
+from rich.table import Table
+
+from moeopt.units import format_bytes, format_ns
+
+Answer = Mapping[str, Any]
+DEGREES = {
+    "tp": "tensor",
+    "pp": "pipeline",
+    "cp": "context",
+    "dp": "data",
+    "ep": "expert",
+    "etp": "expert-tensor",
+    "edp": "expert-data",
+    "vpp": "chunks a stage",
+}
+
+
+def render_layout(answer: Answer, console: Console) -> None:
+    """Degrees, batch, pipeline string and every other decision."""
+    layout = answer["layout"]
+    note = f", {answer['reading']}" if answer.get("reading") else ""
+    console.print(f"\n[bold]Layout{escape(note)}[/bold]")
+    degrees = Table.grid(padding=(0, 2))
+    names = list(DEGREES)
+    for row in (names[:4], names[4:]):
+        degrees.add_row(
+            *(f"{name:>3} [bold]{_known(layout.get(name))}[/bold] [dim]{DEGREES[name]}[/dim]" for name in row)
+        )
+    console.print(Padding(degrees, (0, 0, 0, 2)))
+    table = Table.grid(padding=(0, 2))
+    for name, value in decisions(layout).items():
+        table.add_row(name, escape(value))
+    console.print(Padding(table, (0, 0, 0, 2)))
+
+
+def decisions(layout: Mapping[str, Any]) -> dict[str, str]:
+    """The decisions of a layout that are not degrees, as label and text."""
+    sequences = layout["micro_batch_size"]
+    count = _known(layout.get("num_microbatches"))
+    batch = f"{sequences} sequence{'s' * (sequences > 1)}; {count} a step through each pipeline"
+    if layout.get("vpp", 1) > 1:
+        batch += f", in groups of {layout.get('interleave_group') or layout['pp']}"
+    return {
+        "micro-batch": batch,
+        "pipeline": _known(layout.get("pipeline_layout")),
+        "recompute": recompute_text(layout.get("recompute")),
+        "optimizer": _optimizer(layout),
+        "sequence parallel": "on" if layout.get("sequence_parallel") and layout["tp"] > 1 else "off",
+        "dispatcher": str(layout.get("dispatcher")),
+        "overlap": ", ".join(name for name, on in (layout.get("overlap") or {}).items() if on) or "none",
+        "CUDA graphs": str(layout.get("cuda_graphs", "none")),
+    }
+
+
+def _known(value: Any) -> str:
+    """A question mark for what a broken rule leaves open."""
+    return "?" if value is None else str(value)
+
+
+def recompute_text(recompute: Any) -> str:
+    """`none`, `selective: moe_act, layernorm` or `full: uniform, 1 layers`."""
+    if not isinstance(recompute, Mapping):
+        return str(recompute or "none")
+    granularity = str(recompute.get("granularity", "none"))
+    if granularity == "selective":
+        return f"selective: {', '.join(recompute.get('modules', ()))}"
+    if granularity == "full":
+        return f"full: {recompute.get('method')}, num_layers {recompute.get('num_layers')}"
+    return granularity
+
+
+def _optimizer(layout: Mapping[str, Any]) -> str:
+    optimizer = layout.get("optimizer") or {}
+    parts = ["distributed" if layout.get("distributed_optimizer") else "replicated"]
+    parts += [
+        f"{name.replace('_', ' ')} {optimizer[name]}"
+        for name in ("moments", "main_params", "main_grads")
+        if name in optimizer
+    ]
+    if optimizer.get("offload_fraction"):
+        parts.append(f"{optimizer['offload_fraction']:.0%} of it in host memory")
+    return ", ".join(parts)
+
+
+def value_text(value: Any, unit: str | None) -> str:
+    """An objective's value in its unit, for people."""
+    if value is None:
+        return "unknown"
+    if unit == "ns":
+        return format_ns(int(value))
+    if unit == "bytes":
+        return format_bytes(int(value))
+    number = f"{value:,}" if isinstance(value, int) else f"{value:,.6g}"
+    return f"{number} {unit}" if unit else number
+
+
+def render_alternatives(answer: Answer, console: Console) -> None:
+    """The K best distinct layouts, with how much worse each one is."""
+    alternatives = answer.get("alternatives") or []
+    if not alternatives:
+        return
+    console.print("\n[bold]Best layouts[/bold]")
+    columns = ("", *DEGREES, "mbs", "recompute", "dispatcher", "objective", "")
+    table = Table(box=None, padding=(0, 1), pad_edge=False, header_style="dim")
+    for name in columns:
+        table.add_column(
+            name, justify="left" if name in ("recompute", "dispatcher") else "right", no_wrap=name != "recompute"
+        )
+    best = alternatives[0]["objective"]["value"]
+    for rank, other in enumerate(alternatives, 1):
+        layout, objective = other["layout"], other["objective"]
+        worse = f"+{objective['value'] / best - 1:.2%}" if best else ""
+        table.add_row(
+            str(rank),
+            *(str(layout.get(name)) for name in DEGREES),
+            str(layout["micro_batch_size"]),
+            escape(recompute_text(layout.get("recompute"))),
+            str(layout.get("dispatcher")),
+            value_text(objective["value"], objective.get("unit")),
+            "" if rank == 1 else worse,
+        )
+    console.print(Padding(table, (0, 0, 0, 2)))

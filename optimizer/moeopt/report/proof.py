@@ -1,0 +1,91 @@
+"""What is proven: the optimum and its bound, or why a problem has no answer."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.padding import Padding
+
+from moeopt.report.layouts import value_text
+
+BETTER = {
+    "step_time": "is faster",
+    "gpus": "uses fewer GPUs",
+    "cost": "is cheaper",
+    "peak_memory": "needs less memory",
+}
+
+
+def render_proof(answer: Mapping[str, Any], console: Console) -> None:
+    """One paragraph: status, objective, bound and how the search went. Nothing for an evaluation."""
+    text = proof_text(answer)
+    if text:
+        console.print()
+        console.print(escape(text))
+
+
+def proof_text(answer: Mapping[str, Any]) -> str:
+    """The proof line, or an empty string where nothing was searched."""
+    status, objective, search = answer["status"], answer.get("objective") or {}, answer.get("search") or {}
+    name, unit = str(objective.get("name", "step_time")), objective.get("unit")
+    how = search_text(search)
+    bound = value_text(objective.get("bound"), unit)
+    if status == "optimal":
+        return f"Optimal: no legal layout {BETTER.get(name, 'is better')}; {name} = bound = {bound}; {how}."
+    if status == "feasible":
+        value = objective["value"]
+        gap = f", at most {1 - objective['bound'] / value:.2%} better" if objective.get("bound") and value else ""
+        return f"Best found, not proven: {name} {value_text(value, unit)}; none can be below {bound}{gap}; {how}."
+    if status == "unknown":
+        rest = "" if objective.get("bound") is None else f" ({name} cannot be below {bound})"
+        return f"No answer within the time limit: no layout was found and none was ruled out{rest}; {how}."
+    return ""
+
+
+def search_text(search: Mapping[str, Any]) -> str:
+    """How many layouts were judged, how long it took and by what."""
+    parts = []
+    if search.get("legal_layouts") is not None:
+        parts.append(f"{search['legal_layouts']:,} legal layouts")
+    if search.get("seconds") is not None:
+        parts.append(f"{search['seconds']:.2f} s")
+    text = " in ".join(parts)
+    engine = str(search.get("engine", ""))
+    settings = [f"{name} {search[name]}" for name in ("seed", "workers") if search.get(name) is not None]
+    return ", ".join(part for part in (text, engine, *settings) if part) or "no search statistics"
+
+
+def render_explanation(answer: Mapping[str, Any], console: Console) -> None:
+    """Why no layout exists: the smallest set of rules that cannot hold together, and what would help."""
+    explanation = answer.get("explanation") or {}
+    console.print("\n[bold]Infeasible: proven, no legal layout exists[/bold]")
+    if explanation.get("text"):
+        console.print(Padding(escape(str(explanation["text"])), (0, 0, 0, 2)))
+    if explanation.get("conflict"):
+        console.print("  These cannot hold together:")
+        for rule in explanation["conflict"]:
+            console.print(Padding(escape(f"- {_rule(rule)}"), (0, 0, 0, 4)))
+    if explanation.get("relaxations"):
+        console.print("  Any one of these makes it feasible:")
+        for relaxation in explanation["relaxations"]:
+            console.print(Padding(escape(f"- {relaxation_text(relaxation)}"), (0, 0, 0, 4)))
+    search = answer.get("search") or {}
+    if search:
+        console.print(f"\n{escape(search_text(search))}.")
+
+
+def _rule(rule: Any) -> str:
+    if isinstance(rule, Mapping):
+        return f"{rule.get('rule', '')}: {rule.get('equation', '')}"
+    return str(rule)
+
+
+def relaxation_text(relaxation: Any) -> str:
+    """`gpus to 256 (…)`: the change, its new value and whatever else is said about it."""
+    if not isinstance(relaxation, Mapping):
+        return str(relaxation)
+    known = ("change", "to", "text")
+    rest = ", ".join(f"{name} {value}" for name, value in relaxation.items() if name not in known and value is not None)
+    text = str(relaxation.get("text") or f"{relaxation.get('change')} to {relaxation.get('to')}")
+    return f"{text} ({rest})" if rest else text

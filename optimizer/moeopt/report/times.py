@@ -1,0 +1,47 @@
+"""The step's time, part by part, and the rates that follow."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+
+from moeopt.units import format_ns
+
+BAR = 40
+
+
+def render_step_time(answer: Mapping[str, Any], console: Console) -> None:
+    """Parts in milliseconds and percent (they add up to the total), then tokens a second and MFU."""
+    time = answer.get("step_time")
+    if not time:
+        return
+    total = time["total_ns"]
+    console.print(f"\n[bold]Step time: {format_ns(total)}[/bold]")
+    table = Table(box=None, padding=(0, 1), pad_edge=False, header_style="dim")
+    for name, justify in (("part", "left"), ("ms", "right"), ("share", "right"), ("", "left")):
+        table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+    for name, nanoseconds in sorted(time["parts"].items(), key=lambda part: -part[1]):
+        if nanoseconds:
+            share = nanoseconds / total if total else 0.0
+            table.add_row(name.replace("_", " "), f"{nanoseconds / 1e6:,.2f}", f"{share:.1%}", "█" * round(BAR * share))
+    table.add_row("total", f"{sum(time['parts'].values()) / 1e6:,.2f}", "100.0%", style="bold")
+    console.print(Padding(table, (0, 0, 0, 2)))
+    console.print(
+        f"  {time['tokens_per_second_per_gpu']:,.0f} tokens/s/GPU, "
+        f"{time['model_tflops_per_gpu']:,.0f} model TFLOP/s/GPU, MFU {time['mfu']:.1%}"
+    )
+    _render_schedule(answer.get("schedule"), console)
+
+
+def _render_schedule(schedule: Mapping[str, Any] | None, console: Console) -> None:
+    if not schedule or schedule.get("simulated_ns") is None:
+        return
+    text = f"replayed operation by operation, the pipeline takes {format_ns(schedule['simulated_ns'])}"
+    if schedule.get("ledger_ns") is not None:
+        text += f" (the parts above count {format_ns(schedule['ledger_ns'])})"
+    if schedule.get("lower_bound_ns") is not None:
+        text += f"; no layout of this problem can be below {format_ns(schedule['lower_bound_ns'])}"
+        text += f"; gap {schedule['gap']:.2%}" if schedule.get("gap") is not None else ""
+    console.print(Padding(text + (", certified" if schedule.get("certified") else ""), (0, 0, 0, 2)))

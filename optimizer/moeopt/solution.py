@@ -1,0 +1,136 @@
+"""The answer's JSON object: one builder for `solve` and `evaluate`, so that both say the same integers."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from moeopt.accounting.ledger import Ledger, StepTime
+from moeopt.accounting.memory.stage import StageMemory
+from moeopt.accounting.parameters import count
+from moeopt.accounting.sharding import Elements, chunk_elements
+from moeopt.accounting.time.flops import model_flops_per_token
+from moeopt.frameworks.rules import Verdict
+from moeopt.layout import Layout
+from moeopt.pipeline import PipelineLayout
+from moeopt.problem.problem import Problem
+
+SCHEMA = "moeopt/1"
+NS_PER_SECOND = 10**9
+
+
+def describe(problem: Problem, ledger: Ledger, layout: Layout, pipeline: PipelineLayout) -> dict[str, Any]:
+    """Everything that is computed from one complete layout: the part that solve and evaluate share."""
+    step = ledger.step_time(pipeline)
+    stages = ledger.memory(pipeline)
+    gpus = int(ledger.degrees.gpus)
+    return {
+        "problem": problem.model_dump(mode="json"),
+        "layout": layout.model_dump(mode="json"),
+        "gpus": gpu_equations(layout, gpus),
+        "parameters": _parameters(problem, ledger, pipeline),
+        "memory": _memory(problem, stages),
+        "step_time": _step_time(problem, step, gpus),
+        "schedule": _schedule(ledger, pipeline, step),
+        "routing": problem.workload.routing.description,
+    }
+
+
+def gpu_equations(layout: Layout, gpus: int) -> dict[str, Any]:
+    """The two grids with their numbers."""
+    return {
+        "total": gpus,
+        "equations": [
+            f"{gpus} = tp {layout.tp} * cp {layout.cp} * dp {layout.dp} * pp {layout.pp}",
+            f"{gpus} = etp {layout.etp} * ep {layout.ep} * edp {layout.edp} * pp {layout.pp}",
+        ],
+    }
+
+
+def rules_json(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
+    """Every rule asked, with its equation."""
+    return [
+        {
+            "rule": verdict.rule,
+            "holds": verdict.holds,
+            "equation": verdict.equation,
+            "meaning": verdict.meaning,
+            "source": verdict.source,
+            "checked": verdict.checked,
+        }
+        for verdict in verdicts
+    ]
+
+
+def objective_value(problem: Problem, answer: Mapping[str, Any]) -> tuple[int, str]:
+    """Value and unit of the problem's objective for a described layout."""
+    gpus, step_ns = answer["gpus"]["total"], answer["step_time"]["total_ns"]
+    return {
+        "step_time": (step_ns, "ns"),
+        "gpus": (gpus, "GPUs"),
+        "cost": (gpus * step_ns, "GPU*ns per step"),
+        "peak_memory": (answer["memory"]["peak_bytes"], "bytes"),
+    }[problem.objective]
+
+
+def _parameters(problem: Problem, ledger: Ledger, pipeline: PipelineLayout) -> dict[str, Any]:
+    counted = count(problem.architecture)
+    per_stage = []
+    for rank in range(pipeline.pp):
+        held = sum(
+            (chunk_elements(problem, ledger.degrees, chunk) for chunk in pipeline.of_rank(rank)), start=Elements(0, 0)
+        )
+        dense, expert = int(held.dense), int(held.expert)
+        per_stage.append({"stage": rank, "dense": dense, "expert": expert, "total": dense + expert})
+    return {"total": counted.total, "active": counted.active, "per_stage": per_stage}
+
+
+def _memory(problem: Problem, stages: Sequence[StageMemory]) -> dict[str, Any]:
+    per_stage = [
+        {
+            "stage": rank,
+            "weights_bytes": stage.weights_bytes,
+            "gradients_bytes": stage.gradients_bytes,
+            "optimizer_bytes": stage.optimizer_bytes,
+            "activations_bytes": stage.activations_bytes,
+            "buffers_bytes": stage.buffers_bytes,
+            "overhead_bytes": stage.overhead_bytes,
+            "total_bytes": stage.total_bytes,
+        }
+        for rank, stage in enumerate(stages)
+    ]
+    peak = max(stages, key=lambda stage: stage.total_bytes)
+    return {
+        "capacity_bytes": problem.cluster.memory,
+        "limit_bytes": problem.memory_limit,
+        "peak_bytes": peak.total_bytes,
+        "peak_stage": stages.index(peak),
+        "per_stage": per_stage,
+    }
+
+
+def _step_time(problem: Problem, step: StepTime, gpus: int) -> dict[str, Any]:
+    """Rates are for display; the integers are the nanoseconds."""
+    workload = problem.workload
+    tokens = workload.global_batch_size * workload.sequence_length
+    seconds = step.total_ns / NS_PER_SECOND
+    flops_per_gpu = model_flops_per_token(problem) * tokens / gpus / seconds
+    return {
+        "total_ns": step.total_ns,
+        "parts": step.parts,
+        "busiest_stage": step.busiest_rank,
+        "tokens_per_second_per_gpu": round(tokens / seconds / gpus, 2),
+        "model_tflops_per_gpu": round(flops_per_gpu / 1e12, 2),
+        "mfu": round(flops_per_gpu / problem.cluster.peak_flops.bf16, 4),
+    }
+
+
+def _schedule(ledger: Ledger, pipeline: PipelineLayout, step: StepTime) -> dict[str, Any]:
+    """The pipeline part replayed operation by operation, beside the ledger's own figure for it."""
+    replayed = ledger.replay(pipeline)
+    difference = replayed.total_ns - step.pipeline_ns
+    return {
+        "ledger_ns": step.pipeline_ns,
+        "simulated_ns": replayed.total_ns,
+        "simulated_step_ns": step.total_ns + difference,
+        "extrapolated": replayed.extrapolated,
+        "gap": round(difference / step.pipeline_ns, 6) if step.pipeline_ns else 0.0,
+    }

@@ -1,0 +1,174 @@
+"""The search space: every combination of degrees that the problem admits, as columns.
+
+Domains follow from the problem (divisors of heads, experts, batch, ...), from `fix` and `limits`, and from the default
+bounds below, which only keep the space to layouts that anybody would launch; `limits` in a problem replaces each.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import fields
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moeopt.errors import InputError
+from moeopt.layout import Degrees
+from moeopt.problem.base import nearest
+from moeopt.problem.problem import Problem
+
+Column = NDArray[np.int64]
+Columns = dict[str, Column]
+
+DEFAULT_MAX_MICRO_BATCH_SIZE = 16
+DEFAULT_MAX_VPP = 16
+
+
+def divisors(number: int) -> list[int]:
+    """All divisors, ascending."""
+    small = [i for i in range(1, int(number**0.5) + 1) if number % i == 0]
+    return sorted({*small, *(number // i for i in small)})
+
+
+def domain(problem: Problem, degree: str) -> list[int]:
+    """The values that one degree may take before any rule is asked, ascending."""
+    values = _candidates(problem, degree)
+    if degree in problem.fix:
+        fixed = problem.fix[degree]
+        return [fixed] if problem.bound(degree).admits(fixed) else []
+    bound = problem.bound(degree)
+    default = _default_maximum(problem, degree)
+    ceiling = bound.max if bound.max is not None else default
+    return [value for value in values if bound.admits(value) and (ceiling is None or value <= ceiling)]
+
+
+def _default_maximum(problem: Problem, degree: str) -> int | None:
+    """Bounds that hold unless the problem's limits name a maximum of their own."""
+    return {
+        "tp": problem.cluster.nvlink_domain_size,
+        "etp": problem.cluster.nvlink_domain_size,
+        "vpp": DEFAULT_MAX_VPP,
+        "micro_batch_size": DEFAULT_MAX_MICRO_BATCH_SIZE,
+    }.get(degree)
+
+
+def _candidates(problem: Problem, degree: str) -> Iterable[int]:
+    architecture, workload = problem.architecture, problem.workload
+    most = problem.gpu_range.max
+    pieces = architecture.num_hidden_layers + 2
+    exact = problem.gpu_range.min == most
+    up_to = divisors(most) if exact else range(1, most + 1)
+    sources: dict[str, Callable[[], Iterable[int]]] = {
+        "tp": lambda: [t for t in divisors(architecture.num_attention_heads) if t <= most],
+        "pp": lambda: [p for p in up_to if p <= pieces],
+        "cp": lambda: [c for c in divisors(workload.sequence_length) if c <= most],
+        "dp": lambda: [d for d in divisors(workload.global_batch_size) if d <= most],
+        "ep": lambda: [e for e in divisors(architecture.num_experts or 1) if e <= most],
+        "etp": lambda: [q for q in divisors(architecture.moe_intermediate_size or 1) if q <= most],
+        "vpp": lambda: range(1, pieces + 1),
+        "micro_batch_size": lambda: divisors(workload.global_batch_size),
+    }
+    return sources[degree]() if degree in sources else ()
+
+
+def check_names(problem: Problem, known: Iterable[str]) -> None:
+    """Refuse a name in `fix` that no layout has."""
+    names = list(known)
+    for name in problem.fix:
+        if name not in names:
+            raise InputError(f"fix.{name}: a layout has no such decision{nearest(name, names)}")
+
+
+def default_group(pp: Column, vpp: Column, microbatches: Column) -> Column:
+    """Megatron's micro-batch group of the interleaved schedule: pp where legal, else the smallest legal one above it.
+
+    Legal: pp <= group <= microbatches, and microbatches % group is 0 or at least pp (schedules.py). With
+    microbatches >= pp a legal group always exists: microbatches itself.
+    """
+    group = pp.copy()
+    rest = microbatches % pp
+    for index in np.flatnonzero((vpp > 1) & (rest != 0) & (microbatches >= pp)):
+        p, m = int(pp[index]), int(microbatches[index])
+        group[index] = next(g for g in range(p, m + 1) if m % g == 0 or m % g >= p)
+    return group
+
+
+def enumerate_degrees(problem: Problem) -> Degrees:
+    """Columns of every combination of the domains that satisfies both GPU equations and the batch, chunks left at one
+    (see `with_chunks`). Legality rules proper are the framework's and are applied by the caller.
+    """
+    reach = problem.gpu_range
+    table: Columns = {}
+    for name in ("tp", "cp", "pp", "dp"):
+        table = _cross(table, name, domain(problem, name))
+        table = _keep(table, _product(table, ("tp", "cp", "pp", "dp")) <= reach.max)
+    table = _keep(table, _product(table, ("tp", "cp", "pp", "dp")) >= reach.min)
+    for name in ("ep", "etp"):
+        table = _cross(table, name, domain(problem, name))
+        block = table["tp"] * table["cp"] * table["dp"]
+        table = _keep(table, block % _product(table, ("ep", "etp")) == 0)
+    table["edp"] = table["tp"] * table["cp"] * table["dp"] // _product(table, ("ep", "etp"))
+    table = _cross(table, "micro_batch_size", domain(problem, "micro_batch_size"))
+    batch = problem.workload.global_batch_size
+    table = _keep(table, batch % (table["micro_batch_size"] * table["dp"]) == 0)
+    table["num_microbatches"] = batch // (table["micro_batch_size"] * table["dp"])
+    for name in ("dp", "edp", "num_microbatches"):
+        allowed = problem.bound(name)
+        low, high = allowed.min or 0, allowed.max or np.iinfo(np.int64).max
+        table = _keep(table, (table[name] >= low) & (table[name] <= high))
+        if name in problem.fix:
+            table = _keep(table, table[name] == problem.fix[name])
+    table["vpp"] = np.ones_like(table["tp"])
+    table["interleave_group"] = table["pp"].copy()
+    return Degrees(**table)
+
+
+def with_chunks(problem: Problem, degrees: Degrees) -> tuple[Degrees, NDArray[np.int64]]:
+    """Every number of virtual chunks for each row, with its micro-batch group; and the row that each came from."""
+    table: Columns = {field.name: getattr(degrees, field.name) for field in fields(Degrees)}
+    table["row"] = np.arange(len(degrees.tp))
+    del table["vpp"]
+    table = _cross(table, "vpp", domain(problem, "vpp"))
+    most = problem.architecture.num_hidden_layers + 2 + bool(problem.mtp_layers)
+    stages = table["pp"] * table["vpp"]
+    table = _keep(table, (stages <= most) & ((table["vpp"] == 1) | (table["pp"] > 1)))
+    given = problem.fix.get("interleave_group")
+    table["interleave_group"] = (
+        default_group(table["pp"], table["vpp"], table["num_microbatches"])
+        if given is None
+        else np.where(table["vpp"] > 1, given, table["pp"])
+    )
+    rows = table.pop("row")
+    return Degrees(**table), rows
+
+
+def select(degrees: Degrees, mask: NDArray[np.bool_] | NDArray[np.int64]) -> Degrees:
+    """The rows of columns that a mask or an index picks."""
+    return Degrees(**{field.name: getattr(degrees, field.name)[mask] for field in fields(Degrees)})
+
+
+def row(degrees: Degrees, index: int) -> Degrees:
+    """One row of columns as Python integers."""
+    return Degrees(**{field.name: int(getattr(degrees, field.name)[index]) for field in fields(Degrees)})
+
+
+def _product(table: Columns, names: Iterable[str]) -> NDArray[np.int64]:
+    result = np.ones(_length(table), dtype=np.int64)
+    for name in names:
+        if name in table:
+            result = result * table[name]
+    return result
+
+
+def _length(table: Columns) -> int:
+    return len(next(iter(table.values()))) if table else 1
+
+
+def _cross(table: Columns, name: str, values: Iterable[int]) -> Columns:
+    column = np.fromiter(values, dtype=np.int64)
+    rows = _length(table)
+    crossed = {key: np.repeat(old, len(column)) for key, old in table.items()}
+    crossed[name] = np.tile(column, rows)
+    return crossed
+
+
+def _keep(table: Columns, mask: NDArray[np.bool_]) -> Columns:
+    return {name: column[mask] for name, column in table.items()}

@@ -1,0 +1,216 @@
+"""For every legality rule: a layout that breaks it and nothing else, and what to change to mend it."""
+
+from typing import Any, NamedTuple
+
+from rule_problems import DENSE, MLA
+
+
+class Witness(NamedTuple):
+    """A problem, a layout that breaks one rule, and what to change (in the layout or the problem) to mend it."""
+
+    rule: str
+    problem: dict[str, Any]
+    broken: dict[str, Any]
+    mend: dict[str, Any]
+    mend_problem: dict[str, Any] = {}  # noqa: RUF012
+
+
+def arch(**changes: Any) -> dict[str, Any]:
+    return {"architecture": changes}
+
+
+def work(**changes: Any) -> dict[str, Any]:
+    return {"workload": changes}
+
+
+EP_OVERLAP = {"ep": 2, "overlap": {"ep_all_to_all": True}}
+MTP2 = arch(num_nextn_predict_layers=2)
+FP8 = work(precision="fp8")
+SEQ6K = work(sequence_length=6144)
+WITNESSES = (
+    Witness("gpu_total_dense", {"gpus": 10}, {"tp": 4}, {"tp": 2}),
+    Witness("gpu_total_expert", {"gpus": 48}, {"ep": 32}, {"ep": 16}),
+    Witness("batch_by_dp", work(global_batch_size=100), {}, {"tp": 16}),
+    Witness("heads_by_tp", {"gpus": 48, **arch(num_key_value_heads=1), **SEQ6K}, {"tp": 3}, {"tp": 2}),
+    Witness(
+        "kv_groups_by_tp",
+        {"gpus": 48, **arch(num_attention_heads=48, num_key_value_heads=8), **SEQ6K},
+        {"tp": 6},
+        {"tp": 16},
+    ),
+    Witness("ep_needs_experts", arch(**DENSE), {"ep": 2}, {"ep": 1}),
+    Witness("etp_needs_experts", arch(**DENSE), {"tp": 4, "etp": 2}, {"etp": 4}),
+    Witness("experts_by_ep", {"gpus": 48}, {"ep": 24}, {"ep": 16}),
+    Witness("expert_ffn_by_etp", {"gpus": 48}, {"ep": 8, "etp": 3}, {"etp": 2}),
+    Witness("shared_expert_ffn_by_tp", arch(shared_expert_intermediate_size=2820), {"tp": 8}, {"tp": 4}),
+    Witness("dense_ffn_by_tp", arch(intermediate_size=10948, first_k_dense_replace=1), {"tp": 8}, {"tp": 4}),
+    Witness("moe_bias_needs_etp_1", arch(mlp_bias=True), {"etp": 2}, {"etp": 1}),
+    Witness(
+        "shared_experts_without_bias",
+        arch(mlp_bias=True, shared_expert_intermediate_size=512),
+        {},
+        {},
+        arch(mlp_bias=False, shared_expert_intermediate_size=512),
+    ),
+    Witness("router_group_topk", arch(n_group=8, topk_group=9), {}, {}, arch(n_group=8, topk_group=8)),
+    Witness("sequence_by_cp", work(sequence_length=4098), {"cp": 2}, {"cp": 1}),
+    Witness("sequence_by_cp_tp", work(sequence_length=4098), {"tp": 4}, {"tp": 2}),
+    Witness("moe_tp_needs_sequence_parallel", {}, {"tp": 2, "sequence_parallel": False}, {"sequence_parallel": True}),
+    Witness("tp_comm_overlap_needs_sequence_parallel", {}, {"overlap": {"tp_comm": True}}, {"tp": 2}),
+    Witness("cp_needs_fused_attention", work(attention_backend="unfused"), {"cp": 2}, {"cp": 1}),
+    Witness("cp_ring_without_windows_or_sinks", arch(attention_sinks=True), {"cp": 2}, {"cp": 1}),
+    Witness(
+        "sequence_within_positions",
+        arch(position_embedding="learned", max_position_embeddings=2048),
+        {},
+        {},
+        arch(position_embedding="learned", max_position_embeddings=4096),
+    ),
+    Witness("vpp_needs_pp", {}, {"vpp": 2}, {"pp": 2}),
+    Witness("interleave_group_size", {}, {"pp": 4, "vpp": 2, "interleave_group": 2}, {"interleave_group": 5}),
+    Witness("interleave_group_rest", work(global_batch_size=96), {"pp": 4, "vpp": 2}, {"interleave_group": 6}),
+    Witness("deepep_needs_expert_group", {}, {"dispatcher": "deepep"}, {"ep": 2}),
+    Witness(
+        "deepep_without_capacity",
+        work(routing={"capacity_factor": 1.0}),
+        {"ep": 2, "dispatcher": "deepep"},
+        {"dispatcher": "alltoall"},
+    ),
+    Witness(
+        "dispatcher_supports_gpu",
+        {"cluster": {"compute_capability": "10.0", "host": "grace"}},
+        {"ep": 2, "dispatcher": "deepep"},
+        {"dispatcher": "hybridep"},
+    ),
+    Witness("ep_overlap_needs_ep", {}, {**EP_OVERLAP, "ep": 1}, {"ep": 2}),
+    Witness("ep_overlap_needs_vpp", {}, {**EP_OVERLAP, "pp": 2}, {"vpp": 2}),
+    Witness("ep_overlap_dispatcher", {}, {**EP_OVERLAP, "dispatcher": "allgather"}, {"dispatcher": "deepep"}),
+    Witness("ep_overlap_without_full_recompute", {}, {**EP_OVERLAP, "recompute": "full"}, {"recompute": "none"}),
+    Witness(
+        "ep_overlap_without_moe_recompute",
+        {},
+        {**EP_OVERLAP, "recompute": {"modules": ["moe"]}},
+        {"recompute": {"modules": ["moe_act"]}},
+    ),
+    Witness("ep_overlap_one_mtp", MTP2, EP_OVERLAP, {}, arch(num_nextn_predict_layers=1)),
+    Witness("mla_recompute_needs_mla", {}, {"recompute": {"modules": ["mla_up_proj"]}}, {}, arch(**MLA)),
+    Witness(
+        "mtp_full_recompute_one_layer",
+        MTP2,
+        {"recompute": {"granularity": "full", "num_layers": 2}},
+        {"recompute": {"granularity": "full", "num_layers": 2, "method": "block"}},
+    ),
+    Witness(
+        "optimizer_types_need_precision_aware",
+        {},
+        {"optimizer": {"moments": "bf16"}},
+        {"optimizer": {"moments": "bf16", "precision_aware": True}},
+    ),
+    Witness(
+        "precision_aware_needs_distributed_optimizer",
+        {},
+        {
+            "optimizer": {"precision_aware": True},
+            "distributed_optimizer": False,
+            "overlap": {"param_gather": False},
+        },
+        {"distributed_optimizer": True},
+    ),
+    Witness(
+        "offload_needs_precision_aware",
+        {},
+        {"optimizer": {"offload_fraction": 0.5}},
+        {"optimizer": {"offload_fraction": 0.5, "precision_aware": True}},
+    ),
+    Witness(
+        "instances_need_distributed_optimizer",
+        {},
+        {"optimizer": {"instances": 2}, "distributed_optimizer": False, "overlap": {"param_gather": False}},
+        {"distributed_optimizer": True},
+    ),
+    Witness("instances_by_dp_cp", {"gpus": 24}, {"tp": 4, "optimizer": {"instances": 8}}, {"tp": 1}),
+    Witness("instances_by_edp", {"gpus": 24}, {"ep": 4, "optimizer": {"instances": 8}}, {"ep": 1}),
+    Witness(
+        "param_gather_overlap_needs_distributed_optimizer",
+        {},
+        {"distributed_optimizer": False},
+        {"overlap": {"param_gather": False}},
+    ),
+    Witness(
+        "param_gather_overlap_needs_grad_reduce_overlap",
+        {},
+        {"overlap": {"grad_reduce": False}},
+        {"overlap": {"grad_reduce": True}},
+    ),
+    Witness(
+        "partial_graph_without_full_recompute",
+        {},
+        {"cuda_graphs": "attention", "recompute": "full"},
+        {"recompute": {"modules": ["moe_act"]}},
+    ),
+    Witness("router_graph_needs_experts", arch(**DENSE), {"cuda_graphs": "router"}, {"cuda_graphs": "attention"}),
+    Witness(
+        "router_graph_without_moe_recompute",
+        {},
+        {"cuda_graphs": "router", "recompute": {"modules": ["moe"]}},
+        {"cuda_graphs": "attention"},
+    ),
+    Witness(
+        "full_graph_needs_fixed_token_counts",
+        {},
+        {"cuda_graphs": "full_iteration"},
+        {},
+        work(routing={"capacity_factor": 1.0}),
+    ),
+    Witness(
+        "fp8_needs_gpu",
+        {**FP8, "cluster": {"peak_flops": {"bf16": 312e12}}},
+        {},
+        {},
+        {"cluster": {"peak_flops": {"bf16": 989e12, "fp8": 1979e12}}},
+    ),
+    Witness("mxfp8_needs_blackwell", work(precision="mxfp8"), {}, {}, {"cluster": {"compute_capability": "10.0"}}),
+    Witness(
+        "grouped_gemm_needs_ampere",
+        {"cluster": {"compute_capability": "7.0"}},
+        {},
+        {},
+        {"cluster": {"compute_capability": "8.0"}},
+    ),
+    Witness("fp8_widths", {**FP8, **arch(hidden_size=1032)}, {}, {}, arch(hidden_size=1040)),
+    Witness("fp8_widths_by_tp", {**FP8, **arch(shared_expert_intermediate_size=1056)}, {"tp": 4}, {"tp": 2}),
+    Witness("fp8_widths_by_etp", {**FP8, **arch(moe_intermediate_size=1056)}, {"etp": 4}, {"etp": 2}),
+    Witness("fp8_rows", work(precision="fp8", sequence_length=4100), {}, {"micro_batch_size": 2}),
+    Witness("limit_ep", {"limits": {"ep": {"max": 8}}}, {"ep": 16}, {"ep": 8}),
+    Witness("fix_tp", {"fix": {"tp": 2}}, {"tp": 4}, {"tp": 2}),
+    Witness(
+        "fix_dispatcher",
+        {"fix": {"dispatcher": "deepep"}},
+        {"ep": 2, "dispatcher": "alltoall"},
+        {"dispatcher": "deepep"},
+    ),
+    Witness("pipeline_even_split", {"gpus": 48}, {"pp": 3}, {"pp": 4}),
+    Witness("pipeline_stages", {}, {"pp": 4, "vpp": 2, "pipeline_layout": "Et*8|||t*8L"}, {"vpp": 1}),
+    Witness("pipeline_embedding", {}, {"pp": 2, "pipeline_layout": "tEt*7|t*8L"}, {"pipeline_layout": "Et*8|t*8L"}),
+    Witness("pipeline_loss", {}, {"pp": 2, "pipeline_layout": "Et*8|Lt*8"}, {"pipeline_layout": "Et*8|t*8L"}),
+    Witness("pipeline_layers", {}, {"pp": 2, "pipeline_layout": "Et*8|t*7L"}, {"pipeline_layout": "Et*9|t*7L"}),
+    Witness("pipeline_mtp_count", MTP2, {"pp": 2, "pipeline_layout": "Et*8|t*8mL"}, {"pipeline_layout": "Et*8|t*8mmL"}),
+    Witness(
+        "pipeline_mtp_after_layers", MTP2, {"pp": 2, "pipeline_layout": "Et*8mm|t*8L"}, {"pipeline_layout": "Et*16mm|L"}
+    ),
+    Witness(
+        "pipeline_mtp_one_stage", MTP2, {"pp": 2, "pipeline_layout": "Et*16m|mL"}, {"pipeline_layout": "Et*16|mmL"}
+    ),
+    Witness(
+        "pipeline_mtp_last_chunk",
+        MTP2,
+        {"pp": 2, "vpp": 2, "pipeline_layout": "Et*8|t*8mm||L"},
+        {"pipeline_layout": "Et*8|t*8|mm|L"},
+    ),
+    Witness(
+        "recompute_layers_in_chunk",
+        {},
+        {"pp": 2, "recompute": {"granularity": "full", "method": "block", "num_layers": 9}},
+        {"recompute": {"granularity": "full", "method": "block", "num_layers": 8}},
+    ),
+)

@@ -1,0 +1,165 @@
+"""Kept tensors: hand-derived sizes, what each recompute module drops, and how degrees and routing scale them."""
+
+from math import prod
+
+import pytest
+
+from memory_problems import DEEPSEEK_V3, LLAMA3_70B, MIB, QWEN3_30B, degrees, problem
+from moeopt.accounting.memory.activations import all_tensors, kept_tensors
+from moeopt.accounting.memory.recipe import DEFAULT_RECIPE, Recipe
+from moeopt.accounting.memory.symbols import symbols
+from moeopt.accounting.memory.tensors import total
+from moeopt.accounting.memory.terms import memory_terms
+from moeopt.accounting.pieces import pieces
+from moeopt.layout import RECOMPUTE_MODULES, Choices, Degrees
+from moeopt.problem.architecture import LayerKind
+from moeopt.problem.problem import Problem
+
+MOE, DENSE = LayerKind("moe"), LayerKind("dense")
+
+
+def sizes_of(
+    asked: Problem, at: Degrees, choices: Choices | None = None, recipe: Recipe = DEFAULT_RECIPE, kind: LayerKind = MOE
+) -> dict[str, int]:
+    choices = choices or Choices()
+    return {item.name: int(item.bytes) for item in kept_tensors(asked, kind, at, choices, recipe)}
+
+
+def test_deepseek_v3_layer_by_hand() -> None:
+    """DeepSeek-V3, one GPU a replica, 4096 tokens: attention 787 MiB (512 of them q, k and v), routed experts 832,
+    shared experts 48 (the derivation for a MoE layer of 1796 MiB in all, where router matrices are rough)."""
+    kept = sizes_of(problem(DEEPSEEK_V3), degrees())
+    assert kept["query"] + kept["key (one a head)"] + kept["value"] == 512 * MIB
+    attention = sum(
+        size
+        for name, size in kept.items()
+        if not any(word in name for word in ("routed", "shared", "router", "routing", "row", "feed-forward", "MoE"))
+    )
+    assert attention / MIB == pytest.approx(787, abs=2)
+    routed = ("routed fc1 input (sorted)", "routed fc1 output", "routed activation (fc2 input)")
+    assert [kept[name] / MIB for name in routed] == [448, 256, 128]
+    assert kept["shared fc1 output"] + kept["shared activation (fc2 input)"] == 48 * MIB
+    assert sum(kept.values()) / MIB == pytest.approx(1796, rel=0.01)
+
+
+def test_llama_layer_by_hand() -> None:
+    """Llama-3 70B at tp 8 with sequence parallelism, 4096 tokens (T = 512): 3 * 2Th + q 2A*1024, k and v 2A*128 each,
+    output 2A*1024, log-sum-exp 4A*8, fc1 output 4A*3584, activation 2A*3584, and 8T of statistics."""
+    a, t, h = 4096, 512, 8192
+    expected = 4 * 2 * t * h + 2 * a * (1024 + 2 * 128 + 1024) + 4 * a * 8 + 6 * a * 3584 + 2 * 4 * t
+    assert sum(sizes_of(problem(LLAMA3_70B), degrees(tp=8), kind=DENSE).values()) == expected
+
+
+def test_query_key_norms_keep_their_inputs() -> None:
+    """Norms on q and k keep both inputs (2A*(n_q + n_kv)*d) and 4 bytes a head and token."""
+    with_norm = sizes_of(problem(QWEN3_30B), degrees())
+    without = sizes_of(problem({**QWEN3_30B, "qk_norm": "none"}), degrees())
+    assert sum(with_norm.values()) - sum(without.values()) == 4096 * 36 * (2 * 128 + 4)
+
+
+@pytest.mark.parametrize("architecture", [DEEPSEEK_V3, QWEN3_30B, LLAMA3_70B])
+@pytest.mark.parametrize("module", RECOMPUTE_MODULES)
+def test_a_module_drops_the_sum_of_its_tensors(architecture: dict[str, object], module: str) -> None:
+    """Recomputing a module lowers the kept bytes of each piece by exactly the tensors marked as dropped by it."""
+    asked, at = problem(architecture, attention_backend="unfused"), degrees(tp=2, ep=2)
+    chosen = Choices(recompute={"modules": [module]})
+    before, after = memory_terms(asked, at, Choices()), memory_terms(asked, at, chosen)
+    sizes = symbols(asked, at, chosen)
+    for piece in before.kept_bytes:
+        marked = [
+            item for item in all_tensors(asked, sizes, piece, chosen, DEFAULT_RECIPE) if module in item.dropped_by
+        ]
+        assert before.kept_bytes[piece] - after.kept_bytes[piece] == total(marked)
+
+
+def test_modules_drop_what_the_code_says() -> None:
+    """mla_up_proj: q, k, v and the normed compressed states inside its checkpoint. moe_act: 2R*f_e. layernorm: both
+    separate norms. moe: everything of the block but its residual and its normed input."""
+    asked, at = problem(DEEPSEEK_V3), degrees()
+    a, h, rows = 4096, 7168, 4096 * 8
+
+    def saved(*modules: str) -> int:
+        kept = sizes_of(asked, at, Choices(recompute={"modules": modules}))
+        return sum(sizes_of(asked, at).values()) - sum(kept.values())
+
+    assert saved("mla_up_proj") == 2 * a * 128 * (2 * 192 + 128) + 2 * a * (1536 + 512)
+    assert saved("moe_act") == 2 * rows * 2048
+    assert saved("layernorm") == 2 * (2 * a * h + 4 * a)
+    assert saved("moe") > saved("moe_act", "shared_experts")
+    assert saved("moe", "moe_act", "shared_experts") == saved("moe")
+
+
+def test_each_formula_says_what_it_counts() -> None:
+    """The arithmetic of a tensor, evaluated with the printed numbers, gives its bytes."""
+    asked, choices = problem(DEEPSEEK_V3, precision="fp8"), Choices(dispatcher="allgather")
+    at = degrees(tp=4, cp=2, ep=8, etp=2)
+    for piece in (*pieces(asked.architecture), DENSE):
+        for item in kept_tensors(asked, piece, at, choices):
+            product, _, denominator = item.arithmetic.partition(" = ")[2].partition("/")
+            value = prod(int(factor) for factor in product.split("*"))
+            assert -(-value // int(denominator or 1)) == item.bytes
+    first = kept_tensors(asked, MOE, at, choices)[0]
+    assert first.arithmetic == f"2*T*h = 2*{4096 // 8}*7168"
+
+
+def test_expert_parallelism_keeps_the_mean() -> None:
+    """With balanced routing the bytes kept do not depend on ep; with worst-case routing they do not fall with it."""
+    asked, worst = problem(DEEPSEEK_V3), problem(DEEPSEEK_V3, routing="worst")
+    sizes = [sum(sizes_of(asked, degrees(ep=ep)).values()) for ep in (1, 2, 8, 64)]
+    assert len(set(sizes)) == 1
+    highest = [sum(sizes_of(worst, degrees(ep=ep)).values()) for ep in (1, 2, 8, 64)]
+    assert highest == sorted(highest)
+    assert highest[0] == sizes[0]
+    assert sizes_of(worst, degrees(ep=8))["routed fc1 input (sorted)"] == 2 * 8 * 4096 * 8 * 7168
+
+
+def test_routing_scales_rows_upwards() -> None:
+    """An imbalance multiplies rows; a capacity factor pads each expert to ceil(T*k/E*factor) rows (160 experts of
+    DeepSeek-V2, 4096 tokens, top 6: 154 * 160 rows)."""
+    v2 = {**DEEPSEEK_V3, "num_experts": 160, "num_experts_per_tok": 6}
+    name = "routed fc1 input (sorted)"
+    assert sizes_of(problem(v2, routing={"imbalance": 1.25}), degrees())[name] == 2 * 30720 * 7168
+    assert sizes_of(problem(v2, routing={"capacity_factor": 1.0}), degrees())[name] == 2 * 154 * 160 * 7168
+
+
+def test_expert_tensor_parallelism_gathers_rows_and_splits_width() -> None:
+    """etp multiplies the rows (2R*h grows) and divides the experts' width (2R*f_e stays)."""
+    one, four = sizes_of(problem(DEEPSEEK_V3), degrees(tp=4, etp=1)), sizes_of(problem(DEEPSEEK_V3), degrees(tp=4))
+    assert four["routed fc1 input (sorted)"] == 4 * one["routed fc1 input (sorted)"]
+    assert four["routed fc1 output"] == one["routed fc1 output"]
+
+
+def test_sequence_parallelism_and_context_parallelism_divide_tokens() -> None:
+    """cp divides every activation; without sequence parallelism tensors outside tensor-parallel regions stay whole."""
+    asked = problem(LLAMA3_70B)
+    whole, half = sizes_of(asked, degrees(), kind=DENSE), sizes_of(asked, degrees(cp=2), kind=DENSE)
+    assert {name: size // 2 for name, size in whole.items()} == half
+    plain = sizes_of(asked, degrees(tp=2), Choices(sequence_parallel=False), kind=DENSE)
+    assert plain["layer input (residual)"] == whole["layer input (residual)"]
+    assert plain["fc1 output"] == whole["fc1 output"] // 2
+
+
+def test_dropout_and_unfused_attention() -> None:
+    """Hidden dropout keeps one byte an element at each of two additions; unfused attention keeps b*n*s*s probabilities
+    (2 bytes), with attention dropout two more such tensors (2 and 1 bytes), instead of the log-sum-exp."""
+    asked = problem(LLAMA3_70B, attention_backend="unfused")
+    recipe = Recipe(hidden_dropout=True, attention_dropout=True)
+    kept = sizes_of(asked, degrees(), recipe=recipe, kind=DENSE)
+    scores = 64 * 4096 * 4096
+    assert kept["softmax probabilities"] + kept["dropped probabilities"] + kept["dropout mask"] == 5 * scores
+    assert "log-sum-exp of the softmax" not in kept
+    assert kept["dropout mask after attention"] == kept["dropout mask after the feed-forward block"] == 4096 * 8192
+    dropped = sizes_of(asked, degrees(), Choices(recompute={"modules": ["core_attn"]}), recipe, kind=DENSE)
+    assert "softmax probabilities" not in dropped
+
+
+def test_eight_bit_training_keeps_less() -> None:
+    """8-bit inputs of linears take 33/32 bytes an element; attention's own tensors stay in 16 bits; rows are padded by
+    at most 31 a local expert."""
+    half, eight = problem(DEEPSEEK_V3), problem(DEEPSEEK_V3, precision="mxfp8")
+    at = degrees(ep=64)
+    before, after = sizes_of(half, at), sizes_of(eight, at)
+    assert after["query"] == before["query"]
+    rows = 4096 * 8 + 31 * 4
+    assert after["routed fc1 input (sorted)"] == rows * 7168 * 33 // 32
+    assert sum(after.values()) < sum(before.values())

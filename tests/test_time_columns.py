@@ -1,0 +1,139 @@
+from typing import Any
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from moeopt.accounting.time.layer import COMPUTE
+from moeopt.accounting.time.step_end import SCALE, step_end_ns
+from moeopt.accounting.time.terms import TimeTerms, chunk_ns, time_terms
+from moeopt.layout import Choices, Degrees, Overlap, Recompute
+from moeopt.problem.problem import Problem
+from time_cases import columns, degrees, problem, some_choices, some_degrees, some_problems
+
+
+def flat(terms: TimeTerms) -> dict[str, Any]:
+    """Every number of the terms, by a readable name."""
+    numbers: dict[str, Any] = {"hop": terms.hop_ns}
+    for name in ("forward_ns", "backward_ns", "recomputed_ns"):
+        numbers.update({f"{name} {piece}": value for piece, value in getattr(terms, name).items()})
+    for name in ("forward_parts", "backward_parts"):
+        for part, prices in getattr(terms, name).items():
+            numbers.update({f"{name} {part} {piece}": value for piece, value in prices.items()})
+    for index, row in enumerate(terms.step_end.rows):
+        numbers.update({f"row {index} dense": row.dense, f"row {index} expert": row.expert})
+    return numbers
+
+
+@settings(max_examples=60, deadline=None)
+@given(some_problems(), some_choices(), st.lists(some_degrees(), min_size=1, max_size=5))
+def test_columns_equal_integers(asked: Problem, choices: Choices, rows: list[Degrees]) -> None:
+    """A column of layouts gives exactly the integers that each layout gives alone, to the nanosecond."""
+    together = flat(time_terms(asked, columns(rows), choices))
+    for index, row in enumerate(rows):
+        alone = flat(time_terms(asked, row, choices))
+        assert alone.keys() == together.keys()
+        for name, value in alone.items():
+            assert isinstance(value, int), name
+            assert np.broadcast_to(together[name], len(rows))[index] == value, name
+
+
+@settings(max_examples=60, deadline=None)
+@given(some_problems(), some_choices(), some_degrees())
+def test_parts_add_up_and_nothing_is_negative(asked: Problem, choices: Choices, row: Degrees) -> None:
+    """Every piece's time is exactly the sum of its parts, and no part of the forward or backward pass is negative
+    (hidden communication is taken off its own part)."""
+    terms = time_terms(asked, row, choices)
+    for total, parts in ((terms.forward_ns, terms.forward_parts), (terms.backward_ns, terms.backward_parts)):
+        for piece, time in total.items():
+            assert time == sum(prices[piece] for prices in parts.values())
+            assert all(prices[piece] >= 0 for prices in parts.values())
+            assert time > 0
+
+
+@settings(max_examples=60, deadline=None)
+@given(some_problems(), some_choices(), some_degrees(), st.integers(0, 10**11), st.integers(0, 10**11))
+def test_step_end_is_the_maximum_of_its_rows(
+    asked: Problem, choices: Choices, row: Degrees, dense: int, expert: int
+) -> None:
+    """The parts of a step's end add up exactly to the rounded-up maximum of the linear rows that CP-SAT is given, and
+    more time to hide under never makes it longer."""
+    terms = time_terms(asked, row, choices)
+    spent = {}
+    for stage_ns in (0, 10**7, 10**9):
+        spent[stage_ns] = sum(step_end_ns(terms, dense, expert, stage_ns).values())
+        highest = max(row.scaled_ns(dense, expert, stage_ns) for row in terms.step_end.rows)
+        assert spent[stage_ns] == -(-highest // SCALE)
+    assert spent[0] >= spent[10**7] >= spent[10**9] >= 0
+
+
+@settings(max_examples=40, deadline=None)
+@given(some_problems(), some_choices(), some_degrees())
+def test_recompute_is_never_faster(asked: Problem, choices: Choices, row: Degrees) -> None:
+    """Dropping activations costs time or nothing, in the backward pass only; full recompute costs more than any
+    selection of modules."""
+    overlap = choices.overlap.model_copy(update={"ep_all_to_all": False})
+    given_choices = choices.model_copy(update={"overlap": overlap})
+
+    def terms(recompute: Recompute) -> TimeTerms:
+        return time_terms(asked, row, given_choices.model_copy(update={"recompute": recompute}))
+
+    none, full = terms(Recompute()), terms(Recompute(granularity="full"))
+    some = terms(Recompute(modules=("core_attn", "moe_act", "layernorm", "mla_up_proj", "mlp", "shared_experts")))
+    for kind in asked.architecture.kinds:
+        times = [t.forward_ns[kind] + t.backward_ns[kind] for t in (none, some, full)]
+        assert times[0] <= times[1] <= times[2]
+
+
+@settings(max_examples=40, deadline=None)
+@given(some_choices(), some_degrees(), st.floats(1.0, 4.0), st.floats(1.0, 4.0))
+def test_more_imbalance_is_never_faster(choices: Choices, row: Degrees, first: float, second: float) -> None:
+    """The busiest rank sets the pace: a larger imbalance never shortens a MoE layer, and leaves dense layers alone."""
+    low, high = sorted((round(first, 2), round(second, 2)))
+    terms = [time_terms(problem(routing={"imbalance": value}), row, choices) for value in (low, high)]
+    for piece in terms[0].forward_ns:
+        times = [t.forward_ns[piece] + t.backward_ns[piece] for t in terms]
+        assert times[0] <= times[1]
+        if getattr(piece, "ffn", "") == "dense" or piece in ("embedding", "loss"):
+            assert times[0] == times[1]
+
+
+@settings(max_examples=40, deadline=None)
+@given(some_degrees(), st.sampled_from(["none", "attention"]), st.sampled_from(["alltoall", "hybridep"]))
+def test_expert_overlap_hides_no_more_than_it_may(row: Degrees, graphs: Any, dispatcher: Any) -> None:
+    """With overlap of the expert all-to-all, what stays exposed is at least the share that the efficiency table leaves
+    (0.17 with graphs, 0.5 without) and at most all of it plus the 3 % by which computation slows; dense layers do not
+    change."""
+    asked = problem()
+    off, on = (
+        time_terms(asked, row, Choices(dispatcher=dispatcher, cuda_graphs=graphs, overlap=Overlap(ep_all_to_all=hide)))
+        for hide in (False, True)
+    )
+    dense, moe = asked.architecture.kinds
+    left = 50 if graphs == "none" else 17
+    for before, after in ((off.forward_parts, on.forward_parts), (off.backward_parts, on.backward_parts)):
+        sent, exposed = before["ep_comm"][moe], after["ep_comm"][moe]
+        compute = sum(before[part][moe] for part in COMPUTE)
+        assert exposed * 100 >= sent * left
+        assert exposed <= sent + -(-compute * 3 // 100)
+        assert all(before[part][dense] == after[part][dense] for part in before)
+
+
+def test_block_recompute_covers_the_first_layers_of_a_chunk() -> None:
+    """Full recompute of n layers a chunk costs what n times uniform full recompute adds to a layer; a chunk with fewer
+    layers pays for those it has."""
+    asked, row = problem("qwen3-30b-a3b"), degrees(ep=8)
+    (kind,) = asked.architecture.kinds
+    plain = time_terms(asked, row, Choices())
+    uniform = time_terms(asked, row, Choices(recompute=Recompute(granularity="full")))
+    block = Choices(recompute=Recompute(granularity="full", method="block", num_layers=2))
+    terms = time_terms(asked, row, block)
+    added = sum(t.forward_ns[kind] + t.backward_ns[kind] for t in (uniform,)) - (
+        plain.forward_ns[kind] + plain.backward_ns[kind]
+    )
+    assert terms.recomputed_ns[kind] == added
+    for layers, covered in ((1, 1), (2, 2), (5, 2)):
+        forward, backward = chunk_ns(terms, block, {kind: layers, "loss": 1})
+        expected = chunk_ns(plain, Choices(), {kind: layers, "loss": 1})
+        assert forward == expected[0]
+        assert backward == expected[1] + covered * added
