@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from moeopt.accounting.ledger import Ledger
+from moeopt.accounting.time.uncertainty import REASONS, regimes
 from moeopt.layout import Degrees, Layout
 from moeopt.pipeline import PipelineLayout
 from moeopt.problem.loading import load_problem
@@ -33,6 +34,7 @@ class Prediction:
     parts: dict[str, int]
     predicted: float
     published: float
+    reasons: list[str]
 
     @property
     def error(self) -> float:
@@ -77,7 +79,9 @@ def predict(row: dict[str, Any]) -> Prediction:
     step = ledger.step_time(pipeline_of(problem, layout))
     tokens = problem.workload.global_batch_size * problem.workload.sequence_length
     rate = tokens * 1e9 / step.total_ns / problem.gpu_range.max
-    return Prediction(row, step.total_ns, step.parts, rate, row["tokens_per_second_per_gpu"])
+    found = regimes(problem, ledger.degrees, ledger.choices, step.parts)
+    reasons = [REASONS[name] for name in found]
+    return Prediction(row, step.total_ns, step.parts, rate, row["tokens_per_second_per_gpu"], reasons)
 
 
 def architecture_name(row: dict[str, Any]) -> str:
@@ -97,19 +101,63 @@ def summary(predictions: Iterable[Prediction]) -> str:
     )
 
 
-def ranked_pairs(predictions: Sequence[Prediction]) -> tuple[int, int]:
-    """Pairs of rows with the same architecture, GPUs, precision and sequence whose published rates differ by more than
-    3 %: how many there are, and how many are predicted in the right order."""
-    right = total = 0
+@dataclass(frozen=True)
+class Order:
+    """How pairs of rows are ranked: right, equal (the same prediction: what differs is not an input), or wrong."""
+
+    right: int = 0
+    equal: int = 0
+    total: int = 0
+
+    def __str__(self) -> str:
+        same = f" and {self.equal} predicted equal" if self.equal else ""
+        return f"{self.right} right{same} of {self.total}"
+
+
+def problem_name(row: dict[str, Any]) -> str:
+    """Rows of one problem: only layouts, flags, software and batch differ."""
+    workload = row["workload"]
+    given = row["architecture"]
+    changed = "" if isinstance(given, str) else json.dumps({k: v for k, v in given.items() if k != "base"})
+    name = f"{architecture_name(row)}{changed}, {row['gpus']} {row['cluster']}"
+    return f"{name}, {workload['precision']}, {workload['sequence_length']} tokens"
+
+
+def ranking_sets(predictions: Iterable[Prediction]) -> dict[str, list[Prediction]]:
+    """Rows by problem, where there are at least two."""
+    sets: dict[str, list[Prediction]] = {}
+    for prediction in predictions:
+        sets.setdefault(problem_name(prediction.row), []).append(prediction)
+    return {name: rows for name, rows in sorted(sets.items()) if len(rows) > 1}
+
+
+def ranked_pairs(predictions: Sequence[Prediction], apart: float = 0.0) -> Order:
+    """Pairs of rows of one problem whose published rates differ by more than `apart`, and how they are ranked."""
+    right = equal = total = 0
     for first, second in combinations(predictions, 2):
-        same = all(first.row[key] == second.row[key] for key in ("architecture", "cluster", "gpus"))
-        workloads = (first.row["workload"], second.row["workload"])
-        if not same or any(workloads[0][key] != workloads[1][key] for key in ("precision", "sequence_length")):
+        if problem_name(first.row) != problem_name(second.row):
             continue
-        if abs(first.published / second.published - 1) > 0.03:
+        if abs(first.published / second.published - 1) > apart:
             total += 1
-            right += (first.published > second.published) == (first.predicted > second.predicted)
-    return total, right
+            equal += first.predicted == second.predicted
+            right += (first.published - second.published) * (first.predicted - second.predicted) > 0
+    return Order(right, equal, total)
+
+
+def rank_correlation(predictions: Sequence[Prediction]) -> float:
+    """Spearman's, with mean ranks for equal values; 0 where all predictions are equal."""
+
+    def ranks(values: list[float]) -> list[float]:
+        return [statistics.mean((v < x) + 0.5 * (v == x) for v in values) for x in values]
+
+    first, second = (ranks([getattr(p, name) for p in predictions]) for name in ("published", "predicted"))
+    return statistics.correlation(first, second) if len(set(second)) > 1 and len(set(first)) > 1 else 0.0
+
+
+def best_is_behind(predictions: Sequence[Prediction]) -> float:
+    """By how much the published best is predicted slower than the best predicted: 0 when it is ranked first."""
+    best = max(predictions, key=lambda p: p.published)
+    return max(p.predicted for p in predictions) / best.predicted - 1
 
 
 GROUPS: dict[str, Callable[[dict[str, Any]], str]] = {
@@ -124,6 +172,14 @@ GROUPS: dict[str, Callable[[dict[str, Any]], str]] = {
 }
 
 
+def explanation(prediction: Prediction) -> str:
+    """What such a layout is doubted for, what its time consists of, and how the row says it differs in software."""
+    largest = sorted(prediction.parts.items(), key=lambda part: -part[1])[:3]
+    shares = ", ".join(f"{name} {time / prediction.step_ns:.0%}" for name, time in largest)
+    release = prediction.row.get("release", "not stated")
+    return f"{'; '.join(prediction.reasons) or 'no regime to doubt'}. Release {release}; mostly {shares}"
+
+
 def report(predictions: list[Prediction], left_out: list[dict[str, str]]) -> None:
     """Print the tables."""
     training = [prediction for prediction in predictions if "apart" not in prediction.row]
@@ -133,8 +189,13 @@ def report(predictions: list[Prediction], left_out: list[dict[str, str]]) -> Non
     for name in sorted({str(p.row["apart"]) for p in predictions if "apart" in p.row}):
         print(f"apart, {name:23s} {summary(p for p in predictions if p.row.get('apart') == name)}")
     for title, rows in (("counted", counted), ("apart", [p for p in predictions if "apart" in p.row])):
-        total, right = ranked_pairs(rows)
-        print(f"rank order, {title:18s} {right} of {total} pairs that differ by more than 3 %")
+        print(f"pairs of one problem, {title:8s} {ranked_pairs(rows)}; differing by more than 3 %: ", end="")
+        print(ranked_pairs(rows, 0.03))
+    print("\nlayouts of one problem: rows, Spearman, pairs, how far the published best is behind the predicted best")
+    for name, rows in ranking_sets([p for p in predictions if "outlier" not in p.row]).items():
+        print(
+            f"  {len(rows):2d}  {rank_correlation(rows):+.2f}  {best_is_behind(rows):5.1%}  {name}: {ranked_pairs(rows)}"
+        )
     for name, key in GROUPS.items():
         print(f"\nby {name}")
         for value in sorted({key(prediction.row) for prediction in counted}):
@@ -142,6 +203,7 @@ def report(predictions: list[Prediction], left_out: list[dict[str, str]]) -> Non
     print("\nworst ten")
     for prediction in sorted(counted, key=lambda p: -abs(p.error))[:10]:
         print(f"  {prediction.error:+6.1%}  {prediction.row['id']}")
+        print(f"          {explanation(prediction)}")
     print("\nlisted, not counted")
     for prediction in predictions:
         if "outlier" in prediction.row:

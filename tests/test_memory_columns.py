@@ -1,5 +1,6 @@
 """One formula, two readers: columns of layouts give the same integers as one layout at a time."""
 
+from collections.abc import Iterator
 from dataclasses import fields
 from typing import Any
 
@@ -73,15 +74,15 @@ ROWS = st.lists(st.fixed_dictionaries(dict.fromkeys(NAMES, SIZES)), min_size=1, 
 
 def _values(terms: MemoryTerms) -> dict[str, Any]:
     """Every number of the terms, by a flat name."""
-    flat: dict[str, Any] = {}
-    for field in fields(terms):
-        value = getattr(terms, field.name)
-        flat |= (
-            {f"{field.name}[{key}]": item for key, item in value.items()}
-            if isinstance(value, dict)
-            else {field.name: value}
-        )
-    return flat
+    return {name: value for field in fields(terms) for name, value in _flat(field.name, getattr(terms, field.name))}
+
+
+def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _flat(f"{name}[{key}]", item)
+    else:
+        yield name, value
 
 
 @settings(max_examples=60, deadline=None)

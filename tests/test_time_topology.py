@@ -43,11 +43,12 @@ def test_domains_of_a_block(cluster: str, gpus: int, block: int, spanned: int) -
 
 def test_rings_use_one_port_a_member_up_to_nvlink() -> None:
     """A gradient ring with m members in a node moves m ports' worth of bytes: stride 8 one port, stride 2 four,
-    stride 1 eight (which is below NVLink on H100: 8 x 39.5 against 310 GB/s); inside a node NVLink."""
+    stride 1 eight or NVLink, whichever is less; inside a node NVLink."""
     asked = problem("qwen3-30b-a3b", "h100-sxm", gpus=64)
     rate = rates(asked)
     given = degrees(gpus=64)
-    for size, stride, expected in ((8, 8, 39_500), (32, 2, 4 * 39_500), (64, 1, 310_500), (8, 1, 310_500)):
+    port, nvlink = rate.network_bytes_per_us, rate.nvlink_bytes_per_us
+    for size, stride, expected in ((8, 8, port), (32, 2, 4 * port), (64, 1, min(8 * port, nvlink)), (8, 1, nvlink)):
         assert ring_bytes_per_us(asked, given, rate, size, stride) == expected
 
 
@@ -114,9 +115,10 @@ def test_context_ring_hides_behind_long_attention() -> None:
 
 def test_pipeline_hop_crosses_domains_when_the_job_does() -> None:
     """A hop sends 2 T h bytes: over NVLink while the job fits into one domain, over the network beyond."""
-    for gpus, rate, latency in ((8, 310_500, 10_000), (16, 39_500, 20_000)):
+    for gpus, name, latency in ((8, "nvlink", 10_000), (16, "network", 20_000)):
         asked, given = problem("qwen3-30b-a3b", "h100-sxm", gpus=gpus), degrees(gpus=gpus, pp=2, ep=2)
         hop = hop_ns(asked, given, tokens(asked, given, Choices()), rates(asked))
+        rate = getattr(rates(asked), f"{name}_bytes_per_us")
         assert hop == -(-4096 * 2 * 2048 * 1000 // rate) + latency
 
 

@@ -17,6 +17,18 @@ class Found:
     time_ns: int
     peak_bytes: int
 
+    @property
+    def score(self) -> int:
+        """Value of the problem's objective."""
+        gpus = int(self.candidate.degrees.gpus)
+        values = {
+            "step_time": self.time_ns,
+            "cost": gpus * self.time_ns,
+            "gpus": gpus,
+            "peak_memory": self.peak_bytes,
+        }
+        return values[self.candidate.problem.objective]
+
     @classmethod
     def judge(cls, candidate: Candidate, pipeline: PipelineLayout) -> "Found":
         """Both integers from the exact reader."""
@@ -33,14 +45,16 @@ def place(candidate: Candidate, limit_bytes: int) -> Found | None:
 
 
 def place_with_mtp(candidate: Candidate, limit_bytes: int, mtp_stage: int) -> Found | None:
-    """A balanced placement with the MTP modules on one stage; None where none was found that fits."""
+    """A balanced placement with the MTP modules on one stage; None where none was found that fits.
+
+    As in `moeopt.cpsat.placement`, every stage between the embedding and the MTP modules (or the loss) has a decoder
+    layer, and none comes after them.
+    """
     problem, ledger = candidate.problem, candidate.ledger
     terms = ledger.time_terms
     layers = problem.architecture.layers
     stages = candidate.degrees.pp * candidate.degrees.vpp
     last = stages - 1
-    if len(layers) < mtp_stage - 1:
-        return None
 
     def extras(prices: dict[Piece, int]) -> list[int]:
         extra = [0] * stages
@@ -54,12 +68,11 @@ def place_with_mtp(candidate: Candidate, limit_bytes: int, mtp_stage: int) -> Fo
         return PipelineLayout.from_counts(candidate.degrees.pp, counts, problem.mtp_layers, mtp_stage)
 
     def over_limit(counts: Counts) -> int:
-        if not is_placeable(counts, mtp_stage if problem.mtp_layers else last):
-            return limit_bytes
         peak = max(stage.total_bytes for stage in ledger.memory(pipeline_of(counts)))
         return max(0, peak - limit_bytes)
 
-    counts, _ = balanced_counts(
+    end = mtp_stage if problem.mtp_layers else last
+    placed = balanced_counts(
         candidate.schedule,
         [terms.forward_ns[kind] for kind in layers],
         [terms.backward_ns[kind] for kind in layers],
@@ -67,14 +80,11 @@ def place_with_mtp(candidate: Candidate, limit_bytes: int, mtp_stage: int) -> Fo
         extras(terms.backward_ns),
         terms.hop_ns,
         over_limit,
+        [(int(0 < stage < end), len(layers) if stage <= end else 0) for stage in range(stages)],
     )
-    return Found.judge(candidate, pipeline_of(counts)) if over_limit(counts) == 0 else None
-
-
-def is_placeable(counts: Counts, mtp_stage: int) -> bool:
-    """Whether every stage between the embedding and the MTP modules (or the loss) has a decoder layer, and none comes
-    after them: the same placements that `moeopt.cpsat.placement` allows."""
-    return all(counts[1:mtp_stage]) and not any(counts[mtp_stage + 1 :])
+    if placed is None or over_limit(placed[0]):
+        return None
+    return Found.judge(candidate, pipeline_of(placed[0]))
 
 
 def _mtp_stages(candidate: Candidate) -> list[int]:

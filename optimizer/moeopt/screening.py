@@ -5,31 +5,56 @@
    recompute.
 2. Of those not above a known layout's time: chunks and recompute settings, with tighter bounds of the same kind.
 3. What is left is given to CP-SAT as candidates.
-
-Recompute only ever adds time, and each module adds no less beside others than `_ADDITIVE` of what it adds alone.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from moeopt.accounting.memory.terms import MemoryTerms, memory_terms
+from moeopt.accounting.memory.terms import memory_terms
 from moeopt.accounting.pieces import Piece
-from moeopt.accounting.time.terms import TimeTerms, time_terms
+from moeopt.accounting.time.terms import time_terms
 from moeopt.arithmetic import Number
-from moeopt.candidate import Candidate
+from moeopt.candidate import added_ns, freed_bytes
 from moeopt.configurations import modes, recomputes
 from moeopt.frameworks.megatron_core import choices_legal, degree_rules, legal
-from moeopt.layout import Choices, Degrees, Recompute, RecomputeModule
+from moeopt.layout import Choices, Degrees, Recompute
 from moeopt.problem.problem import Problem
-from moeopt.space import enumerate_degrees, row, select, with_chunks
-from moeopt.sweep import Footprint, Work, memory_bound, piece_counts, time_bound, total, work_bound
+from moeopt.schedule.chunk_cap import longest_chunk_ns
+from moeopt.space import enumerate_degrees, select, with_chunks
+from moeopt.sweep import (
+    Footprint,
+    Work,
+    chunked_memory_bound,
+    longest_rank_ns,
+    memory_bound,
+    packed_memory_bound,
+    piece_counts,
+    time_bound,
+    work_bound,
+)
 
 Column = NDArray[np.int64]
+MOST_NS = 4 * 10**11
+"""Longest step that is searched, 400 s: what the solver's integers hold with every row exact."""
 _WITHOUT_CHUNKS = frozenset({"vpp", "interleave_group"})
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a layout must stay within to matter: `time_ns` for a step, or `gpu_ns` for GPUs times a step."""
+
+    memory_bytes: int
+    time_ns: int | None = None
+    gpu_ns: int | None = None
+
+    def time_of(self, gpus: Column) -> Column:
+        """Nanoseconds of a step allowed on so many GPUs."""
+        most = np.full_like(gpus, MOST_NS if self.time_ns is None else self.time_ns)
+        return most if self.gpu_ns is None else np.minimum(most, self.gpu_ns // gpus)
 
 
 @dataclass(frozen=True)
@@ -61,7 +86,7 @@ class Pair:
 
 
 class Screening:
-    """The bounds of one problem, computed once; `candidates` reads them at any time limit."""
+    """The bounds of one problem, computed once; `pairs` reads them at any limits."""
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
@@ -79,12 +104,6 @@ class Screening:
         """The lowest memory bound of any legal row: what even the lightest layout needs at least."""
         lows = [int(block.memory.min()) for block in self.blocks if len(block.memory)]
         return min(lows) if lows else None
-
-    @cached_property
-    def lowest_times(self) -> Column:
-        """Time bounds of all rows that memory does not rule out, ascending."""
-        fitting = [block.time[block.memory <= self.problem.memory_limit] for block in self.blocks]
-        return np.sort(np.concatenate(fitting)) if fitting else np.array([], dtype=np.int64)
 
     # Level 1 ------------------------------------------------------------------------------------------------------
 
@@ -105,7 +124,7 @@ class Screening:
         memory = memory_terms(self.problem, degrees, _with(mode, lightest))
         work = Work.of(self.problem, degrees, time, memory)
         any_chunks = Degrees(**{**vars(degrees), "vpp": np.full_like(degrees.tp, 2)})
-        footprint = Footprint.of(memory, lightest.granularity == "full")
+        footprint = Footprint.of(self.problem, memory, lightest.granularity == "full")
         weight = np.minimum(
             memory_bound(self.problem, degrees, footprint), memory_bound(self.problem, any_chunks, footprint)
         )
@@ -113,21 +132,22 @@ class Screening:
 
     # Level 2 ------------------------------------------------------------------------------------------------------
 
-    def pairs(self, limit_ns: int) -> list[Pair]:
-        """Everything whose bounds allow a layout within the time and memory limits, chunks and recompute decided."""
+    def pairs(self, limits: "Limits") -> list[Pair]:
+        """Everything whose bounds allow a layout within the limits, chunks and recompute decided."""
         result = []
         for block in self.blocks:
-            keep = (block.time <= limit_ns) & (block.memory <= self.problem.memory_limit)
+            keep = (block.time <= limits.time_of(block.degrees.gpus)) & (block.memory <= limits.memory_bytes)
             if keep.any():
-                result += list(self._expand(block.mode, select(block.degrees, keep), limit_ns))
+                result += list(self._expand(block.mode, select(block.degrees, keep), limits))
         return result
 
-    def _expand(self, mode: Choices, degrees: Degrees, limit_ns: int) -> Iterator[Pair]:
+    def _expand(self, mode: Choices, degrees: Degrees, limits: "Limits") -> Iterator[Pair]:
         degrees, _ = with_chunks(self.problem, degrees)
         degrees = select(degrees, legal_rows(self.problem, degrees, mode))
         if not len(degrees.tp):
             return
         table = _RecomputeTable(self.problem, degrees, mode)
+        limit_ns = limits.time_of(degrees.gpus)
         for recompute in self._recomputes:
             choices = _with(mode, recompute)
             if not choices_legal(self.problem, choices):
@@ -137,74 +157,69 @@ class Screening:
             if keep.any():
                 keep[keep] &= legal_rows(self.problem, select(degrees, keep), choices)
             if keep.any():
-                memory = table.memory_bound(recompute, keep)
-                fits = memory <= self.problem.memory_limit
+                memory = table.memory_bound(recompute, keep, limit_ns)
+                fits = memory <= limits.memory_bytes
                 kept = select(select(degrees, keep), fits)
                 yield Pair(mode, recompute, kept, bound[keep][fits], memory[fits])
 
-    def candidates(self, limit_ns: int) -> list[Candidate]:
-        """The candidates within a time limit, lowest bound first."""
-        found = []
-        for pair in self.pairs(limit_ns):
-            choices = _with(pair.mode, pair.recompute)
-            for index in range(pair.size):
-                found.append(Candidate(self.problem, row(pair.degrees, index), choices, int(pair.time[index])))
-        return sorted(found, key=lambda candidate: (candidate.bound_ns, candidate.order))
-
 
 class _RecomputeTable:
-    """What each recompute module adds in time and frees in memory, over rows of one mode."""
+    """What each recompute setting adds in time and frees in memory, over rows of one mode."""
 
     def __init__(self, problem: Problem, degrees: Degrees, mode: Choices) -> None:
         self.problem, self.degrees, self.mode = problem, degrees, mode
         self.counts = piece_counts(problem)
-        self.time, self.memory = self._terms(Recompute())
+        self.time = time_terms(problem, degrees, mode)
+        self.memory = memory_terms(problem, degrees, mode)
         self.work = Work.of(problem, degrees, self.time, self.memory)
-        self.pieces = [
-            (count, self.time.forward_ns[piece] + self.time.backward_ns[piece]) for piece, count in self.counts.items()
-        ]
-        self._single: dict[RecomputeModule, tuple[Number, dict[Piece, Number], MemoryTerms]] = {}
+        self.footprint = Footprint.of(problem, self.memory, False)
 
-    def _terms(self, recompute: Recompute) -> tuple[TimeTerms, MemoryTerms]:
-        choices = _with(self.mode, recompute)
-        return time_terms(self.problem, self.degrees, choices), memory_terms(self.problem, self.degrees, choices)
+    def _added_ns(self, recompute: Recompute, piece: Piece) -> Number:
+        return added_ns(self.time, recompute, piece)
 
-    def _module(self, module: RecomputeModule) -> tuple[Number, dict[Piece, Number], MemoryTerms]:
-        """Backward time added to all pieces together, bytes freed by piece, and the terms with this module alone."""
-        if module not in self._single:
-            time, memory = self._terms(Recompute(granularity="selective", modules=(module,)))
-            added = total(self.counts, time.backward_ns) - self.work.backward_ns
-            freed = {piece: self.memory.kept_bytes[piece] - memory.kept_bytes[piece] for piece in memory.kept_bytes}
-            self._single[module] = added, freed, memory
-        return self._single[module]
+    def _work(self, recompute: Recompute) -> Work:
+        added = sum(count * self._added_ns(recompute, piece) for piece, count in self.counts.items())
+        return Work(self.work.forward_ns, self.work.backward_ns + added, self.work.end_ns)
+
+    def _piece_ns(self, recompute: Recompute) -> dict[Piece, Number]:
+        forward, backward = self.time.forward_ns, self.time.backward_ns
+        return {piece: forward[piece] + backward[piece] + self._added_ns(recompute, piece) for piece in self.counts}
 
     def time_bound(self, recompute: Recompute) -> Column:
         """Bound on the step time under a recompute setting."""
+        piece_ns = self._piece_ns(recompute)
+        pieces = [(count, piece_ns[piece]) for piece, count in self.counts.items()]
         ep_overlap = self.mode.overlap.ep_all_to_all
-        if recompute.granularity == "full":
-            time, memory = self._terms(recompute)
-            work = Work.of(self.problem, self.degrees, time, memory)
-            return time_bound(self.degrees, work, time.hop_ns, [], ep_overlap)
-        if not recompute.modules:
-            return time_bound(self.degrees, self.work, self.time.hop_ns, self.pieces, ep_overlap)
-        added = sum(self._module(module)[0] for module in recompute.modules)
-        work = Work(self.work.forward_ns, self.work.backward_ns + added, self.work.end_ns)
-        return time_bound(self.degrees, work, self.time.hop_ns, [], ep_overlap)
+        return time_bound(self.degrees, self._work(recompute), self.time.hop_ns, pieces, ep_overlap)
 
-    def memory_bound(self, recompute: Recompute, keep: NDArray[np.bool_]) -> Column:
-        """Bound on the fullest rank's bytes under a recompute setting, for the rows kept."""
+    def memory_bound(self, recompute: Recompute, keep: NDArray[np.bool_], limit_ns: Column) -> Column:
+        """Bound on the fullest rank's bytes under a recompute setting within the time limit, for the rows kept."""
+        footprint, degrees = self._footprint(recompute).rows(keep), select(self.degrees, keep)
+        work = self._work(recompute)
+        total_ns = _cut(work.forward_ns + work.backward_ns, keep)
+        left_ns = limit_ns[keep] - _cut(work.end_ns, keep)
+        shape = (degrees.pp, degrees.vpp, degrees.num_microbatches, degrees.interleave_group)
+        longest = longest_chunk_ns(*shape, total_ns, left_ns), longest_rank_ns(degrees, total_ns, left_ns)
+        piece_ns = {piece: _cut(value, keep) for piece, value in self._piece_ns(recompute).items()}
+        bounds = (
+            memory_bound(self.problem, degrees, footprint),
+            chunked_memory_bound(self.problem, degrees, footprint, longest[0], piece_ns),
+            packed_memory_bound(self.problem, degrees, footprint, longest, piece_ns),
+        )
+        return np.maximum.reduce(bounds)
+
+    def _footprint(self, recompute: Recompute) -> Footprint:
+        """Recomputing only ever makes more pass at once, so what passes with nothing recomputed is a lower bound."""
         if recompute.granularity == "full":
-            footprint = Footprint.of(self._terms(recompute)[1], True)
-        else:
-            footprint = Footprint.of(self.memory, False)
-            kept = dict(footprint.kept)
-            passing = footprint.passing
-            for module in recompute.modules:
-                _, freed, terms = self._module(module)
-                kept = {piece: size - freed[piece] for piece, size in kept.items()}
-                passing = np.minimum(passing, Footprint.of(terms, False).passing)
-            footprint = Footprint(footprint.static, kept, passing, footprint.fixed)
-        return memory_bound(self.problem, select(self.degrees, keep), _rows(footprint, keep))
+            return Footprint.of(self.problem, memory_terms(self.problem, self.degrees, _with(self.mode, recompute)), True)
+        kept = {
+            piece: size - freed_bytes(self.memory, recompute, piece) for piece, size in self.footprint.kept.items()
+        }
+        return replace(self.footprint, kept=kept)
+
+
+def _cut(value: Number, keep: NDArray[np.bool_]) -> Column:
+    return np.broadcast_to(value, keep.shape)[keep]
 
 
 def legal_rows(problem: Problem, degrees: Degrees, choices: Choices) -> NDArray[np.bool_]:
@@ -219,17 +234,3 @@ def _with(mode: Choices, recompute: Recompute) -> Choices:
 def _weight(recompute: Recompute) -> tuple[int, int]:
     """Order by how much a setting recomputes."""
     return ("none", "selective", "full").index(recompute.granularity), len(recompute.modules)
-
-
-def _rows(footprint: Footprint, keep: NDArray[np.bool_]) -> Footprint:
-    def cut(value: Number) -> Number:
-        return value[keep] if isinstance(value, np.ndarray) and value.ndim else value
-
-    return Footprint(
-        {piece: cut(value) for piece, value in footprint.static.items()},
-        {piece: cut(value) for piece, value in footprint.kept.items()},
-        cut(footprint.passing),
-        cut(footprint.fixed),
-    )
-
-

@@ -7,7 +7,8 @@ from moeopt.accounting.ledger import Ledger, StepTime
 from moeopt.accounting.memory.stage import StageMemory
 from moeopt.accounting.parameters import count
 from moeopt.accounting.sharding import Elements, chunk_elements
-from moeopt.accounting.time.flops import model_flops_per_token
+from moeopt.accounting.time.flops import sequence_flops
+from moeopt.accounting.time.uncertainty import time_range
 from moeopt.frameworks.rules import Verdict
 from moeopt.layout import Layout
 from moeopt.pipeline import PipelineLayout
@@ -28,7 +29,7 @@ def describe(problem: Problem, ledger: Ledger, layout: Layout, pipeline: Pipelin
         "gpus": gpu_equations(layout, gpus),
         "parameters": _parameters(problem, ledger, pipeline),
         "memory": _memory(problem, stages),
-        "step_time": _step_time(problem, step, gpus),
+        "step_time": _step_time(problem, ledger, step),
         "schedule": _schedule(ledger, pipeline, step),
         "routing": problem.workload.routing.description,
     }
@@ -107,15 +108,16 @@ def _memory(problem: Problem, stages: Sequence[StageMemory]) -> dict[str, Any]:
     }
 
 
-def _step_time(problem: Problem, step: StepTime, gpus: int) -> dict[str, Any]:
+def _step_time(problem: Problem, ledger: Ledger, step: StepTime) -> dict[str, Any]:
     """Rates are for display; the integers are the nanoseconds."""
-    workload = problem.workload
+    workload, gpus = problem.workload, int(ledger.degrees.gpus)
     tokens = workload.global_batch_size * workload.sequence_length
     seconds = step.total_ns / NS_PER_SECOND
-    flops_per_gpu = model_flops_per_token(problem) * tokens / gpus / seconds
+    flops_per_gpu = sequence_flops(problem) * workload.global_batch_size / gpus / seconds
     return {
         "total_ns": step.total_ns,
         "parts": step.parts,
+        "range": time_range(problem, ledger.degrees, ledger.choices, step.parts),
         "busiest_stage": step.busiest_rank,
         "tokens_per_second_per_gpu": round(tokens / seconds / gpus, 2),
         "model_tflops_per_gpu": round(flops_per_gpu / 1e12, 2),

@@ -80,6 +80,7 @@ class Ledger:
                 self.choices,
                 stages[rank::pp],
                 in_flight_vectors(pp, vpp, microbatches, group, rank, self._ep_overlap),
+                [self.problem.architecture.layers[chunk.first : chunk.last] for chunk in pipeline.of_rank(rank)],
             )
             for rank in range(pp)
         ]

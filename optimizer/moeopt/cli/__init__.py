@@ -13,6 +13,7 @@ from moeopt import __version__
 COMMANDS = {
     "solve": "the best layout of a problem, with its proof",
     "evaluate": "legality, GPUs, memory and step time of one given layout; claims checked",
+    "launch": "files that start the run of a solution",
     "params": "exact total and active parameters of an architecture",
     "presets": "architectures and clusters that ship",
 }

@@ -19,21 +19,28 @@ DEFAULTS = {"architecture": "qwen3-30b-a3b", "cluster": "h100-sxm"}
 """What a command without PROBLEM and without these options is about."""
 
 
-def read_problem(options: Mapping[str, Any], gpus_if_absent: int | None = None) -> Problem:
-    """The problem of a command: its file's fields, overridden by its options. Raises InputError for anything wrong."""
+def read_problem(
+    options: Mapping[str, Any], gpus_if_absent: int | None = None, found: Mapping[str, Any] | None = None
+) -> Problem:
+    """The problem of a command: its file's fields, overridden by its options. Raises InputError for anything wrong.
+
+    `found` is what another file (`--from`) gives: it stands above the problem file's fields and below the options.
+    """
     from moeopt.problem.checks import check
 
     path = Path(options["problem"]) if options.get("problem") else None
     fields: dict[str, Any] = problem_fields(path) if path is not None else dict(DEFAULTS)
+    if found is not None:
+        _add_found(fields, found, path is None)
     if options.get("architecture") is not None:
         fields["architecture"] = load_architecture(options["architecture"])
     if options.get("cluster") is not None:
         fields["cluster"] = load_cluster(options["cluster"])
     if options.get("gpus") is not None:
         fields["gpus"] = load_gpus(options["gpus"])
-    elif path is None and gpus_if_absent is not None:
+    elif path is None and gpus_if_absent is not None and "gpus" not in fields:
         fields["gpus"] = gpus_if_absent
-    elif path is None:
+    elif path is None and "gpus" not in fields:
         raise InputError("gpus: not given; say how many with --gpus N, or name a problem file")
     if options.get("objective") is not None:
         fields["objective"] = options["objective"]
@@ -42,6 +49,13 @@ def read_problem(options: Mapping[str, Any], gpus_if_absent: int | None = None) 
     problem = load_problem(fields, None if path is None else path.parent)
     check(problem)
     return problem
+
+
+def _add_found(fields: dict[str, Any], found: Mapping[str, Any], alone: bool) -> None:
+    if alone:
+        del fields["architecture"]  # the default is about a command without any file
+    fields.update({name: value for name, value in found.items() if name != "workload"})
+    fields["workload"] = {**_as_mapping(fields.get("workload"), "workload"), **found.get("workload", {})}
 
 
 def _override_workload(fields: dict[str, Any], options: Mapping[str, Any]) -> None:

@@ -10,15 +10,21 @@ linear; at the optimum they equal what the ledger computes, which the solver che
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from ortools.sat.python import cp_model
 
 from moeopt.candidate import TIE_BREAK, Candidate
 from moeopt.cpsat import prices
+from moeopt.cpsat.caps import add_caps
 from moeopt.cpsat.placement import Placement
 from moeopt.cpsat.schedule import add_schedule
+from moeopt.incumbent import Found
 from moeopt.pipeline import PipelineLayout
 from moeopt.problem.problem import Problem
+
+
+Rows = Literal["all", "few"]
 
 
 @dataclass(frozen=True)
@@ -34,10 +40,20 @@ class GridVariables:
 
 
 class Encoding:
-    """The model of a list of candidates under a time and a memory limit."""
+    """The model of a list of candidates under a time and a memory limit.
 
-    def __init__(self, problem: Problem, candidates: Sequence[Candidate], horizon_ns: int, limit_bytes: int) -> None:
-        self.problem, self.candidates = problem, list(candidates)
+    `rows` "few" leaves out all rows of a schedule but its ranks' own work: a relaxation, enough to rule most things out.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        candidates: Sequence[Candidate],
+        horizon_ns: int,
+        limit_bytes: int,
+        rows: Rows = "all",
+    ) -> None:
+        self.problem, self.candidates, self.rows = problem, list(candidates), rows
         self.horizon_ns, self.limit_bytes = horizon_ns, limit_bytes
         self.cp = cp_model.CpModel()
         self.chosen = [self.cp.new_bool_var(f"candidate_{i}") for i in range(len(self.candidates))]
@@ -53,6 +69,7 @@ class Encoding:
             self.grids[grid] = self._grid(*grid)
         for candidate, literal in zip(self.candidates, self.chosen, strict=True):
             prices.add_candidate(self, candidate, self.grids[candidate.grid], literal)
+            add_caps(self, candidate, self.grids[candidate.grid], literal)
         self._schedules()
         bounds = [candidate.bound_ns for candidate in self.candidates]
         self.cp.add(self.time >= cp_model.LinearExpr.weighted_sum(self.chosen, bounds))
@@ -139,9 +156,26 @@ class Encoding:
             if len(members) > 1:
                 literal = self.cp.new_bool_var(f"schedule_{schedule}")
                 self.cp.add(sum(x for x, _ in members) == literal)
-            hops = [candidate.ledger.time_terms.hop_ns for _, candidate in members]
+            hops = [candidate.time_terms.hop_ns for _, candidate in members]
             hop_ns = cp_model.LinearExpr.weighted_sum([x for x, _ in members], hops)
             add_schedule(self, schedule, self.grids[schedule[:2]], literal, hop_ns)
+
+    def hint(self, found: Found) -> None:
+        """Start the next solve at a layout."""
+        self.cp.clear_hints()
+        for literal, candidate in zip(self.chosen, self.candidates, strict=True):
+            self.cp.add_hint(literal, candidate.order == found.candidate.order)
+        self.grids[found.candidate.grid].placement.hint(found.pipeline)
+
+    def settle(self, goal: cp_model.LinearExprT, value: int, found: Found) -> None:
+        """Keep a goal at the value reached, for the goals after it."""
+        self.cp.add(goal <= value)
+        self.hint(found)
+
+    def limit_cost(self, gpu_ns: int) -> None:
+        """GPUs times the step stays within a limit."""
+        for literal, candidate in zip(self.chosen, self.candidates, strict=True):
+            self.at_least(gpu_ns // int(candidate.degrees.gpus), self.time, literal)
 
     def read(self, value: "cp_model.CpSolver | cp_model.CpSolverSolutionCallback") -> tuple[int, PipelineLayout]:
         """Index of the chosen candidate and its placement."""

@@ -45,9 +45,7 @@ class _Rows:
         self.pp, self.vpp = candidate.grid
         self.choices = candidate.choices
         self.problem = candidate.problem
-        self.time, self.memory = candidate.ledger.time_terms, candidate.ledger.memory_terms
-        recomputed = self.choices.recompute.granularity == "full"
-        self.kept = {**self.memory.kept_bytes, **(self.memory.kept_recomputed_bytes if recomputed else {})}
+        self.time, self.memory, self.kept = candidate.time_terms, candidate.memory_terms, candidate.kept_bytes
 
     def counts(self, stage: int) -> Counts:
         """Pieces of one stage."""

@@ -26,6 +26,8 @@ def add_schedule(
     _add_memory(encoding, schedule, grid, literal)
     surrogate = _surrogate(encoding, schedule, grid, literal) if schedule[1] > 1 else None
     for row in lower_bound_rows(*schedule):
+        if encoding.rows == "few" and not row.name.startswith("R1"):
+            continue
         value = (
             cp_model.LinearExpr.weighted_sum(grid.forward, row.forward)
             + cp_model.LinearExpr.weighted_sum(grid.backward, row.backward)

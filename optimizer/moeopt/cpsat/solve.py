@@ -12,6 +12,8 @@ from moeopt.incumbent import Found
 
 ENGINE = f"ortools {ortools.__version__}"
 Progress = Callable[[str], None]
+_QUICK = 0.5
+"""Deterministic time of a quick solve: about as many seconds."""
 
 
 @dataclass(frozen=True)
@@ -44,13 +46,9 @@ class Outcome:
 
 
 def minimise(encoding: Encoding, goal: cp_model.LinearExprT, settings: Settings, label: str) -> Outcome:
-    """Minimise one expression. The answer's integers are read off the ledger's own variables."""
+    """Minimise one expression. The layout's integers come from the exact reader, which must agree with the model's."""
     encoding.cp.minimize(goal)
-    solver = cp_model.CpSolver()
-    solver.parameters.num_workers = settings.workers
-    solver.parameters.random_seed = settings.seed
-    if settings.seconds_left is not None:
-        solver.parameters.max_time_in_seconds = settings.seconds_left
+    solver = _solver(settings)
     callback = _Report(settings.progress, label) if settings.progress else None
     status = solver.solve(encoding.cp, callback)
     if status == cp_model.MODEL_INVALID:
@@ -61,8 +59,30 @@ def minimise(encoding: Encoding, goal: cp_model.LinearExprT, settings: Settings,
     if status == cp_model.UNKNOWN:
         return Outcome(None, False, bound)
     index, pipeline = encoding.read(solver)
-    found = Found(encoding.candidates[index], pipeline, solver.value(encoding.time), solver.value(encoding.peak))
+    found = Found.judge(encoding.candidates[index], pipeline)
+    if found.time_ns > solver.value(encoding.time) or found.peak_bytes > solver.value(encoding.peak):
+        raise AssertionError(f"the model's {solver.value(encoding.time)} ns and the ledger's {found} disagree")
     return Outcome(found, status == cp_model.OPTIMAL, bound)
+
+
+def rules_out(encoding: Encoding, settings: Settings) -> bool:
+    """Whether the model has no solution at all, by a quick solve; False also where that was not settled."""
+    solver = _solver(settings)
+    solver.parameters.num_workers = 1
+    solver.parameters.max_presolve_iterations = 1
+    solver.parameters.cp_model_probing_level = 0
+    solver.parameters.symmetry_level = 0
+    solver.parameters.max_deterministic_time = _QUICK
+    return bool(solver.solve(encoding.cp) == cp_model.INFEASIBLE)
+
+
+def _solver(settings: Settings) -> cp_model.CpSolver:
+    solver = cp_model.CpSolver()
+    solver.parameters.num_workers = settings.workers
+    solver.parameters.random_seed = settings.seed
+    if settings.seconds_left is not None:
+        solver.parameters.max_time_in_seconds = settings.seconds_left
+    return solver
 
 
 class _Report(cp_model.CpSolverSolutionCallback):

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 
@@ -18,7 +19,7 @@ def render_step_time(answer: Mapping[str, Any], console: Console) -> None:
     if not time:
         return
     total = time["total_ns"]
-    console.print(f"\n[bold]Step time: {format_ns(total)}[/bold]")
+    console.print(f"\n[bold]Step time: {format_ns(total)}[/bold]{_range(time.get('range'))}")
     table = Table(box=None, padding=(0, 1), pad_edge=False, header_style="dim")
     for name, justify in (("part", "left"), ("ms", "right"), ("share", "right"), ("", "left")):
         table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
@@ -32,7 +33,16 @@ def render_step_time(answer: Mapping[str, Any], console: Console) -> None:
         f"  {time['tokens_per_second_per_gpu']:,.0f} tokens/s/GPU, "
         f"{time['model_tflops_per_gpu']:,.0f} model TFLOP/s/GPU, MFU {time['mfu']:.1%}"
     )
+    for reason in (time.get("range") or {}).get("reasons", ()):
+        console.print(Padding(f"wider range: {escape(reason)}", (0, 0, 0, 2)))
     _render_schedule(answer.get("schedule"), console)
+
+
+def _range(given: Mapping[str, Any] | None) -> str:
+    """One sigma, from published runs that did not enter the fit."""
+    if not given:
+        return ""
+    return f", {format_ns(given['low_ns'])} to {format_ns(given['high_ns'])} (within {given['percent']} %, 2 in 3)"
 
 
 def _render_schedule(schedule: Mapping[str, Any] | None, console: Console) -> None:

@@ -1,7 +1,9 @@
-"""How long one chunk may take in any placement that stays below a known time: what makes proofs short.
+"""How long one chunk may take in any placement that stays within a known time: what makes bounds and proofs tight.
 
-Interleaved schedules, symbols as in `moeopt.schedule.bounds`; W is the work of one micro-batch through all stages. Let
-some chunk position c have its longest chunk at tau. For any base x0 <= tau,
+1F1B: M times the longest stage is a row, and 2 W + (M - p - 1) times it is below one (see `placement_bound`).
+
+Interleaved, symbols as in `moeopt.schedule.bounds`; W is the work of one micro-batch through all stages. Let some chunk
+position c have its longest chunk at tau. For any base x0 <= tau,
     UB2 >= (Mv+p-1) x0 + (M-K)(tau - x0) + K * cheap + ((M-K)/p + K) * dear,
 where the excess over x0 of all stages, at least W - p v x0, is put where it costs least: `cheap` on position c, which
 can hold p (tau - x0) without raising its maximum, and `dear` on the other positions, where each unit raises a mean and
@@ -9,50 +11,52 @@ so a maximum. The right side is convex and piecewise linear in x0, so its minimu
 with tau beyond the mean, so a bisection gives the largest tau that the ledger's time allows.
 """
 
-from fractions import Fraction
+from typing import TypeAlias
 
-from moeopt.arithmetic import ceil_div
+import numpy as np
+from numpy.typing import NDArray
 
+from moeopt.arithmetic import Number
 
-def ub2_at_least(pp: int, vpp: int, num_microbatches: int, group: int, work_ns: int, longest_ns: int) -> Fraction:
-    """A lower bound on UB2 of every placement of `work_ns` whose longest chunk takes `longest_ns` or more."""
-    groups = ceil_div(num_microbatches, group)
-    tau = Fraction(longest_ns)
-
-    def value(base: Fraction) -> Fraction:
-        excess = max(work_ns - pp * vpp * base, tau - base)
-        cheap = min(excess, pp * (tau - base))
-        dear = excess - cheap
-        return (
-            (num_microbatches * vpp + pp - 1) * base
-            + (num_microbatches - groups) * (tau - base)
-            + groups * cheap
-            + (Fraction(num_microbatches - groups, pp) + groups) * dear
-        )
-
-    points = [Fraction(0), tau, Fraction(work_ns - longest_ns, pp * vpp - 1)]
-    if vpp > 1:
-        points.append(Fraction(work_ns - pp * longest_ns, pp * (vpp - 1)))
-    return min(value(min(max(point, Fraction(0)), tau)) for point in points)
+Column: TypeAlias = NDArray[np.float64]
+_SLACK = 1e-9
+"""Floats here are wrong by less than one part in 10^12; bounds give this much away."""
+_BISECTIONS = 40
 
 
-def longest_chunk_ns(pp: int, vpp: int, num_microbatches: int, group: int, work_ns: int, limit_ns: int) -> int:
+def ub2_at_least(
+    pp: Number, vpp: Number, num_microbatches: Number, group: Number, work_ns: Number, longest_ns: Number
+) -> Column:
+    """A lower bound on UB2 of every placement of `work_ns` whose longest chunk takes `longest_ns` or more (vpp > 1)."""
+    p, v, m, w, tau = (np.asarray(x, dtype=np.float64) for x in (pp, vpp, num_microbatches, work_ns, longest_ns))
+    groups = np.ceil(m / np.asarray(group, dtype=np.float64))
+
+    def value(base: Column) -> Column:
+        excess = np.maximum(w - p * v * base, tau - base)
+        cheap = np.minimum(excess, p * (tau - base))
+        steady = (m * v + p - 1) * base + (m - groups) * (tau - base)
+        return np.asarray(steady + groups * cheap + ((m - groups) / p + groups) * (excess - cheap))
+
+    points = (np.zeros_like(w), tau, (w - tau) / (p * v - 1), (w - p * tau) / np.maximum(p * (v - 1), 1))
+    values = [value(np.clip(point, 0.0, tau)) for point in points]
+    return np.asarray(np.minimum.reduce(values) * (1 - _SLACK))
+
+
+def longest_chunk_ns(
+    pp: Number, vpp: Number, num_microbatches: Number, group: Number, work_ns: Number, limit_ns: Number
+) -> NDArray[np.int64]:
     """The longest chunk (forward + backward of one micro-batch) of any placement whose ledger time is within the limit.
 
-    1F1B: M times the longest stage is a row, and 2 W + (M - p - 1) times it is below one (see `placement_bound`).
-    Interleaved: the middle of the rows (at least M W / p) and the bound on UB2 above.
+    Integers or columns in, a column out (rounded up, never too small).
     """
-    if vpp == 1:
-        longest = limit_ns // num_microbatches
-        if num_microbatches > pp + 1:
-            longest = min(longest, (limit_ns - 2 * work_ns) // (num_microbatches - pp - 1))
-        return max(longest, 0)
-    rows = Fraction(num_microbatches * work_ns, pp)
-    low, high = ceil_div(work_ns, pp * vpp), limit_ns // num_microbatches
-    while low < high:
-        middle = (low + high + 1) // 2
-        if rows + ub2_at_least(pp, vpp, num_microbatches, group, work_ns, middle) <= 2 * limit_ns:
-            low = middle
-        else:
-            high = middle - 1
-    return int(low)
+    p, v, m, w = (np.asarray(x, dtype=np.float64) for x in (pp, vpp, num_microbatches, work_ns))
+    limit = np.asarray(limit_ns, dtype=np.float64) * (1 + _SLACK)
+    plain = np.minimum(limit / m, np.where(m > p + 1, (limit - 2 * w) / np.maximum(m - p - 1, 1), np.inf))
+    low, high = np.broadcast_arrays(w / (p * v), limit / m)
+    low, high = low.copy(), np.maximum(high, low)
+    several = np.maximum(v, 2)
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2
+        within = m * w / p + ub2_at_least(p, several, m, group, w, middle) <= 2 * limit
+        low, high = np.where(within, middle, low), np.where(within, high, middle)
+    return np.ceil(np.where(v == 1, np.maximum(plain, 0), high)).astype(np.int64) + 1

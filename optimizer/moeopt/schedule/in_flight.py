@@ -40,21 +40,23 @@ def in_flight_vectors(
     """Pareto-maximal micro-batches in flight per chunk of one rank over the whole step.
 
     The rank's activation peak is the maximum over these vectors of sum_c vector[c] * kept_bytes[c], for any kept bytes.
-    Under `ep_overlap` a pair runs as one block that frees a layer of the backward as it stores one of the forward: the
-    vectors count both chunks whole, up to about one chunk above what such a block holds.
+    Under `ep_overlap` a pair runs as one block that frees a layer of the backward as it stores one of the forward, so
+    what it holds lies between the states before and after it, and one layer above (which belongs to the layer's
+    transient bytes). One more forward is warmed up, one fewer is whole beside it: the vectors are the same either way.
     """
     check_schedule(pp, vpp, num_microbatches, group)
     warmup = warmup_forwards(pp, vpp, num_microbatches, group, rank, ep_overlap)
+    lag = warmup if ep_overlap else warmup + 1
     total = num_microbatches * vpp
-    first = min(total, warmup + 1)
+    first = min(total, max(1, lag))
     times = {first, total}
     # Groups repeat: after the first three the vectors recur, but listing all ends is cheap and needs no argument.
     for end in _chunk_ends(vpp, num_microbatches, group):
         times.add(max(first, end))
-        times.add(min(total, end + warmup + 1))
+        times.add(min(total, end + lag))
     vectors = set()
     for t in times:
         forwards = forwards_by_chunk(t, vpp, num_microbatches, group)
-        backwards = backwards_by_chunk(max(0, t - warmup - 1), vpp, num_microbatches, group)
+        backwards = backwards_by_chunk(max(0, t - lag), vpp, num_microbatches, group)
         vectors.add(tuple(f - b for f, b in zip(forwards, backwards, strict=True)))
     return pareto_maximal(vectors)

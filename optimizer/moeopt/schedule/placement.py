@@ -17,6 +17,8 @@ from moeopt.schedule.bounds import ledger_pipeline_ns, row_matrix
 
 Column: TypeAlias = NDArray[Any]
 Counts: TypeAlias = tuple[int, ...]
+Room: TypeAlias = tuple[int, int]
+"""Fewest and most layers of a stage."""
 Schedule: TypeAlias = tuple[int, int, int, int, bool]
 """pp, vpp, micro-batches, group, overlap of the expert all-to-all."""
 _WIDTH = 8
@@ -53,8 +55,10 @@ def balanced_counts(
     extra_backward_ns: Sequence[int],
     hop_ns: int,
     over_limit_bytes: Callable[[Counts], int] | None = None,
-) -> tuple[Counts, int]:
-    """(layers of every stage, ledger pipeline time) of a good placement; stages in model order.
+    room: Sequence[Room] | None = None,
+) -> tuple[Counts, int] | None:
+    """(layers of every stage, ledger pipeline time) of a good placement; stages in model order. None where `room`, the
+    fewest and most layers of every stage, leaves no placement.
 
     Layer times are by decoder layer, extras (embedding, MTP, loss) by stage. `over_limit_bytes` says how far a
     placement exceeds memory, 0 where it fits: placements that fit go first, and if none is met the one closest to
@@ -62,6 +66,8 @@ def balanced_counts(
     """
     prefixes = np.array([[0, *np.cumsum(layer_forward_ns)], [0, *np.cumsum(layer_backward_ns)]], dtype=np.int64)
     extras = np.array([extra_forward_ns, extra_backward_ns], dtype=np.int64)
+
+    room = room or [(0, len(layer_forward_ns))] * len(extra_forward_ns)
 
     def stage_times(counts: Column) -> tuple[Column, Column]:
         ends = np.cumsum(counts, axis=1)
@@ -74,7 +80,7 @@ def balanced_counts(
         over = over_limit_bytes(here) if over_limit_bytes else 0
         value = int(ledger_many(schedule, forward, backward, hop_ns)[0])
         for _ in range(_ROUNDS):
-            moves = _moves(np.array(here), (forward + backward)[0])
+            moves = _moves(np.array(here), (forward + backward)[0], room)
             if not len(moves):
                 break
             forwards, backwards = stage_times(moves)
@@ -88,7 +94,9 @@ def balanced_counts(
         return over, value, here
 
     total = (prefixes[0] + prefixes[1]).tolist()
-    found = [improve(start) for start in _starts(total, (extras[0] + extras[1]).tolist())]
+    found = [improve(start) for start in _starts(total, (extras[0] + extras[1]).tolist(), room)]
+    if not found:
+        return None
     _, value, counts = min(found)
     return counts, value
 
@@ -108,11 +116,11 @@ def _best(
     return (order[position], excess) if excess < over else None
 
 
-def _moves(counts: Column, times: Column) -> Column:
-    """Placements one layer away: from one of the heaviest stages that has a layer, to one of the lightest."""
+def _moves(counts: Column, times: Column, room: Sequence[Room]) -> Column:
+    """Placements one layer away: from one of the heaviest stages that can spare a layer, to one of the lightest."""
     by_time = np.argsort(times, kind="stable")
-    sources = [int(s) for s in by_time[::-1] if counts[s]][:_WIDTH]
-    targets = by_time[:_WIDTH].tolist()
+    sources = [int(s) for s in by_time[::-1] if counts[s] > room[s][0]][:_WIDTH]
+    targets = [int(s) for s in by_time if counts[s] < room[s][1]][:_WIDTH]
     pairs = [(source, target) for source in sources for target in targets if source != target]
     moves = np.repeat(counts[None, :], len(pairs), axis=0)
     for index, (source, target) in enumerate(pairs):
@@ -121,27 +129,35 @@ def _moves(counts: Column, times: Column) -> Column:
     return moves
 
 
-def _starts(prefix: Sequence[int], extras: Sequence[int]) -> list[Column]:
+def _starts(prefix: Sequence[int], extras: Sequence[int], room: Sequence[Room]) -> list[Column]:
     """Placements of the smallest maximal stage time, filled from the front and from the back."""
     low, high = 0, prefix[-1] + max(extras)
+    if _fill(prefix, extras, room, high) is None:
+        return []
     while low < high:
         limit = (low + high) // 2
-        if _fill(prefix, extras, limit) is None:
+        if _fill(prefix, extras, room, limit) is None:
             low = limit + 1
         else:
             high = limit
-    front = _fill(prefix, extras, low)
+    front = _fill(prefix, extras, room, low)
     mirrored = [prefix[-1] - value for value in reversed(prefix)]
-    back = _fill(mirrored, extras[::-1], low)
+    back = _fill(mirrored, extras[::-1], room[::-1], low)
     return [np.array(start) for start in (front, back[::-1] if back else None) if start is not None]
 
 
-def _fill(prefix: Sequence[int], extras: Sequence[int], limit: int) -> list[int] | None:
-    """Layers a stage when each takes what fits under the limit; None if layers are left over."""
+def _fill(prefix: Sequence[int], extras: Sequence[int], room: Sequence[Room], limit: int) -> list[int] | None:
+    """Layers a stage when each takes what fits under the limit and leaves the later ones their fewest; None where a
+    stage's fewest exceed the limit or layers are left over."""
     counts, first = [], 0
-    for extra in extras:
-        last = first
-        while last + 1 < len(prefix) and prefix[last + 1] - prefix[first] + extra <= limit:
+    needed = sum(fewest for fewest, _ in room)
+    for extra, (fewest, most) in zip(extras, room, strict=True):
+        needed -= fewest
+        last = first + fewest
+        if last >= len(prefix) or (fewest and prefix[last] - prefix[first] + extra > limit):
+            return None
+        end = min(first + most, len(prefix) - 1 - needed)
+        while last < end and prefix[last + 1] - prefix[first] + extra <= limit:
             last += 1
         counts.append(last - first)
         first = last

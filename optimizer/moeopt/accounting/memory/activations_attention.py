@@ -82,6 +82,7 @@ def _latent(problem: Problem, sizes: Symbols) -> list[TensorBytes]:
                 _TE,
                 quantized=quantized,
             ),
+            tensor(sizes, "compressed query norm statistics", f"{statistics}*T", ("mla_up_proj",), _TE),
         ]
     found += [
         tensor(sizes, "compressed key-value and rotary key", "2*T*kv_down", (), _MLA),
@@ -93,6 +94,7 @@ def _latent(problem: Problem, sizes: Symbols) -> list[TensorBytes]:
             _TE,
             quantized=quantized,
         ),
+        tensor(sizes, "compressed key-value norm statistics", f"{statistics}*T", ("mla_up_proj",), _TE),
         tensor(sizes, "query", "2*A*heads*qk", ("mla_up_proj",), _MLA),
         tensor(sizes, "key (one a head)", "2*A*heads*qk", ("mla_up_proj",), _MLA),
         tensor(sizes, "value", "2*A*heads*dv", ("mla_up_proj",), _MLA),

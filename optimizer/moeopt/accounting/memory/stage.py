@@ -7,6 +7,7 @@ activations  = max over in-flight vectors q, over pieces of chunks that have q_c
 buffers      = sum of present_bytes over the features present + chunks * chunk_fixed
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -50,9 +51,12 @@ def stage_memory(
     choices: Choices,
     chunks: Sequence[Mapping[Piece, int]],
     in_flight: Sequence[Sequence[int]],
+    orders: Sequence[Sequence[LayerKind]] | None = None,
 ) -> StageMemory:
     """Exact bytes of a rank that holds `chunks` (pieces and counts, first chunk first) under a schedule whose
-    Pareto-maximal counts of in-flight micro-batches, one a chunk, are `in_flight`."""
+    Pareto-maximal counts of in-flight micro-batches, one a chunk, are `in_flight`. `orders` are the layers of each
+    chunk in their true order, for full recomputation with method block (absent: kind by kind, as `chunks` lists them).
+    """
     weights = gradients = optimizer = 0
     for chunk in chunks:
         for elements, shards in (
@@ -70,7 +74,7 @@ def stage_memory(
         weights_bytes=int(weights),
         gradients_bytes=int(gradients),
         optimizer_bytes=int(optimizer),
-        activations_bytes=int(activations_bytes(terms, choices, chunks, in_flight)),
+        activations_bytes=int(activations_bytes(terms, choices, chunks, in_flight, orders)),
         buffers_bytes=int(buffers + len(chunks) * terms.chunk_fixed_bytes),
         overhead_bytes=int(terms.overhead_bytes),
     )
@@ -81,19 +85,28 @@ def buffer_elements(elements: int, shards: int, choices: Choices) -> int:
     return int(round_up(elements, lcm(shards, BUFFER_MULTIPLE)) if choices.distributed_optimizer else elements)
 
 
-def chunk_kept_bytes(terms: MemoryTerms, choices: Choices, chunk: Mapping[Piece, int]) -> int:
-    """Activation bytes of one in-flight micro-batch of a chunk. Full recomputation with method block covers the first
-    `num_layers` layers of the chunk, in the order in which the chunk lists its pieces."""
-    recompute = choices.recompute
-    left = recompute.num_layers or 0
+def chunk_kept_bytes(
+    terms: MemoryTerms, choices: Choices, chunk: Mapping[Piece, int], order: Sequence[LayerKind] | None = None
+) -> int:
+    """Activation bytes of one in-flight micro-batch of a chunk."""
+    covered = _covered(choices, chunk, order)
     total = terms.chunk_kept_bytes
     for piece, count in chunk.items():
-        covered = 0
-        if recompute.granularity == "full":
-            covered = count if recompute.method == "uniform" else min(count, left) if _is_layer(piece) else 0
-        left -= covered
-        total += covered * terms.kept_recomputed_bytes[piece] + (count - covered) * terms.kept_bytes[piece]
+        again = covered.get(piece, 0)
+        total += again * terms.kept_recomputed_bytes[piece] + (count - again) * terms.kept_bytes[piece]
     return int(total)
+
+
+def _covered(choices: Choices, chunk: Mapping[Piece, int], order: Sequence[LayerKind] | None) -> Mapping[Piece, int]:
+    """Pieces that full recomputation covers: all with method uniform, the first `num_layers` layers with block."""
+    if choices.recompute.granularity != "full":
+        return {}
+    if choices.recompute.method == "uniform":
+        return chunk
+    layers = order
+    if layers is None:
+        layers = [piece for piece, count in chunk.items() if isinstance(piece, LayerKind) for _ in range(count)]
+    return Counter(layers[: choices.recompute.num_layers or 0])
 
 
 def activations_bytes(
@@ -101,9 +114,12 @@ def activations_bytes(
     choices: Choices,
     chunks: Sequence[Mapping[Piece, int]],
     in_flight: Sequence[Sequence[int]],
+    orders: Sequence[Sequence[LayerKind]] | None = None,
 ) -> int:
     """The peak of kept and passing activations (see the law above)."""
-    kept = [chunk_kept_bytes(terms, choices, chunk) for chunk in chunks]
+    kept = [
+        chunk_kept_bytes(terms, choices, chunk, None if orders is None else orders[c]) for c, chunk in enumerate(chunks)
+    ]
     passing = [max((terms.transient_bytes[piece] for piece, n in chunk.items() if n), default=0) for chunk in chunks]
     peak = 0
     for vector in in_flight:
@@ -129,7 +145,3 @@ def piece_features(problem: Problem, piece: Piece) -> set[Feature]:
     if piece == "mtp":
         return {"mtp", "layer", problem.architecture.mtp_kind.ffn}
     return {piece}
-
-
-def _is_layer(piece: Piece) -> bool:
-    return isinstance(piece, LayerKind)

@@ -10,12 +10,12 @@ from moeopt.accounting.memory.persistent import Feature, chunk_fixed_bytes, pres
 from moeopt.accounting.memory.recipe import DEFAULT_RECIPE, Recipe
 from moeopt.accounting.memory.states import quantized_weight_bytes, shard_counts, state_prices
 from moeopt.accounting.memory.symbols import Symbols, symbols
-from moeopt.accounting.memory.tensors import total
+from moeopt.accounting.memory.tensors import TensorBytes, total
 from moeopt.accounting.memory.transients import transient_bytes
 from moeopt.accounting.pieces import Piece, pieces
-from moeopt.accounting.sharding import aligned_elements
+from moeopt.accounting.sharding import aligned_elements, piece_elements
 from moeopt.arithmetic import Number, where
-from moeopt.layout import Choices, Degrees
+from moeopt.layout import RECOMPUTE_MODULES, Choices, Degrees, RecomputeModule
 from moeopt.problem.problem import Problem
 
 
@@ -28,6 +28,9 @@ class MemoryTerms:
     quantized_bytes: dict[Piece, Number]
     """Weight bytes beside the 16-bit buffers, once for each such piece (0 in bf16 and fp16)."""
     kept_bytes: dict[Piece, Number]
+    freed_bytes: dict[RecomputeModule, dict[Piece, Number]]
+    """What each selective module takes off kept_bytes, chosen or not: kept_bytes is that of nothing recomputed less
+    these, summed over the chosen modules (beside `moe`, its parts `moe_act` and `shared_experts` free nothing more)."""
     kept_recomputed_bytes: dict[Piece, Number]
     transient_bytes: dict[Piece, Number]
     chunk_kept_bytes: Number
@@ -55,13 +58,16 @@ def memory_terms(
     prices = state_prices(problem, choices, recipe)
     shards = shard_counts(degrees, choices)
     used = [piece for piece in pieces(problem.architecture) if piece != "mtp" or problem.mtp_layers]
-    elements = {piece: aligned_elements(problem, piece, degrees) for piece in used}
-    kept = {piece: _kept(problem, sizes, piece, choices, recipe) for piece in used}
+    counted = aligned_elements if choices.distributed_optimizer else piece_elements
+    elements = {piece: counted(problem, piece, degrees) for piece in used}
+    tensors = {piece: all_tensors(problem, sizes, piece, without_recompute(choices), recipe) for piece in used}
+    kept = {piece: _kept(sizes, tensors[piece], choices) for piece in used}
     return MemoryTerms(
         dense_elements={piece: elements[piece].dense for piece in used},
         expert_elements={piece: elements[piece].expert for piece in used},
         quantized_bytes=_each(used, lambda piece: quantized_weight_bytes(problem, sizes, piece)),
         kept_bytes=kept,
+        freed_bytes={module: {piece: _freed(tensors[piece], module) for piece in used} for module in RECOMPUTE_MODULES},
         kept_recomputed_bytes=_each(used, lambda piece: recomputed_bytes(sizes, piece, choices, kept[piece])),
         transient_bytes=_each(used, lambda piece: transient_bytes(problem, sizes, piece, choices, recipe)),
         chunk_kept_bytes=_chunk_kept(sizes, choices),
@@ -80,10 +86,12 @@ def _each(used: list[Piece], function: Callable[[Piece], Number]) -> dict[Piece,
     return {piece: function(piece) for piece in used}
 
 
-def _kept(problem: Problem, sizes: Symbols, piece: Piece, choices: Choices, recipe: Recipe) -> Number:
-    plain = without_recompute(choices) if choices.recompute.granularity == "full" else choices
-    tensors = all_tensors(problem, sizes, piece, plain, recipe)
+def _kept(sizes: Symbols, tensors: list[TensorBytes], choices: Choices) -> Number:
     return total([item for item in tensors if item.kept_under(choices)]) + 0 * sizes.T
+
+
+def _freed(tensors: list[TensorBytes], module: RecomputeModule) -> Number:
+    return total([item for item in tensors if module in item.dropped_by])
 
 
 def _chunk_kept(sizes: Symbols, choices: Choices) -> Number:

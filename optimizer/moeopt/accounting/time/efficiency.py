@@ -1,9 +1,12 @@
 """Measured and fitted shares of peak by GPU generation, and the integer rates made of them once."""
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -65,12 +68,32 @@ class Efficiency(Input):
     overlap_slowdown: Factor
     biased_expert_slowdown: Factor
     """Time of a layer with biased experts and attention sinks over what its shapes explain."""
+    calibration: dict[str, Any] = Field(default={})
+    """Where the fitted numbers come from: software, rows, date, errors (written by benchmarks/calibrate.py)."""
     sources: dict[str, str] = Field(default={})
 
 
-@lru_cache(maxsize=16)
+_TABLES: ContextVar[Mapping[str, Efficiency]] = ContextVar("tables", default={})  # noqa: B039 - never written to
+
+
+@contextmanager
+def using(tables: Mapping[str, Efficiency]) -> Iterator[None]:
+    """Let these tables stand in for the shipped ones of the same name: other software, other measurements, a fit."""
+    token = _TABLES.set(tables)
+    try:
+        yield
+    finally:
+        _TABLES.reset(token)
+
+
 def load_efficiency(name: str) -> Efficiency:
-    """A shipped table by name. Raises InputError with the nearest name when there is none."""
+    """A table by name. Raises InputError with the nearest name when there is none."""
+    given = _TABLES.get().get(name)
+    return given if given is not None else _shipped(name)
+
+
+@lru_cache(maxsize=16)
+def _shipped(name: str) -> Efficiency:
     return read_fields(Efficiency, preset_fields("efficiency", name), f"efficiency {name}")
 
 

@@ -22,32 +22,37 @@ EXPERT_LAUNCHES, QUANTIZED_EXPERT_LAUNCHES = 6, 9
 (counts of kernels in eager Megatron-Core runs; their common price launch_ns is fitted)."""
 
 
-def launches(problem: Problem, degrees: Degrees, choices: Choices, rates: Rates, moe: bool) -> Number:
-    """Launch-equivalents of a layer, forward and backward."""
-    architecture = problem.architecture
-    count = ATTENTION_LAUNCHES + (MLA_LAUNCHES if architecture.is_mla else 0)
-    tensor = where(degrees.tp > 1, TENSOR_PARALLEL_LAUNCHES, 0)
-    if not moe:
-        return tensor + (count + DENSE_LAUNCHES)
+def moe_launches(problem: Problem, degrees: Degrees, choices: Choices, rates: Rates) -> Number:
+    """Launch-equivalents of a MoE block, forward and backward."""
     each = QUANTIZED_EXPERT_LAUNCHES if rates.quantized else EXPERT_LAUNCHES
     nccl = NCCL_DISPATCH_LAUNCHES if choices.dispatcher in ("alltoall", "allgather") else 0
-    return ceil_div(architecture.num_experts, degrees.ep) * each + tensor + (count + MOE_LAUNCHES + nccl)
+    return ceil_div(problem.architecture.num_experts, degrees.ep) * each + (MOE_LAUNCHES + nccl)
+
+
+def launches(problem: Problem, degrees: Degrees, choices: Choices, rates: Rates, moe: bool) -> Number:
+    """Launch-equivalents of a layer, forward and backward."""
+    attention = ATTENTION_LAUNCHES + (MLA_LAUNCHES if problem.architecture.is_mla else 0)
+    tensor = where(degrees.tp > 1, TENSOR_PARALLEL_LAUNCHES, 0)
+    return tensor + attention + (moe_launches(problem, degrees, choices, rates) if moe else DENSE_LAUNCHES)
+
+
+def launched_ns(count: Number, problem: Problem, choices: Choices, rates: Rates, moe: bool) -> Number:
+    """Host time of launch-equivalents in a layer. Halved where tokens are dropped and padded to capacity: no count is
+    read back (assumed from the token-drop rows of Megatron-Bridge 25.09)."""
+    each: int = getattr(rates.efficiency.launch_ns, problem.cluster.host)
+    padded = moe and problem.workload.routing.capacity_factor is not None
+    return ceil_div(count * (each * GRAPH_PERCENT[choices.cuda_graphs]), 200 if padded else 100)
 
 
 def host_ns(problem: Problem, degrees: Degrees, choices: Choices, rates: Rates, moe: bool) -> Number:
-    """Host time of a layer, forward and backward. Halved where tokens are dropped and padded to capacity: no count is
-    read back (assumed from the token-drop rows of Megatron-Bridge 25.09). Full recompute launches the forward again:
-    half as much more, as forward and backward launch about alike (derived)."""
-    each: int = getattr(rates.efficiency.launch_ns, problem.cluster.host)
-    percent = GRAPH_PERCENT[choices.cuda_graphs]
-    time = launches(problem, degrees, choices, rates, moe) * each
-    if moe and problem.workload.routing.capacity_factor is not None:
-        time = ceil_div(time, 2)
-    return ceil_div(time * percent, 100)
+    """Host time of a layer, forward and backward, nothing recomputed."""
+    return launched_ns(launches(problem, degrees, choices, rates, moe), problem, choices, rates, moe)
 
 
 def exposed_host_ns(gpu_ns: Number, host: Number) -> Number:
     """What host time adds to a layer: sqrt(gpu^2 + host^2) - gpu, rounded up; integers and columns agree exactly."""
+    if not is_column(host) and host == 0:
+        return 0
     gpu, launch = gpu_ns * 1.0, host * 1.0
     squares = gpu * gpu + launch * launch
     if is_column(squares):

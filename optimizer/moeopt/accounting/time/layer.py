@@ -1,75 +1,14 @@
 """One decoder layer on one GPU and one micro-batch: forward and backward time, split into parts."""
 
-from dataclasses import dataclass, field
-
 from moeopt.accounting.time import attention, collectives, feed_forward, gemm
 from moeopt.accounting.time.dispatch import dispatch_ns
-from moeopt.accounting.time.efficiency import Rates, exact
+from moeopt.accounting.time.efficiency import exact
 from moeopt.accounting.time.host import exposed_host_ns, host_ns
 from moeopt.accounting.time.memory_bound import BACKWARD_PASSES, memory_ns, quantize_bytes
-from moeopt.accounting.time.tokens import Tokens
+from moeopt.accounting.time.recompute import finish_repeats
+from moeopt.accounting.time.scene import COMPUTE, Scene, Timed
 from moeopt.arithmetic import Number, ceil_div, minimum
-from moeopt.layout import Choices, Degrees
 from moeopt.problem.architecture import LayerKind
-from moeopt.problem.problem import Problem
-
-COMPUTE = ("gemm", "attention", "memory_bound", "unfused")
-PARTS = (*COMPUTE, "tp_comm", "cp_comm", "ep_comm", "recompute", "host")
-"""Names of the parts; a layer's time is their sum. `unfused` is what biased experts cost beyond their shapes."""
-
-
-@dataclass
-class Pass:
-    """Parts of one pass, in nanoseconds."""
-
-    parts: dict[str, Number] = field(default_factory=dict)
-
-    def add(self, part: str, time: Number) -> None:
-        """Add time to a part."""
-        self.parts[part] = self.parts.get(part, 0) + time
-
-    @property
-    def total(self) -> Number:
-        """Sum of the parts."""
-        return sum(self.parts.values())
-
-    def of(self, *names: str) -> Number:
-        """Sum of some parts."""
-        return sum(self.parts.get(name, 0) for name in names)
-
-
-@dataclass
-class Timed:
-    """Forward and backward passes of a piece."""
-
-    forward: Pass = field(default_factory=Pass)
-    backward: Pass = field(default_factory=Pass)
-
-    @property
-    def total(self) -> Number:
-        """Both passes."""
-        return self.forward.total + self.backward.total
-
-    def __add__(self, other: "Timed") -> "Timed":
-        """The parts of both, free to be added to."""
-        total = Timed(Pass(dict(self.forward.parts)), Pass(dict(self.backward.parts)))
-        for run, added in ((total.forward, other.forward), (total.backward, other.backward)):
-            for part, time in added.parts.items():
-                run.add(part, time)
-        return total
-
-
-@dataclass
-class Scene:
-    """Everything that the formulas of one evaluation share."""
-
-    problem: Problem
-    degrees: Degrees
-    choices: Choices
-    tokens: Tokens
-    rates: Rates
-    blocks: dict[int | str, Timed] = field(default_factory=dict)
-    """Attention blocks by window and feed-forward blocks by kind: layers that differ in one share the other."""
 
 
 def add_products(scene: Scene, timed: Timed, work: gemm.Products, bf16: bool = False) -> Number:
@@ -96,17 +35,16 @@ def add_bytes(scene: Scene, timed: Timed, forward: Number, quantized: tuple[Numb
 
 def add_tensor_block(scene: Scene, timed: Timed) -> Number:
     """Add the tensor-parallel communication of one block; returns the forward time."""
-    rest = (scene.problem, scene.degrees, scene.choices, scene.tokens, scene.rates)
-    forward = collectives.tensor_block_ns(*rest, halves=4)
+    forward, backward = scene.tensor_block
     timed.forward.add("tp_comm", forward)
-    timed.backward.add("tp_comm", collectives.tensor_block_ns(*rest, halves=5))
+    timed.backward.add("tp_comm", backward)
     return forward
 
 
 def attention_block(scene: Scene, timed: Timed, window: int) -> None:
-    """The attention block, with the repeats of recompute modules core_attn, mla_up_proj and layernorm."""
+    """The attention block; what its recompute modules core_attn, mla_up_proj and layernorm repeat."""
     architecture, tokens, degrees = scene.problem.architecture, scene.tokens, scene.degrees
-    choices, rates = scene.choices, scene.rates
+    rates = scene.rates
     add_products(scene, timed, attention.projections(architecture, tokens, degrees))
     add_bytes(
         scene,
@@ -123,16 +61,14 @@ def attention_block(scene: Scene, timed: Timed, window: int) -> None:
     timed.forward.add("cp_comm", ring[0])
     timed.backward.add("cp_comm", ring[1])
     add_tensor_block(scene, timed)
-    if choices.recompute.drops("core_attn"):
-        timed.backward.add("recompute", core[0] + ring[0])
-    if choices.recompute.drops("mla_up_proj") and architecture.is_mla:
+    timed.repeats["core_attn"] = core[0] + ring[0]
+    if architecture.is_mla:
         up = gemm.forward_ns(
             attention.up_projections(architecture, tokens, degrees), rates.gemm_flops_per_ns, rates.weight_bytes, rates
         )
         elements = tokens.attention * attention.query_key_value(architecture, heads, groups)
-        timed.backward.add("recompute", up + memory_ns(elements * 4, rates))
-    if choices.recompute.drops("layernorm"):
-        timed.backward.add("recompute", memory_ns(tokens.local * (8 * architecture.hidden_size), rates))
+        timed.repeats["mla_up_proj"] = up + memory_ns(elements * 4, rates)
+    timed.repeats["layernorm"] = memory_ns(tokens.local * (8 * architecture.hidden_size), rates)
 
 
 def dense_block(scene: Scene, timed: Timed) -> None:
@@ -143,9 +79,7 @@ def dense_block(scene: Scene, timed: Timed) -> None:
     activation = feed_forward.mlp_activation_bytes(architecture, tokens, width)
     quantized = feed_forward.mlp_quantized(architecture, tokens, width)
     add_bytes(scene, timed, feed_forward.dense_bytes(architecture, tokens) + activation, quantized)
-    again = again + add_tensor_block(scene, timed) + memory_ns(activation, scene.rates)
-    if scene.choices.recompute.drops("mlp"):
-        timed.backward.add("recompute", again)
+    timed.repeats["mlp"] = again + add_tensor_block(scene, timed) + memory_ns(activation, scene.rates)
 
 
 def shared_block(scene: Scene, timed: Timed) -> Number:
@@ -158,8 +92,7 @@ def shared_block(scene: Scene, timed: Timed) -> Number:
     activation = feed_forward.mlp_activation_bytes(architecture, tokens, width)
     again = again + add_bytes(scene, timed, activation, feed_forward.mlp_quantized(architecture, tokens, width))
     again = again + add_tensor_block(scene, timed)
-    if scene.choices.recompute.drops("shared_experts") and not scene.choices.recompute.drops("moe"):
-        timed.backward.add("recompute", again)
+    timed.repeats["shared_experts"] = again
     return again
 
 
@@ -167,7 +100,7 @@ def moe_block(scene: Scene, timed: Timed) -> None:
     """Router, dispatch, experts, combine and shared experts; recompute module moe repeats all of it, communication
     included, moe_act only the activation."""
     architecture, tokens, degrees = scene.problem.architecture, scene.tokens, scene.degrees
-    choices, recompute = scene.choices, scene.choices.recompute
+    choices = scene.choices
     again = add_products(scene, timed, feed_forward.router(architecture, tokens), bf16=True)
     again = again + add_products(scene, timed, feed_forward.experts(architecture, tokens, degrees))
     activation = feed_forward.expert_activation_bytes(scene.problem, tokens, degrees, choices)
@@ -179,11 +112,8 @@ def moe_block(scene: Scene, timed: Timed) -> None:
         exchange = exchange + collectives.expert_tensor_ns(scene.problem, degrees, tokens, scene.rates)
     timed.forward.add("ep_comm", exchange)
     timed.backward.add("ep_comm", exchange)
-    again = again + exchange + shared_block(scene, timed)
-    if recompute.drops("moe"):
-        timed.backward.add("recompute", again)
-    elif recompute.drops("moe_act"):
-        timed.backward.add("recompute", memory_ns(activation, scene.rates))
+    timed.repeats["moe"] = again + exchange + shared_block(scene, timed)
+    timed.repeats["moe_act"] = memory_ns(activation, scene.rates)
 
 
 def hide_expert_communication(scene: Scene, timed: Timed) -> None:
@@ -221,8 +151,8 @@ def add_host(timed: Timed, host: Number) -> None:
     timed.backward.add("host", exposed - first)
 
 
-def layer(scene: Scene, kind: LayerKind, full_recompute: bool) -> Timed:
-    """One decoder layer; under full recompute the backward pass repeats the whole forward, communication included."""
+def layer(scene: Scene, kind: LayerKind) -> Timed:
+    """One decoder layer with nothing recomputed, and what repeating its modules or its whole forward takes."""
     moe = kind.ffn == "moe"
     for block in (kind.window, kind.ffn):
         if block not in scene.blocks:
@@ -233,12 +163,10 @@ def layer(scene: Scene, kind: LayerKind, full_recompute: bool) -> Timed:
                 (moe_block if moe else dense_block)(scene, scene.blocks[block])
     timed = scene.blocks[kind.window] + scene.blocks[kind.ffn]
     unfuse(scene, timed)
-    if full_recompute:
-        timed.backward.add("recompute", timed.forward.total)
+    forward = timed.forward.total
     if moe and scene.choices.overlap.ep_all_to_all:
         hide_expert_communication(scene, timed)
     host = host_ns(scene.problem, scene.degrees, scene.choices, scene.rates, moe)
-    if full_recompute:
-        host = ceil_div(host * 3, 2)
     add_host(timed, host)
+    finish_repeats(scene, timed, moe, forward, host)
     return timed

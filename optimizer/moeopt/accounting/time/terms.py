@@ -7,11 +7,13 @@ from moeopt.accounting.pieces import Piece
 from moeopt.accounting.time import special
 from moeopt.accounting.time.collectives import hop_ns
 from moeopt.accounting.time.efficiency import rates
-from moeopt.accounting.time.layer import PARTS, Pass, Scene, Timed, layer
+from moeopt.accounting.time.layer import layer
+from moeopt.accounting.time.recompute import effective
+from moeopt.accounting.time.scene import PARTS, Pass, Scene, Timed
 from moeopt.accounting.time.step_end import StepEnd, step_end
 from moeopt.accounting.time.tokens import tokens
 from moeopt.arithmetic import Number
-from moeopt.layout import Choices, Degrees
+from moeopt.layout import RECOMPUTE_MODULES, Choices, Degrees, Recompute, RecomputeModule
 from moeopt.problem.architecture import LayerKind
 from moeopt.problem.problem import Problem
 
@@ -27,8 +29,14 @@ class TimeTerms:
     forward_parts: dict[str, dict[Piece, Number]]
     """forward_ns by part; the parts add up exactly."""
     backward_parts: dict[str, dict[Piece, Number]]
+    recompute_ns: dict[RecomputeModule, dict[Piece, Number]]
+    """What each selective module adds to the backward pass, chosen or not: backward_ns is the backward of nothing
+    recomputed plus these, summed over `recompute.effective`."""
+    full_recompute_ns: dict[Piece, Number]
+    """What recomputing the whole piece adds, chosen or not."""
     recomputed_ns: dict[Piece, Number]
-    """What full recompute with method block adds to backward_ns for each layer it recomputes; zero otherwise."""
+    """full_recompute_ns under full recompute with method block, which `chunk_ns` adds for each layer it covers; zero
+    otherwise."""
     hop_ns: Number
     """One pipeline send between neighbouring stages."""
     step_end: StepEnd
@@ -39,15 +47,23 @@ def _parts(timed: Mapping[Piece, Pass]) -> dict[str, dict[Piece, Number]]:
     return {part: {piece: run.of(part) for piece, run in timed.items()} for part in PARTS}
 
 
-def _pieces(scene: Scene, full: bool) -> dict[Piece, Timed]:
-    """Every piece that the problem has; MTP modules copy the last layer."""
+def _pieces(scene: Scene) -> dict[Piece, Timed]:
+    """Every piece that the problem has, nothing recomputed; MTP modules copy the last layer."""
     architecture = scene.problem.architecture
-    timed: dict[Piece, Timed] = {kind: layer(scene, kind, full) for kind in architecture.kinds}
+    timed: dict[Piece, Timed] = {kind: layer(scene, kind) for kind in architecture.kinds}
     timed["embedding"] = special.embedding(scene)
     if scene.problem.mtp_layers:
         timed["mtp"] = special.mtp(scene, timed[architecture.mtp_kind])
     timed["loss"] = special.loss(scene)
     return timed
+
+
+def _add_recompute(timed: Mapping[Piece, Timed], recompute: Recompute) -> None:
+    """Add the chosen modules, or the whole forward under uniform full recompute, to the backward passes."""
+    uniform = recompute.granularity == "full" and recompute.method != "block"
+    for piece in timed.values():
+        again = piece.full_repeat if uniform else sum(piece.repeats.get(module, 0) for module in effective(recompute))
+        piece.backward.add("recompute", again)
 
 
 def time_terms(problem: Problem, degrees: Degrees, choices: Choices) -> TimeTerms:
@@ -58,22 +74,19 @@ def time_terms(problem: Problem, degrees: Degrees, choices: Choices) -> TimeTerm
     """
     rate = rates(problem)
     scene = Scene(problem, degrees, choices, tokens(problem, degrees, choices), rate)
-    full = choices.recompute.granularity == "full"
-    block = full and choices.recompute.method == "block"
-    timed = _pieces(scene, full and not block)
-    extra: dict[Piece, Number] = dict.fromkeys(timed, 0)
-    if block:
-        for kind in problem.architecture.kinds:
-            again = layer(scene, kind, True)
-            extra[kind] = (
-                again.forward.total + again.backward.total - timed[kind].forward.total - timed[kind].backward.total
-            )
+    timed = _pieces(scene)
+    _add_recompute(timed, choices.recompute)
+    full = {piece: run.full_repeat for piece, run in timed.items()}
     return TimeTerms(
         forward_ns={piece: run.forward.total for piece, run in timed.items()},
         backward_ns={piece: run.backward.total for piece, run in timed.items()},
         forward_parts=_parts({piece: run.forward for piece, run in timed.items()}),
         backward_parts=_parts({piece: run.backward for piece, run in timed.items()}),
-        recomputed_ns=extra,
+        recompute_ns={
+            module: {piece: run.repeats.get(module, 0) for piece, run in timed.items()} for module in RECOMPUTE_MODULES
+        },
+        full_recompute_ns=full,
+        recomputed_ns=full if choices.recompute.method == "block" else dict.fromkeys(full, 0),
         hop_ns=hop_ns(problem, degrees, scene.tokens, rate),
         step_end=step_end(problem, degrees, choices, rate),
     )

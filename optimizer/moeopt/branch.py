@@ -1,0 +1,280 @@
+"""Best-first branch and bound over candidates: bounds from the sweep, proofs from CP-SAT.
+
+Candidates are visited by their bound. One whose bound is above the best value so far is done; any other is first asked
+as a family (all its recompute settings relaxed into one), then setting by setting. What CP-SAT finds no layout for
+within the best value is done for good. Candidates that reach exactly the best value are collected, and the tie among
+them is broken in one joint model.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from moeopt.candidate import Candidate, Family
+from moeopt.configurations import decisions
+from moeopt.cpsat.encode import Encoding
+from moeopt.cpsat.solve import ENGINE, Settings, minimise, rules_out
+from moeopt.cpsat.tie_break import break_tie
+from moeopt.incumbent import Found, place
+from moeopt.problem.problem import Problem
+from moeopt.screening import MOST_NS, Limits, Pair, Screening
+from moeopt.space import check_names, row
+
+_GROWTH = 1.15
+"""The first limit that admits a layout is looked for in steps of this factor."""
+_SAMPLES = 6
+_FILLS = (1.0, 0.93, 0.85, 0.75, 0.6)
+"""Shares of the memory limit: for each, the best pairs whose memory bound is below it are tried first."""
+
+
+class Stopped(Exception):
+    """The deadline has passed, or the user interrupted a solve."""
+
+
+@dataclass
+class Result:
+    """What a search ends with. `proven`: the best is optimal, or there is none; `bound` holds for every layout."""
+
+    best: Found | None = None
+    proven: bool = False
+    bound: int = 0
+    alternatives: list[Found] = field(default_factory=list)
+
+
+class Search:
+    """One solve of one problem for the `top` best candidates."""
+
+    def __init__(self, problem: Problem, settings: Settings, top: int = 1, screening: bool = True) -> None:
+        check_names(problem, decisions())
+        self.problem, self.settings, self.top = problem, settings, top
+        self.screens = screening
+        self.screening = Screening(problem)
+        self.pool: list[Found] = []
+        """The best layout of each candidate asked, best first; those beyond the `top` and ties of the last are cut."""
+        self.asked = self.families = 0
+        self.bound = 0
+
+    def run(self) -> Result:
+        """Search, prove, break ties."""
+        proven = False
+        try:
+            if self.screens:
+                self._first_layouts()
+            self._prove()
+            proven = True
+        except (Stopped, KeyboardInterrupt):
+            self._say("stopped before the proof was complete")
+        if not self.pool:
+            return Result(None, proven, self.bound)
+        if not proven:
+            return Result(self.pool[0], False, min(self.bound, self.pool[0].score), self.pool[: self.top])
+        best, _ = break_tie(self.pool[0], [f.candidate for f in self.pool if f.score == self.pool[0].score], self.settings)
+        rest = [found for found in self.pool if found.candidate.order != best.candidate.order]
+        return Result(best, True, best.score, [best, *rest][: self.top])
+
+    def facts(self, seconds: float) -> dict[str, Any]:
+        """What the contract's `search` object holds."""
+        return {
+            "legal_layouts": self.screening.rows,
+            "families_given_to_solver": self.families,
+            "candidates_given_to_solver": self.asked,
+            "seconds": round(seconds, 3),
+            "engine": ENGINE,
+            "seed": self.settings.seed,
+            "workers": self.settings.workers,
+            "screening": self.screens,
+        }
+
+    # Values -------------------------------------------------------------------------------------------------------
+
+    @property
+    def threshold(self) -> int | None:
+        """Value that a further candidate must not exceed to matter; None while anything does."""
+        return self.pool[self.top - 1].score if len(self.pool) >= self.top else None
+
+    def limits(self, score: int | None) -> Limits:
+        """What a layout must stay within to reach a value of the objective (None: any)."""
+        memory = self.problem.memory_limit
+        if score is None:
+            return Limits(memory)
+        if self.problem.objective == "cost":
+            return Limits(memory, gpu_ns=score)
+        if self.problem.objective == "peak_memory":
+            return Limits(min(memory, score))
+        return Limits(memory, time_ns=score)
+
+    def _score_bound(self, pair: Pair) -> np.ndarray[Any, np.dtype[np.int64]]:
+        if self.problem.objective == "cost":
+            return pair.time * pair.degrees.gpus
+        return pair.memory if self.problem.objective == "peak_memory" else pair.time
+
+    def _bound_of(self, family: Family) -> int:
+        """The family's bound on the objective."""
+        if self.problem.objective == "cost":
+            return family.bound_ns * int(family.degrees.gpus)
+        return family.bound_bytes if self.problem.objective == "peak_memory" else family.bound_ns
+
+    def _lowest_score(self) -> int | None:
+        """Below every layout that fits, by the first level's bounds."""
+        lows = []
+        for block in self.screening.blocks:
+            fits = block.memory <= self.problem.memory_limit
+            if fits.any():
+                gpus = block.degrees.gpus
+                values = {"cost": block.time * gpus, "peak_memory": block.memory}.get(self.problem.objective, block.time)
+                lows.append(int(values[fits].min()))
+        return min(lows, default=None)
+
+    # Good layouts first -------------------------------------------------------------------------------------------
+
+    def _first_layouts(self) -> None:
+        """Grow a limit until a heuristic placement fits, then look once more below it."""
+        lowest = self._lowest_score()
+        if lowest is None:
+            return
+        score = lowest
+        most = self.problem.memory_limit if self.problem.objective == "peak_memory" else MOST_NS * self._most_gpus
+        while len(self.pool) < self.top and score < most:
+            score = int(score * _GROWTH)
+            self._try(self._samples(self.limits(score)))
+        if self.pool:
+            self._try(self._samples(self.limits(self.pool[0].score - 1)))
+
+    @property
+    def _most_gpus(self) -> int:
+        return self.problem.gpu_range.max if self.problem.objective == "cost" else 1
+
+    def _try(self, candidates: Sequence[Candidate]) -> None:
+        for candidate in candidates:
+            self._check_deadline()
+            threshold = self.threshold
+            if threshold is not None and self.problem.objective == "step_time" and candidate.bound_ns >= threshold:
+                continue
+            self._add(place(candidate, self.limits(threshold).memory_bytes))
+
+    def _samples(self, limits: Limits) -> list[Candidate]:
+        """Some candidates worth placing: the best by bound, at several fill levels of memory."""
+        pairs = self.screening.pairs(limits)
+        if not any(pair.size for pair in pairs):
+            return []
+        score = np.concatenate([self._score_bound(pair) for pair in pairs])
+        memory = np.concatenate([pair.memory for pair in pairs])
+        origin = np.concatenate([np.full(pair.size, i) for i, pair in enumerate(pairs)])
+        index = np.concatenate([np.arange(pair.size) for pair in pairs])
+        picked: set[int] = set()
+        for fill in _FILLS:
+            fitting = np.flatnonzero(memory <= int(fill * self.problem.memory_limit))
+            picked.update(fitting[np.argsort(score[fitting], kind="stable")[: _SAMPLES * self.top]].tolist())
+        order = sorted(picked, key=lambda i: int(score[i]))
+        return [self._candidate(pairs[origin[i]], int(index[i])) for i in order]
+
+    def _candidate(self, pair: Pair, index: int) -> Candidate:
+        choices = pair.mode.model_copy(update={"recompute": pair.recompute})
+        return Candidate(self.problem, row(pair.degrees, index), choices, int(pair.time[index]))
+
+    def _add(self, found: Found | None) -> None:
+        """Take a layout into the pool, one a candidate."""
+        if found is None:
+            return
+        known = next((f for f in self.pool if f.candidate.order == found.candidate.order), None)
+        if known is not None:
+            if (known.score, known.peak_bytes) <= (found.score, found.peak_bytes):
+                return
+            self.pool.remove(known)
+        self.pool.append(found)
+        self.pool.sort(key=lambda f: (f.score, f.candidate.order))
+        if len(self.pool) > self.top:
+            last = self.pool[self.top - 1].score
+            self.pool = [f for f in self.pool if f.score <= last]
+        if self.pool[0] is found:
+            self._say(f"best {self.problem.objective} {found.score:,}")
+
+    # Proof --------------------------------------------------------------------------------------------------------
+
+    def _prove(self) -> None:
+        """Ask every family whose bound is within the threshold."""
+        families = self._families(self.limits(self.threshold if self.screens else None))
+        families.sort(key=lambda family: (self._bound_of(family), family.order))
+        for number, family in enumerate(families):
+            self.bound = self._bound_of(family)
+            self._check_deadline()
+            threshold = self.threshold
+            if threshold is not None and self.bound > threshold and self.screens:
+                return
+            if number % 16 == 0:
+                self._say(f"bound {self.bound:,}, {len(families) - number} families to ask")
+            self._ask(family)
+
+    def _families(self, limits: Limits) -> list[Family]:
+        """Pairs grouped by degrees and mode, their recompute settings together."""
+        groups: dict[tuple[int, ...], tuple[Pair, int, list[tuple[Any, int, int]]]] = {}
+        modes: dict[str, int] = {}
+        for pair in self.screening.pairs(limits):
+            mode = modes.setdefault(pair.mode.model_dump_json(), len(modes))
+            columns = np.stack([np.asarray(column) for column in vars(pair.degrees).values()], axis=1)
+            for index, key in enumerate(columns.tolist()):
+                entry = groups.setdefault((mode, *key), (pair, index, []))
+                entry[2].append((pair.recompute, int(pair.time[index]), int(pair.memory[index])))
+        return [
+            Family(
+                self.problem,
+                row(pair.degrees, index),
+                pair.mode,
+                min(time for _, time, _ in settings),
+                tuple((recompute, time) for recompute, time, _ in settings),
+                min(memory for _, _, memory in settings),
+            )
+            for pair, index, settings in groups.values()
+        ]
+
+    def _ask(self, family: Family) -> None:
+        """Rule a family out, or take the best layout of each of its settings."""
+        self.families += 1
+        relaxed = self._encode([family], few_rows=True)
+        if relaxed is None or rules_out(relaxed, self.settings):
+            return
+        for member in family.members:
+            self._check_deadline()
+            threshold = self.threshold
+            if threshold is not None and self.problem.objective == "step_time" and member.bound_ns > threshold:
+                continue
+            self._solve(member)
+
+    def _solve(self, candidate: Candidate) -> None:
+        """The best layout of one candidate, if it is within the threshold."""
+        self.asked += 1
+        quick = self._encode([candidate], few_rows=True)
+        if quick is None or rules_out(quick, self.settings):
+            return
+        self._add(place(candidate, self.limits(self.threshold).memory_bytes))
+        encoding = self._encode([candidate])
+        if encoding is None:
+            return
+        known = next((f for f in self.pool if f.candidate.order == candidate.order), None)
+        if known is not None:
+            encoding.hint(known)
+        goal = encoding.peak if self.problem.objective == "peak_memory" else encoding.time
+        outcome = minimise(encoding, goal, self.settings, "candidate")
+        self._add(outcome.found)
+        if not outcome.proven:
+            raise Stopped
+
+    def _encode(self, candidates: Sequence[Candidate], few_rows: bool = False) -> Encoding | None:
+        """The model of candidates within the threshold; None where its limits are below their bounds."""
+        limits = self.limits(self.threshold)
+        gpus = np.array([int(candidate.degrees.gpus) for candidate in candidates])
+        horizon = int(limits.time_of(gpus).max())
+        if horizon < min(candidate.bound_ns for candidate in candidates):
+            return None
+        return Encoding(self.problem, candidates, horizon, limits.memory_bytes, "few" if few_rows else "all")
+
+    def _check_deadline(self) -> None:
+        if self.settings.expired:
+            raise Stopped
+
+    def _say(self, text: str) -> None:
+        if self.settings.progress is not None:
+            self.settings.progress(text)
+

@@ -1,0 +1,26 @@
+"""Cuts that follow from the time limit: how long a chunk and a rank may take at most. They shorten every proof."""
+
+from typing import TYPE_CHECKING
+
+from ortools.sat.python import cp_model
+
+from moeopt.candidate import Candidate
+from moeopt.schedule.chunk_cap import longest_chunk_ns
+from moeopt.sweep import longest_rank_ns, piece_counts, total
+
+if TYPE_CHECKING:
+    from moeopt.cpsat.encode import Encoding, GridVariables
+
+
+def add_caps(encoding: "Encoding", candidate: Candidate, grid: "GridVariables", literal: cp_model.IntVar) -> None:
+    """No chunk and no rank of this candidate takes longer than any placement within the horizon allows."""
+    counts, time = piece_counts(candidate.problem), candidate.time_terms
+    work = total(counts, time.forward_ns) + total(counts, time.backward_ns)
+    pp, vpp = candidate.grid
+    chunk = int(longest_chunk_ns(*candidate.schedule[:4], work, encoding.horizon_ns))
+    rank = int(longest_rank_ns(candidate.degrees, work, encoding.horizon_ns))
+    times = [grid.forward[stage] + grid.backward[stage] for stage in range(pp * vpp)]
+    for stage_time in times:
+        encoding.at_least(chunk, stage_time, literal)
+    for first in range(pp):
+        encoding.at_least(rank, sum(times[first::pp]), literal)

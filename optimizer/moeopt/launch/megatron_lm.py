@@ -1,0 +1,243 @@
+"""`--framework megatron-lm`: every argument of pretrain_gpt.py that a solution decides, and the script that passes them.
+
+Names and conditions are those of Megatron-LM d98e8a6 (22 August 2026); tests/data/launch_validation.json records that
+its parser, validation, configuration, process groups and module build accept them.
+"""
+
+from collections.abc import Mapping
+
+from moeopt.errors import InputError
+from moeopt.frameworks.megatron_core.precision import compute_capability
+from moeopt.launch.environment import environment
+from moeopt.launch.job import Job
+from moeopt.launch.megatron_architecture import Flag, architecture_groups
+from moeopt.launch.script import Payload
+from moeopt.launch.shell import Group, flag
+
+REVISION = "d98e8a6"
+"""The commit of Megatron-LM whose parser the names were read from."""
+
+SETTINGS = (
+    flag("--mock-data"),
+    flag("--tokenizer-type", "NullTokenizer"),
+    flag("--train-iters", 50),
+    flag("--lr", "3.0e-4"),
+    flag("--min-lr", "3.0e-5"),
+    flag("--lr-decay-style", "cosine"),
+    flag("--lr-warmup-iters", 5),
+    flag("--weight-decay", "0.1"),
+    flag("--clip-grad", "1.0"),
+    flag("--adam-beta1", "0.9"),
+    flag("--adam-beta2", "0.95"),
+    flag("--init-method-std", "0.02"),
+    flag("--norm-epsilon", "1e-06"),
+    flag("--rotary-base", 10000),
+    flag("--eval-iters", 0),
+    flag("--eval-interval", 1000),
+    flag("--log-interval", 1),
+    flag("--log-throughput"),
+    flag("--manual-gc"),
+    flag("--manual-gc-interval", 100),
+    flag("--distributed-timeout-minutes", 60),
+    flag("--ckpt-format", "torch_dist"),
+    flag("--no-create-attention-mask-in-dataloader"),
+)
+"""What a layout does not decide: data, learning rate and the constants of the architecture that cost nothing. These
+defaults train on random tokens; the script's SETTINGS_ARGS is where they are changed."""
+
+
+def groups(job: Job) -> list[Group]:
+    """Every argument that the solution decides. Raises InputError naming a decision that Megatron-LM cannot express."""
+    return [
+        *architecture_groups(job.problem),
+        Group("parallelism", tuple(_parallelism(job))),
+        Group("batch", tuple(_batch(job))),
+        Group("precision", tuple(_precision(job))),
+        Group("optimizer", tuple(_optimizer(job))),
+        *_optional(job),
+    ]
+
+
+def payload(job: Job, _stem: str = "train") -> Payload:
+    """The Megatron-LM run: its environment, its arguments and the program that takes them."""
+    return Payload(
+        framework="megatron-lm",
+        root="MEGATRON_LM",
+        root_meaning="a checkout of Megatron-LM",
+        program='"${MEGATRON_LM}/pretrain_gpt.py"',
+        groups=(*groups(job), Group("settings", SETTINGS)),
+        environment=environment(job),
+        notes=_notes(job),
+    )
+
+
+def _parallelism(job: Job) -> list[Flag]:
+    layout = job.layout
+    flags = [
+        flag("--tensor-model-parallel-size", layout.tp),
+        flag("--pipeline-model-parallel-size", layout.pp),
+        flag("--context-parallel-size", layout.cp),
+        flag("--expert-model-parallel-size", layout.ep),
+        flag("--expert-tensor-parallel-size", layout.etp),
+    ]
+    if layout.tp > 1 and layout.sequence_parallel:
+        flags.append(flag("--sequence-parallel"))
+    if layout.pp > 1:
+        flags.append(flag("--pipeline-model-parallel-layout", job.pipeline))
+    if layout.vpp > 1:
+        flags.append(flag("--microbatch-group-size-per-virtual-pipeline-stage", layout.interleave_group))
+    if layout.optimizer.instances > 1:
+        flags.append(flag("--num-distributed-optimizer-instances", layout.optimizer.instances))
+    return flags
+
+
+def _batch(job: Job) -> list[Flag]:
+    return [
+        flag("--micro-batch-size", job.layout.micro_batch_size),
+        flag("--global-batch-size", job.problem.workload.global_batch_size),
+    ]
+
+
+def _precision(job: Job) -> list[Flag]:
+    """fp8 keeps 16-bit parameters (the ledger's assumption): block scaling on Hopper, whose kernels have it, else per
+    tensor with current scaling. mxfp8 keeps its parameters quantised and gathers them through the gradient buffer."""
+    precision = job.problem.workload.precision
+    if precision == "fp16":
+        return [flag("--fp16")]
+    flags = [flag("--bf16")]
+    if precision == "fp8":
+        recipe = "blockwise" if (compute_capability(job.problem) or (0, 0))[0] == 9 else "tensorwise"
+        flags += [flag("--fp8-format", "e4m3" if recipe == "blockwise" else "hybrid"), flag("--fp8-recipe", recipe)]
+    if precision == "mxfp8":
+        if not job.layout.distributed_optimizer:
+            raise InputError(
+                "distributed_optimizer: megatron-lm cannot express false with precision mxfp8: quantised parameters "
+                "(--fp8-param-gather) need it"
+            )
+        flags += [flag("--fp8-format", "e4m3"), flag("--fp8-recipe", "mxfp8"), flag("--fp8-param-gather")]
+        flags.append(flag("--reuse-grad-buf-for-mxfp8-param-ag"))
+    if precision in ("fp8", "mxfp8") and job.problem.architecture.is_moe:
+        flags.append(flag("--moe-router-padding-for-quantization"))
+    return flags
+
+
+def _optimizer(job: Job) -> list[Flag]:
+    layout, kept = job.layout, job.layout.optimizer
+    flags = [flag("--optimizer", "adam")]
+    if layout.distributed_optimizer:
+        flags.append(flag("--use-distributed-optimizer"))
+    if layout.overlap.grad_reduce:
+        flags.append(flag("--overlap-grad-reduce"))
+    if layout.overlap.param_gather:
+        flags.append(flag("--overlap-param-gather"))
+    if kept.precision_aware:
+        flags += [
+            flag("--use-precision-aware-optimizer"),
+            flag("--main-grads-dtype", kept.main_grads),
+            flag("--main-params-dtype", kept.main_params),
+            flag("--exp-avg-dtype", kept.moments),
+            flag("--exp-avg-sq-dtype", kept.moments),
+        ]
+    if kept.main_grads == "bf16":
+        flags.append(flag("--grad-reduce-in-bf16"))
+    if kept.offload_fraction > 0:
+        flags += [flag("--optimizer-cpu-offload"), flag("--optimizer-offload-fraction", kept.offload_fraction)]
+        flags.append(flag("--overlap-cpu-optimizer-d2h-h2d"))
+    return flags
+
+
+def _optional(job: Job) -> list[Group]:
+    """Groups that are there only where a decision fills them."""
+    found = (
+        Group("recompute", tuple(_recompute(job))),
+        Group("dispatcher", tuple(_dispatcher(job))),
+        Group("overlap", tuple(_overlap(job))),
+        Group("loss", tuple(_loss(job))),
+        Group("cuda graphs", tuple(_cuda_graphs(job))),
+    )
+    return [group for group in found if group.flags]
+
+
+def _recompute(job: Job) -> list[Flag]:
+    chosen = job.layout.recompute
+    if chosen.granularity == "none":
+        return []
+    flags = [flag("--recompute-granularity", chosen.granularity)]
+    if chosen.granularity == "full":
+        return [*flags, flag("--recompute-method", chosen.method), flag("--recompute-num-layers", chosen.num_layers)]
+    return [*flags, flag("--recompute-modules", *chosen.modules)]
+
+
+def _dispatcher(job: Job) -> list[Flag]:
+    layout, routing = job.layout, job.problem.workload.routing
+    if not job.problem.architecture.is_moe:
+        return []
+    if layout.dispatcher in ("deepep", "hybridep"):
+        flags = [flag("--moe-token-dispatcher-type", "flex"), flag("--moe-flex-dispatcher-backend", layout.dispatcher)]
+    else:
+        flags = [flag("--moe-token-dispatcher-type", layout.dispatcher)]
+    flags.append(flag("--moe-router-load-balancing-type", _balancing(job)))
+    flags.append(flag("--moe-aux-loss-coeff", "1e-4" if job.problem.architecture.router_correction_bias else "1e-3"))
+    if routing.capacity_factor is not None:
+        flags += [flag("--moe-expert-capacity-factor", routing.capacity_factor)]
+        flags.append(flag("--moe-pad-expert-input-to-capacity"))
+    return flags
+
+
+def _balancing(job: Job) -> str:
+    """A correction bias balances the experts; the loss beside it then looks at one sequence at a time (DeepSeek-V3)."""
+    return "seq_aux_loss" if job.problem.architecture.router_correction_bias else "aux_loss"
+
+
+def _overlap(job: Job) -> list[Flag]:
+    flags = []
+    if job.layout.overlap.ep_all_to_all:
+        flags.append(flag("--overlap-moe-expert-parallel-comm"))
+    if job.layout.overlap.tp_comm:
+        flags.append(flag("--tp-comm-overlap"))
+    return flags
+
+
+def _loss(job: Job) -> list[Flag]:
+    if job.problem.workload.cross_entropy == "unfused":
+        return []
+    return [flag("--cross-entropy-loss-fusion"), flag("--cross-entropy-fusion-impl", "native")]
+
+
+def _cuda_graphs(job: Job) -> list[Flag]:
+    graphs, moe = job.layout.cuda_graphs, job.problem.architecture.is_moe
+    if graphs == "none":
+        return []
+    if graphs == "full_iteration":
+        return [
+            flag("--cuda-graph-impl", "full_iteration"),
+            flag("--te-rng-tracker"),
+            flag("--no-check-for-nan-in-loss-and-grad"),
+        ]
+    modules = ["moe_router", "moe_preprocess"] if graphs == "router" else ["attn"]
+    if graphs == "attention" and moe:
+        modules += ["moe_router", "moe_preprocess"]
+    return [flag("--cuda-graph-impl", "transformer_engine"), flag("--cuda-graph-modules", *modules), flag("--te-rng-tracker")]
+
+
+def _notes(job: Job) -> list[str]:
+    """What a reader must know beyond the arguments."""
+    notes = [
+        f"Arguments are named as Megatron-LM's parser names them at commit {REVISION}; there is no --data-parallel-size "
+        f"(dp {job.layout.dp} follows) and no --virtual-pipeline-model-parallel-size (vpp {job.layout.vpp} follows from the "
+        "layout string).",
+        "SETTINGS_ARGS trains on random tokens with placeholders for what costs nothing: data, tokenizer, learning "
+        "rate, norm epsilon, rotary base, initialisation, router scaling factor. Set them before a real run.",
+    ]
+    if job.problem.architecture.gated and job.problem.architecture.attention_sinks:
+        notes.append("Activation: --swiglu; gpt-oss itself clamps a scaled sigmoid (--quick-geglu), which costs the same.")
+    if job.layout.dispatcher in ("deepep", "hybridep"):
+        notes.append(f"The {job.layout.dispatcher} dispatcher needs the DeepEP package ({job.layout.dispatcher} branch) installed.")
+    if job.layout.overlap.tp_comm:
+        notes.append("--tp-comm-overlap needs Transformer Engine's userbuffers and all tp ranks in one NVLink domain.")
+    return notes
+
+
+def environment_of(job: Job) -> Mapping[str, str]:
+    """Variable -> value."""
+    return {name: value for name, (value, _) in environment(job).items()}

@@ -1,0 +1,86 @@
+"""What people already have (launch scripts, YAML, TOML, JSON) -> fields of a problem and a layout. Nothing is run.
+
+One module a format; `read` recognises which it is by its content.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from moeopt.errors import InputError
+from moeopt.problem.huggingface import is_huggingface
+from moeopt.problem.reading import MAX_FILE_BYTES, parse_text
+from moeopt.readers.bridge import is_bridge, read_bridge
+from moeopt.readers.deepspeed import is_deepspeed, read_deepspeed
+from moeopt.readers.flags import Flags
+from moeopt.readers.megatron_args import apply
+from moeopt.readers.megatron_script import read_arguments, read_script
+from moeopt.readers.reading import Reading
+from moeopt.readers.shell.tokens import Lexer
+from moeopt.readers.shell.values import clean
+from moeopt.readers.torchtitan import parse_toml, read_torchtitan
+
+__all__ = ["Reading", "read"]
+
+
+def read(path: Path, arguments: Sequence[str] = (), given: Mapping[str, str] | None = None) -> Reading:
+    """The reading of a file; `arguments` and `given` are a script's arguments and environment. Raises InputError."""
+    text, where = _text(path), str(path)
+    suffix = path.suffix.lower()
+    if suffix == ".toml":
+        return read_torchtitan(parse_toml(text, where), where)
+    if suffix in (".yaml", ".yml", ".json") or text.lstrip()[:1] == "{":
+        name = where if suffix in (".yaml", ".yml", ".json") else f"{where}.json"
+        return _mapping(parse_text(text, name, "from"), where)
+    first = next((line.strip() for line in text.splitlines() if line.strip() and line.strip()[0] != "#"), "")
+    if first.startswith("-"):
+        return read_arguments([token.text for token in Lexer(clean(text), where).all() if not token.operator], where)
+    return read_script(text, where, arguments, given)
+
+
+def _mapping(content: Any, where: str) -> Reading:
+    if not isinstance(content, Mapping):
+        raise InputError(f"from: {where} holds no mapping of fields")
+    if str(content.get("schema", "")).startswith("moeopt/"):
+        raise InputError(f"from: {where} is an answer of moeopt; give it as --layout {where}, and as PROBLEM")
+    if is_huggingface(content):
+        reading = Reading("Hugging Face config", architecture=dict(content))
+        reading.understand("model_type", content.get("model_type", "text_config"), "architecture")
+        reading.note("a Hugging Face config gives dimensions only: --layout says how they are laid out")
+        return reading
+    if isinstance(content.get("MODEL_ARGS"), Mapping):
+        return _test_case(content["MODEL_ARGS"], where)
+    if is_deepspeed(content):
+        return read_deepspeed(content, where)
+    if is_bridge(content):
+        return read_bridge(content, where)
+    raise InputError(
+        f"from: {where} is none of the kinds that are read: Megatron-LM arguments (MODEL_ARGS), Megatron-Bridge or "
+        "NeMo YAML (model: …_parallel_size), DeepSpeed JSON, Hugging Face config"
+    )
+
+
+def _test_case(values: Mapping[Any, Any], where: str) -> Reading:
+    """Megatron-LM's own test cases: a mapping from arguments to values."""
+    reading, flags = Reading("Megatron-LM test case"), Flags()
+    for name, value in values.items():
+        if isinstance(name, str) and name.startswith("--") and value is not False:
+            words = () if value is True else tuple(map(str, value)) if isinstance(value, list) else (str(value),)
+            flags.put(name[2:].replace("_", "-"), *words, spelled=name)
+    apply(flags, reading, where)
+    return reading
+
+
+def _text(path: Path) -> str:
+    try:
+        with path.open("rb") as stream:
+            data = stream.read(MAX_FILE_BYTES + 1)
+    except (OSError, ValueError) as error:
+        raise InputError(f"from: cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
+    if len(data) > MAX_FILE_BYTES:
+        raise InputError(f"from: {path} is larger than the {MAX_FILE_BYTES} bytes that are read of such a file")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise InputError(f"from: {path}, line {line}: not UTF-8 text") from None

@@ -1,0 +1,88 @@
+"""Megatron-LM's arguments -> fields: architecture, workload and layout, and the list of what was understood."""
+
+from moeopt.errors import InputError
+from moeopt.readers.flags import Flags
+from moeopt.readers.megatron_architecture import read_architecture
+from moeopt.readers.megatron_ignored import explain_rest, refuse
+from moeopt.readers.megatron_layout import read_layout
+from moeopt.readers.reading import Reading
+
+_MEANS = {
+    "num-layers": "num_hidden_layers",
+    "num-query-groups": "num_key_value_heads",
+    "kv-channels": "head_dim",
+    "ffn-hidden-size": "intermediate_size",
+    "moe-ffn-hidden-size": "moe_intermediate_size",
+    "moe-router-topk": "num_experts_per_tok",
+    "moe-shared-expert-intermediate-size": "shared_expert_intermediate_size",
+    "moe-shared-expert-gate": "shared_expert_gate",
+    "moe-router-score-function": "router_score_function",
+    "moe-router-enable-expert-bias": "router_correction_bias",
+    "moe-router-num-groups": "n_group",
+    "moe-router-group-topk": "topk_group",
+    "mtp-num-layers": "num_nextn_predict_layers",
+    "swiglu": "gated",
+    "quick-geglu": "gated",
+    "normalization": "norm",
+    "qk-layernorm": "qk_norm",
+    "disable-bias-linear": "mlp_bias, attention_bias",
+    "add-qkv-bias": "attention_bias",
+    "untie-embeddings-and-output-weights": "tie_word_embeddings",
+    "softmax-type": "attention_sinks",
+    "window-size": "sliding_window",
+    "window-attn-skip-freq": "window_pattern",
+    "seq-length": "sequence_length",
+    "bf16": "precision",
+    "fp16": "precision",
+    "fp8-format": "precision",
+    "fp8-recipe": "precision",
+    "tensor-model-parallel-size": "tp",
+    "pipeline-model-parallel-size": "pp",
+    "context-parallel-size": "cp",
+    "expert-model-parallel-size": "ep",
+    "expert-tensor-parallel-size": "etp",
+    "pipeline-model-parallel-layout": "pipeline_layout",
+    "num-layers-per-virtual-pipeline-stage": "vpp",
+    "num-virtual-stages-per-pipeline-rank": "vpp",
+    "microbatch-group-size-per-virtual-pipeline-stage": "interleave_group",
+    "use-distributed-optimizer": "distributed_optimizer",
+    "moe-token-dispatcher-type": "dispatcher",
+    "moe-flex-dispatcher-backend": "dispatcher",
+    "overlap-grad-reduce": "overlap.grad_reduce",
+    "overlap-param-gather": "overlap.param_gather",
+    "overlap-moe-expert-parallel-comm": "overlap.ep_all_to_all",
+    "tp-comm-overlap": "overlap.tp_comm",
+    "cross-entropy-loss-fusion": "cross_entropy",
+    "cross-entropy-fusion-impl": "cross_entropy",
+    "moe-expert-capacity-factor": "routing",
+    "grad-reduce-in-bf16": "optimizer.main_grads",
+    "exp-avg-dtype": "optimizer.moments",
+    "exp-avg-sq-dtype": "optimizer.moments",
+    "main-grads-dtype": "optimizer.main_grads",
+    "main-params-dtype": "optimizer.main_params",
+    "use-precision-aware-optimizer": "optimizer.precision_aware",
+    "optimizer-cpu-offload": "optimizer.offload_fraction",
+    "optimizer-offload-fraction": "optimizer.offload_fraction",
+    "num-distributed-optimizer-instances": "optimizer.instances",
+    "cuda-graph-impl": "cuda_graphs",
+    "cuda-graph-modules": "cuda_graphs",
+}
+
+
+def apply(flags: Flags, reading: Reading, where: str) -> None:
+    """Fill a reading from arguments. Raises InputError naming the argument that cannot be used."""
+    try:
+        refuse(flags)
+        read_architecture(flags, reading)
+        read_layout(flags, reading)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
+    for name in flags.values:
+        if name in flags.used:
+            means = _MEANS.get(name, _recompute_name(name))
+            reading.understand(flags.spelled[name], flags.shown(name), means)
+    explain_rest(flags, reading)
+
+
+def _recompute_name(name: str) -> str:
+    return f"recompute.{name.removeprefix('recompute-')}" if name.startswith("recompute-") else name.replace("-", "_")

@@ -1,0 +1,315 @@
+"""Megatron-LM's arguments -> a Layout's and a Workload's fields, with Megatron's own defaults, not moeopt's.
+
+Source: Megatron-LM d98e8a6, megatron/training/arguments.py:587-588 (etp follows tp), 607-641 (old recompute and CUDA
+graph names), 920-1018 (virtual stages), transformer_config.py:891 (allgather), 1901-1941 (recompute), 1743-1811, 2014.
+"""
+
+from typing import Any
+
+from moeopt.errors import InputError
+from moeopt.layout import RECOMPUTE_MODULES
+from moeopt.pipeline import PipelineLayout
+from moeopt.readers.flags import Flags
+from moeopt.readers.reading import Reading
+
+_OPTIONAL_DEGREES = {
+    "tensor-model-parallel-size": "tp",
+    "pipeline-model-parallel-size": "pp",
+    "context-parallel-size": "cp",
+    "expert-model-parallel-size": "ep",
+}
+
+
+def read_layout(flags: Flags, reading: Reading) -> None:
+    """Fill `reading.layout` and `reading.workload`. Raises InputError."""
+    layout = reading.layout
+    for name, field in _OPTIONAL_DEGREES.items():
+        value = flags.integer(name)
+        layout[field] = 1 if value is None else value
+    experts = bool(reading.architecture.get("num_experts")) or reading.preset is not None or layout["ep"] > 1
+    _expert_tensor_parallel(flags, reading, experts)
+    micro = flags.integer("micro-batch-size")
+    if micro is None:
+        reading.warn("--micro-batch-size", "absent: Megatron refuses to start; read as 1", "write --micro-batch-size 1")
+    layout["micro_batch_size"] = micro or 1
+    layout["sequence_parallel"] = flags.on("sequence-parallel")
+    if layout["tp"] > 1 and experts and not layout["sequence_parallel"]:
+        reading.warn(
+            "--sequence-parallel",
+            "absent: MoE layers with tensor parallelism fail in training",
+            "add --sequence-parallel",
+        )
+    _workload(flags, reading)
+    _pipeline(flags, reading)
+    layout["recompute"] = _recompute(flags, reading)
+    _optimizer(flags, reading)
+    layout["dispatcher"] = _dispatcher(flags, reading, experts)
+    layout["overlap"] = {
+        "grad_reduce": flags.on("overlap-grad-reduce"),
+        "param_gather": flags.on("overlap-param-gather"),
+        "ep_all_to_all": flags.on("overlap-moe-expert-parallel-comm"),
+        "tp_comm": flags.on("tp-comm-overlap"),
+    }
+    layout["cuda_graphs"] = _cuda_graphs(flags, reading)
+
+
+def _expert_tensor_parallel(flags: Flags, reading: Reading, experts: bool) -> None:
+    tp = reading.layout["tp"]
+    etp = flags.integer("expert-tensor-parallel-size")
+    reading.layout["etp"] = tp if etp is None else etp
+    if etp is None and tp > 1 and experts:
+        reading.warn(
+            "--expert-tensor-parallel-size",
+            f"absent: it follows --tensor-model-parallel-size {tp}, so an expert is cut into {tp} parts",
+            f"write --expert-tensor-parallel-size 1 (or {tp}, where that is meant)",
+        )
+
+
+def _workload(flags: Flags, reading: Reading) -> None:
+    workload, layout = reading.workload, reading.layout
+    length = flags.integer("seq-length") or flags.integer("max-length") or flags.integer("encoder-seq-length")
+    if length is not None:
+        workload["sequence_length"] = length
+    batch = flags.integer("global-batch-size")
+    if batch is not None:
+        workload["global_batch_size"] = batch
+    elif reading.gpus is not None:
+        replicas = reading.gpus // (layout["tp"] * layout["pp"] * layout["cp"]) or 1
+        workload["global_batch_size"] = replicas * layout["micro_batch_size"]
+        reading.warn(
+            "--global-batch-size",
+            f"absent: micro_batch_size {layout['micro_batch_size']} * dp {replicas} = {workload['global_batch_size']}",
+            "write it",
+        )
+    workload["precision"] = _precision(flags, reading)
+    workload["cross_entropy"] = _cross_entropy(flags)
+    workload["attention_backend"] = "unfused" if flags.text("attention-backend") in ("unfused", "local") else "fused"
+    divisor = flags.integer("make-vocab-size-divisible-by")
+    workload["make_vocab_size_divisible_by"] = divisor or 128
+    if reading.architecture:
+        workload["mtp"] = bool(reading.architecture["num_nextn_predict_layers"])
+    capacity = flags.text("moe-expert-capacity-factor")
+    if capacity is not None:
+        try:
+            workload["routing"] = {"capacity_factor": float(capacity)}
+        except ValueError:
+            raise InputError(f"--moe-expert-capacity-factor: {capacity!r} is not a number") from None
+
+
+def _precision(flags: Flags, reading: Reading) -> str:
+    if flags.given("fp4-format"):
+        raise InputError("--fp4-format: fp4 training is not priced (known: bf16, fp16, fp8, mxfp8)")
+    eight = flags.given("fp8-format") or flags.given("fp8")
+    recipe = flags.text("fp8-recipe")
+    for name in ("fp8-format", "fp8"):
+        if flags.given(name):
+            flags.used.add(name)
+    half, brain = flags.on("fp16"), flags.on("bf16")
+    if eight:
+        return "mxfp8" if recipe == "mxfp8" else "fp8"
+    if not half and not brain:
+        reading.warn(
+            "--bf16",
+            "neither --bf16 nor --fp16: Megatron then trains in fp32, which is not priced; read as bf16",
+            "add --bf16",
+        )
+    return "fp16" if half and not brain else "bf16"
+
+
+def _cross_entropy(flags: Flags) -> str:
+    implementation = flags.text("cross-entropy-fusion-impl") or "native"
+    if not flags.on("cross-entropy-loss-fusion"):
+        return "unfused"
+    return "te" if implementation == "te" else "native"
+
+
+def _pipeline(flags: Flags, reading: Reading) -> None:
+    """Virtual stages and the layout string. What Megatron would refuse raises InputError with its equation."""
+    layout, pp = reading.layout, reading.layout["pp"]
+    string = flags.joined("pipeline-model-parallel-layout")
+    given = [
+        name
+        for name in (
+            "num-layers-per-virtual-pipeline-stage",
+            "num-virtual-stages-per-pipeline-rank",
+            "pipeline-model-parallel-layout",
+        )
+        if flags.given(name)
+    ]
+    if len(given) > 1:
+        raise InputError(f"--{given[0]}: given together with --{given[1]}, and Megatron takes one of them")
+    group = flags.integer("microbatch-group-size-per-virtual-pipeline-stage")
+    if group is not None:
+        layout["interleave_group"] = group
+    if string is not None:
+        layout["pipeline_layout"] = string
+        layout["vpp"] = PipelineLayout.parse(string, pp).vpp
+        return
+    ends = {name: flags.integer(f"decoder-{name}-pipeline-num-layers") for name in ("first", "last")}
+    embedding = flags.on("account-for-embedding-in-pipeline-split")
+    loss = flags.on("account-for-loss-in-pipeline-split")
+    layers = reading.architecture.get("num_hidden_layers")
+    layout["vpp"] = _virtual_stages(flags, layers, pp)
+    if layers is None:
+        if any(ends.values()) or embedding or loss:
+            reading.note("the split of layers over stages is not read: the file gives no --num-layers")
+        return
+    uneven = any(ends.values()) or embedding or loss
+    if not uneven and layers % (pp * layout["vpp"]):
+        return  # no even split: the rule about it says so, with its equation
+    pipeline = PipelineLayout.from_megatron_options(
+        layers,
+        pp,
+        layout["vpp"],
+        mtp=reading.architecture["num_nextn_predict_layers"],
+        first=ends["first"],
+        last=ends["last"],
+        account_for_embedding=embedding,
+        account_for_loss=loss,
+    )
+    layout["pipeline_layout"] = str(pipeline)
+
+
+def _virtual_stages(flags: Flags, layers: int | None, pp: int) -> int:
+    stages = flags.integer("num-virtual-stages-per-pipeline-rank")
+    if stages is not None:
+        return stages
+    each = flags.integer("num-layers-per-virtual-pipeline-stage")
+    if each is None or pp == 1:
+        return 1
+    if layers is None:
+        raise InputError(
+            "--num-layers-per-virtual-pipeline-stage: without --num-layers the number of stages is not known"
+        )
+    if each < 1 or layers % (pp * each):
+        raise InputError(
+            f"--num-layers-per-virtual-pipeline-stage: --num-layers {layers} % (pp {pp} * {each}) = "
+            f"{layers % (pp * each) if each > 0 else layers}, must be 0"
+        )
+    return layers // (pp * each)
+
+
+def _recompute(flags: Flags, reading: Reading) -> dict[str, Any]:
+    granularity = flags.text("recompute-granularity")
+    modules = flags.words("recompute-modules")
+    if flags.on("recompute-activations"):
+        reading.warn(
+            "--recompute-activations",
+            "it stands for selective recompute" + ("" if modules else " of core_attn alone"),
+            "write --recompute-granularity selective and --recompute-modules",
+        )
+        granularity, modules = "selective", modules or ["core_attn"]
+    if flags.on("moe-layer-recompute"):
+        reading.warn(
+            "--moe-layer-recompute", "renamed", "write --recompute-granularity selective --recompute-modules moe"
+        )
+        granularity, modules = granularity or "selective", [*modules, "moe"]
+    method, layers = flags.text("recompute-method"), flags.integer("recompute-num-layers")
+    if granularity is None:
+        if method or modules:
+            reading.warn(
+                "--recompute-granularity",
+                "absent: nothing is recomputed",
+                "add --recompute-granularity selective or full",
+            )
+        return {"granularity": "none"}
+    if granularity == "full":
+        if method is None or layers is None:
+            reading.warn(
+                "--recompute-granularity full",
+                "needs --recompute-method and --recompute-num-layers",
+                "write --recompute-method uniform --recompute-num-layers 1",
+            )
+        return {"granularity": "full", "method": method or "uniform", "num_layers": layers or 1}
+    if granularity != "selective":
+        raise InputError(f"--recompute-granularity: {granularity!r} is neither selective nor full")
+    if not modules:
+        modules = ["core_attn"]
+        reading.warn("--recompute-modules", "absent: selective means core_attn alone", "name the modules")
+    unknown = [module for module in modules if module not in RECOMPUTE_MODULES]
+    if unknown:
+        raise InputError(f"--recompute-modules: {unknown[0]!r} is not priced (known: {', '.join(RECOMPUTE_MODULES)})")
+    return {"granularity": "selective", "modules": sorted(set(modules))}
+
+
+def _optimizer(flags: Flags, reading: Reading) -> None:
+    layout = reading.layout
+    layout["distributed_optimizer"] = flags.on("use-distributed-optimizer")
+    kind = flags.text("optimizer") or "adam"
+    if kind not in ("adam", "dist_adam"):
+        reading.warn("--optimizer", f"{kind} is read as adam: only its state is priced", "know that memory differs")
+    aware = flags.on("use-precision-aware-optimizer")
+    moments = [flags.text(name) or "fp32" for name in ("exp-avg-dtype", "exp-avg-sq-dtype")]
+    if moments[0] != moments[1]:
+        reading.note(f"the two moments have types {moments[0]} and {moments[1]}; the wider one is priced for both")
+    order = ("fp32", "bf16", "fp8")
+    for name, value in zip(("--exp-avg-dtype", "--exp-avg-sq-dtype"), moments, strict=True):
+        if value not in order:
+            raise InputError(f"{name}: {value!r} is not priced (known: {', '.join(order)})")
+    grads = flags.text("main-grads-dtype") or "fp32"
+    if flags.on("grad-reduce-in-bf16") and not flags.on("accumulate-allreduce-grads-in-fp32"):
+        grads = "bf16"
+    offload = 0.0
+    if flags.on("optimizer-cpu-offload"):
+        text = flags.text("optimizer-offload-fraction") or "1.0"
+        try:
+            offload = float(text)
+        except ValueError:
+            raise InputError(f"--optimizer-offload-fraction: {text!r} is not a number") from None
+    layout["optimizer"] = {
+        "moments": min(moments, key=order.index),
+        "main_params": "fp16" if flags.text("main-params-dtype") == "fp16" else "fp32",
+        "main_grads": grads,
+        "precision_aware": aware,
+        "offload_fraction": offload,
+        "instances": flags.integer("num-distributed-optimizer-instances") or 1,
+    }
+
+
+def _dispatcher(flags: Flags, reading: Reading, experts: bool) -> str:
+    kind = flags.text("moe-token-dispatcher-type")
+    backend = flags.text("moe-flex-dispatcher-backend") or "deepep"
+    if flags.on("moe-enable-deepep"):
+        reading.warn(
+            "--moe-enable-deepep",
+            "renamed",
+            "write --moe-token-dispatcher-type flex --moe-flex-dispatcher-backend deepep",
+        )
+        return "deepep"
+    if kind is None:
+        if experts:
+            reading.warn(
+                "--moe-token-dispatcher-type",
+                "absent: the default is allgather, which sends every token everywhere",
+                "write --moe-token-dispatcher-type alltoall",
+            )
+        return "allgather" if experts else "alltoall"
+    if kind == "flex":
+        if backend not in ("deepep", "hybridep"):
+            raise InputError(f"--moe-flex-dispatcher-backend: {backend!r} is not priced (known: deepep, hybridep)")
+        return backend
+    if kind == "alltoall_seq":
+        reading.warn(
+            "--moe-token-dispatcher-type", "alltoall_seq is gone from Megatron-Core; read as alltoall", "write alltoall"
+        )
+        return "alltoall"
+    if kind not in ("alltoall", "allgather"):
+        raise InputError(f"--moe-token-dispatcher-type: {kind!r} is unknown (known: alltoall, allgather, flex)")
+    return kind
+
+
+def _cuda_graphs(flags: Flags, reading: Reading) -> str:
+    implementation = flags.text("cuda-graph-impl") or "none"
+    old = next((name for name in ("enable-cuda-graph", "external-cuda-graph") if flags.on(name)), None)
+    if old is not None:
+        implementation = "local" if old == "enable-cuda-graph" else "transformer_engine"
+        reading.warn(f"--{old}", "renamed", f"write --cuda-graph-impl {implementation}")
+    modules = flags.words("cuda-graph-modules")
+    if flags.given("cuda-graph-scope"):
+        modules = flags.words("cuda-graph-scope")
+        reading.warn("--cuda-graph-scope", "renamed", "write --cuda-graph-modules")
+    if implementation == "none":
+        return "none"
+    if implementation == "full_iteration" or "full_iteration" in modules:
+        return "full_iteration"
+    return "router" if modules and "attn" not in modules else "attention"

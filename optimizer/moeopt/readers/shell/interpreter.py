@@ -1,0 +1,423 @@
+"""Follows a script over known values and collects the commands that it would start. Nothing is started."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+
+from moeopt.errors import InputError
+from moeopt.readers.shell import conditions, substitutions
+from moeopt.readers.shell.conditions import Truth
+from moeopt.readers.shell.expansion import Expansion
+from moeopt.readers.shell.syntax import AndOr, Block, Case, For, Function, Group, If, Node, Parser, Pipe, Simple, While
+from moeopt.readers.shell.tokens import Lexer, Token
+from moeopt.readers.shell.values import Unknowns, clean
+
+MOST_STEPS = 20_000
+"""Commands that are followed, loops unrolled."""
+MOST_ROUNDS = 2_000
+DEEPEST = 12
+"""Functions inside functions, scripts inside scripts."""
+_SHORT = 8
+"""Words of the longest command that is surely not the training run itself."""
+_ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)(?:\[([^\]]*)\])?(\+?)=(.*)", re.DOTALL)
+_DECLARING = ("export", "local", "declare", "readonly", "typeset")
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command that the script would start: its words, its own environment, and where it stands."""
+
+    words: tuple[str, ...]
+    environment: Mapping[str, str]
+    line: int
+
+
+@dataclass
+class Script:
+    """What following a script gave."""
+
+    commands: list[Command] = field(default_factory=list)
+    variables: dict[str, str | list[str]] = field(default_factory=dict)
+    unknowns: Unknowns = field(default_factory=Unknowns)
+    notes: list[str] = field(default_factory=list)
+
+    def note(self, text: str) -> None:
+        """Say it once."""
+        if text not in self.notes and len(self.notes) < 200:
+            self.notes.append(text)
+
+
+class _Leave(Exception):  # noqa: N818 - control flow, not an error
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+
+
+def interpret(text: str, where: str, arguments: Sequence[str] = (), given: Mapping[str, str] | None = None) -> Script:
+    """Follow a script called with `arguments`, in an environment that holds only `given`. Raises InputError."""
+    script = Script()
+    script.variables.update({"IFS": " \t\n", **(given or {})})
+    interpreter = _Interpreter(script, where, [where, *arguments])
+    try:
+        interpreter.block(interpreter.parsed(clean(text)))
+    except _Leave:
+        pass
+    except RecursionError:
+        raise InputError(f"{where}: the script is nested too deeply") from None
+    return script
+
+
+class _Interpreter:
+    def __init__(self, script: Script, where: str, arguments: list[str]) -> None:
+        self.script, self.where, self.arguments = script, where, arguments
+        self.unknowns = script.unknowns
+        self.functions: dict[str, Block] = {}
+        self.steps = self.depth = 0
+
+    # what expansions ask for
+
+    def read(self, name: str) -> str | list[str] | None:
+        """A variable, a positional argument or a special parameter."""
+        if name in ("@", "*"):
+            return self.arguments[1:]
+        if name == "#":
+            return str(len(self.arguments) - 1)
+        if name.isdigit():
+            return self.arguments[int(name)] if int(name) < len(self.arguments) else None
+        if name in ("?", "$", "!", "-"):
+            return "0" if name == "?" else self.unknowns.mark(f"${name}", "it exists only in a run")
+        return self.script.variables.get(name)
+
+    def write(self, name: str, value: str) -> None:
+        """Assign."""
+        self.script.variables[name] = value
+
+    def substituted(self, command: str, line: int) -> str:
+        """A mark; InputError for a substitution that does more than read."""
+        plain = re.fullmatch(
+            r"\s*seq((?:\s+\d{1,6}){1,3})\s*",
+            Expansion(self, line).text(command) if "`" not in command and "$(" not in command else "",
+        )
+        if plain:
+            numbers = list(map(int, plain[1].split()))
+            first, step, last = {1: (1, 1, numbers[-1]), 2: (numbers[0], 1, numbers[-1])}.get(
+                len(numbers), (numbers[0], numbers[1] if len(numbers) > 1 else 1, numbers[-1])
+            )
+            if step and (last - first) // step < MOST_ROUNDS:
+                return " ".join(map(str, range(first, last + 1, step)))
+        return self.unknowns.mark(f"$({command.strip()})", substitutions.reason(command, self.where, line))
+
+    # commands
+
+    def parsed(self, text: str) -> Block:
+        """The commands of a text."""
+        return Parser(Lexer(text, self.where).all(), self.where).script()
+
+    def block(self, nodes: Block) -> Truth:
+        """Follow commands one after another; the truth of the last."""
+        truth: Truth = True
+        for node in nodes:
+            truth = self.node(node)
+        return truth
+
+    def node(self, node: Node) -> Truth:
+        """Follow one command; whether it succeeds, None where only a run could tell."""
+        self.steps += 1
+        if self.steps > MOST_STEPS:
+            raise InputError(f"{self.where}: more than {MOST_STEPS} commands are followed")
+        if isinstance(node, Simple):
+            return self._simple(node)
+        if isinstance(node, AndOr):
+            return self._and_or(node)
+        if isinstance(node, Pipe):
+            truth = None
+            for part in node.parts:
+                truth = self.node(part)
+            return conditions.opposite(truth) if node.negated else truth if len(node.parts) == 1 else None
+        if isinstance(node, Group):
+            return self._group(node)
+        if isinstance(node, Function):
+            self.functions[node.name] = node.body
+            return True
+        if isinstance(node, If):
+            return self._if(node)
+        if isinstance(node, Case):
+            return self._case(node)
+        if isinstance(node, For):
+            return self._for(node)
+        return self._while(node)
+
+    def _and_or(self, node: AndOr) -> Truth:
+        truth: Truth = True
+        for sign, part in node.parts:
+            if (sign == "&&" and truth is False) or (sign == "||" and truth is True):
+                continue
+            if sign and truth is None:
+                self._forget((part,))
+                continue
+            truth = self.node(part)
+        return truth
+
+    def _group(self, node: Group) -> Truth:
+        if not node.subshell:
+            return self.block(node.body)
+        kept = dict(self.script.variables)
+        try:
+            return self.block(node.body)
+        except _Leave:
+            return None
+        finally:
+            self.script.variables = kept
+
+    def _if(self, node: If) -> Truth:
+        for index, (condition, body) in enumerate(node.branches):
+            truth: Truth = True if condition is None else self.block(condition)
+            if truth:
+                return self.block(body)
+            if truth is None:
+                for _, skipped in node.branches[index:]:
+                    self._forget(skipped)
+                return None
+        return True
+
+    def _case(self, node: Case) -> Truth:
+        word = self.unknowns.seen(Expansion(self, node.word.line).text(node.word.text))
+        if word is None:
+            for _, body in node.branches:
+                self._forget(body)
+            return None
+        for patterns, body in node.branches:
+            texts = [Expansion(self, node.word.line).text(pattern) for pattern in patterns]
+            if any(fnmatchcase(word, text) for text in texts):
+                return self.block(body)
+        return True
+
+    def _for(self, node: For) -> Truth:
+        if node.name is None:
+            return self._counted(node)
+        items = [item for token in node.words for item in Expansion(self, token.line).fields(token.text)]
+        if len(items) > MOST_ROUNDS or any(self.unknowns.seen(item) is None for item in items):
+            self.write(node.name, self.unknowns.mark(f"${node.name}", "a loop over unknown words is not followed"))
+            self._forget(node.body)
+            return None
+        for item in items:
+            self.write(node.name, item)
+            if not self._round(node.body):
+                break
+        return True
+
+    def _counted(self, node: For) -> Truth:
+        start, *rest = node.words[0].text[2:-2].split(";")
+        line = node.words[0].line
+        condition, step = [*rest, "", ""][:2]
+        Expansion(self, line).arithmetic(start)
+        for _ in range(MOST_ROUNDS):
+            truth = self._arithmetic(condition, line) if condition.strip() else True
+            if truth is None:
+                self._forget(node.body)
+                return None
+            if not truth or not self._round(node.body):
+                return True
+            Expansion(self, line).arithmetic(step)
+        raise InputError(f"{self.where}, line {line}: a loop of more than {MOST_ROUNDS} rounds")
+
+    def _while(self, node: While) -> Truth:
+        for _ in range(MOST_ROUNDS):
+            truth = self.block(node.condition)
+            if truth is None:
+                self._forget(node.body)
+                return None
+            if truth == node.until:
+                return True
+            if not self._round(node.body):
+                return True
+        raise InputError(f"{self.where}: a loop of more than {MOST_ROUNDS} rounds")
+
+    def _round(self, body: Block) -> bool:
+        try:
+            self.block(body)
+        except _Leave as leave:
+            if leave.kind == "break":
+                return False
+            if leave.kind != "continue":
+                raise
+        return True
+
+    def _forget(self, nodes: Sequence[Node]) -> None:
+        """Everything that skipped commands may assign is unknown from here on."""
+        for node in nodes:
+            if isinstance(node, Simple):
+                for token in node.words:
+                    match = _ASSIGNMENT.fullmatch(token.text)
+                    if match:
+                        reason = f"{match[1]} depends on line {token.line}, which only a run could decide"
+                        self.write(match[1], self.unknowns.mark(f"${{{match[1]}}}", reason))
+                continue
+            for block in _blocks(node):
+                self._forget(block)
+
+    def _simple(self, node: Simple) -> Truth:
+        words = list(node.words)
+        own: dict[str, str] = {}
+        assigned: list[Token] = []
+        while words and _ASSIGNMENT.fullmatch(words[0].text):
+            assigned.append(words.pop(0))
+        if not words:
+            for token in assigned:
+                self._assign(token)
+            return True
+        for token in assigned:
+            match = _ASSIGNMENT.fullmatch(token.text)
+            assert match is not None
+            own[match[1]] = Expansion(self, token.line).text(match[4])
+        if words[0].text == "[[":
+            return self._test(words, patterns=True)
+        if words[0].text.startswith("(("):
+            return self._arithmetic(words[0].text[2:-2], words[0].line)
+        if words[0].text in _DECLARING:
+            return self._declare(words)
+        fields = [item for token in words for item in Expansion(self, token.line).fields(token.text)]
+        return self._run(fields, own, node)
+
+    def _arithmetic(self, text: str, line: int) -> Truth:
+        value = self.unknowns.seen(Expansion(self, line).arithmetic(text))
+        return None if value is None else value != "0"
+
+    def _test(self, words: Sequence[Token], patterns: bool) -> Truth:
+        inner = [token for token in words[1:] if token.text not in ("]]", "]")]
+        texts = [
+            token.text if token.operator else self.unknowns.seen(Expansion(self, token.line).text(token.text))
+            for token in inner
+        ]
+        return conditions.judge(texts, patterns)
+
+    def _declare(self, words: Sequence[Token]) -> Truth:
+        for token in words[1:]:
+            if _ASSIGNMENT.fullmatch(token.text):
+                self._assign(token)
+        return True
+
+    def _assign(self, token: Token) -> None:
+        match = _ASSIGNMENT.fullmatch(token.text)
+        assert match is not None
+        name, index, adds, text = match.groups()
+        expansion = Expansion(self, token.line)
+        old = self.script.variables.get(name)
+        if text.startswith("("):
+            items = [
+                item
+                for inner in Lexer(text[1:-1], self.where).all()
+                if not inner.operator
+                for item in Expansion(self, token.line).fields(inner.text)
+            ]
+            before = (old if isinstance(old, list) else [old] if old else []) if adds else []
+            self.script.variables[name] = [*before, *items]
+        elif index is not None or (adds and isinstance(old, list)):
+            self.script.variables[name] = self.unknowns.mark(
+                f"${{{name}}}", "single items of an array are not followed"
+            )
+        else:
+            value = expansion.text(text)
+            self.script.variables[name] = (
+                f"{old or ''}{value}" if adds and isinstance(old, (str, type(None))) else value
+            )
+
+    def _run(self, fields: list[str], own: dict[str, str], node: Simple) -> Truth:
+        if not fields:
+            return True
+        name = self.unknowns.seen(fields[0])
+        if name in ("[", "test"):
+            return self._test(node.words, patterns=False)
+        builtin = {"set": self._set, "shift": self._shift, "unset": self._unset, "eval": self._eval}.get(name or "")
+        if builtin is not None:
+            return builtin(fields, node)
+        if name in ("exit", "return", "break", "continue"):
+            if name == "exit" and not any(len(command.words) > _SHORT for command in self.script.commands):
+                self.script.note(f"line {node.line}: exit, because of what is not set here; read on")
+                return None
+            raise _Leave(name)
+        if name in ("true", ":", "false"):
+            return name != "false"
+        if name in ("source", "."):
+            shown = " ".join(map(self.unknowns.shown, fields[1:2]))
+            self.script.note(f"line {node.line}: {shown} is not read (sourced files never are)")
+            return None
+        if name in self.functions:
+            return self._call(name, fields)
+        return self._start(fields, own, node)
+
+    def _set(self, fields: list[str], node: Simple) -> Truth:  # noqa: ARG002 - one signature for all
+        if "--" in fields:
+            self.arguments = [self.arguments[0], *fields[fields.index("--") + 1 :]]
+        return True
+
+    def _shift(self, fields: list[str], node: Simple) -> Truth:  # noqa: ARG002
+        count = self.unknowns.seen(fields[1]) if len(fields) > 1 else "1"
+        times = int(count) if count and count.isdecimal() and len(count) < 6 else 1
+        enough = len(self.arguments) > times
+        if enough:
+            del self.arguments[1 : 1 + times]
+        return enough
+
+    def _unset(self, fields: list[str], node: Simple) -> Truth:  # noqa: ARG002
+        for name in fields[1:]:
+            self.script.variables.pop(name, None)
+        return True
+
+    def _eval(self, fields: list[str], node: Simple) -> Truth:
+        return self._inner(" ".join(fields[1:]), node.line, "eval")
+
+    def _inner(self, text: str, line: int, how: str) -> Truth:
+        """A text that the shell would read as commands: read here the same way, with its unknowns kept."""
+        self.depth += 1
+        if self.depth > DEEPEST:
+            raise InputError(f"{self.where}, line {line}: {how} inside {how}, too deep")
+        try:
+            return self.block(self.parsed(text))
+        finally:
+            self.depth -= 1
+
+    def _call(self, name: str, fields: list[str]) -> Truth:
+        self.depth += 1
+        if self.depth > DEEPEST:
+            raise InputError(f"{self.where}: function {name} calls too deeply")
+        kept, self.arguments = self.arguments, [self.arguments[0], *fields[1:]]
+        try:
+            return self.block(self.functions[name])
+        except _Leave as leave:
+            if leave.kind == "exit":
+                raise
+            return None
+        finally:
+            self.arguments = kept
+            self.depth -= 1
+
+    def _start(self, fields: list[str], own: dict[str, str], node: Simple) -> Truth:
+        names = [(self.unknowns.seen(each) or "").rpartition("/")[2] for each in fields]
+        for index, name in enumerate(names):
+            if name in ("bash", "sh") and "-c" in fields[index:]:
+                at = fields.index("-c", index)
+                self.script.commands.append(Command(tuple(fields[:at]), own, node.line))
+                return self._inner(fields[at + 1], node.line, "bash -c") if at + 1 < len(fields) else None
+        if node.document is not None and names[0] in ("sbatch", "bash", "sh", "qsub", "srun"):
+            body = node.document
+            text = body.text if body.quoted else Expansion(self, body.line).inside_quotes(body.text)
+            self.script.commands.append(Command(tuple(fields), own, node.line))
+            return self._inner(text, body.line, "a here-document")
+        self.script.commands.append(Command(tuple(fields), own, node.line))
+        return True if names[0] in ("echo", "printf", "mkdir", "cd", "sleep", "ulimit") else None
+
+
+def _blocks(node: Node) -> list[Block]:
+    """The blocks inside a command."""
+    if isinstance(node, If):
+        return [block for condition, body in node.branches for block in (condition or (), body)]
+    if isinstance(node, Case):
+        return [body for _, body in node.branches]
+    if isinstance(node, (For, Group)):
+        return [node.body]
+    if isinstance(node, While):
+        return [node.condition, node.body]
+    if isinstance(node, AndOr):
+        return [(part,) for _, part in node.parts]
+    return [node.parts] if isinstance(node, Pipe) else []

@@ -1,0 +1,44 @@
+"""Solve a problem: screen, find a good layout, then prove with CP-SAT that none is better. Only wiring is here."""
+
+import os
+import time
+from typing import Any
+
+from moeopt.branch import Search
+from moeopt.cpsat.solve import Progress, Settings
+from moeopt.explain import explain
+from moeopt.problem.problem import Problem
+from moeopt.solution import infeasible_answer, solved_answer, unknown_answer
+
+
+def solve(
+    problem: Problem,
+    *,
+    time_limit: float | None = None,
+    workers: int | None = None,
+    top: int = 1,
+    screening: bool = True,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """The best layout of a problem, with its proof, as the contract's JSON object.
+
+    `time_limit` in seconds; `workers` solver threads (default: the machine's cores, at most 8); `top` adds the K best
+    distinct layouts; `screening` False gives the solver every candidate. Interrupted (Ctrl-C, time limit) it returns
+    the best layout found and a bound that none can beat: status feasible, or unknown when none was found.
+    """
+    started = time.monotonic()
+    settings = Settings(
+        workers=workers or min(os.cpu_count() or 1, 8),
+        seed=seed,
+        deadline=None if time_limit is None else started + time_limit,
+        progress=progress,
+    )
+    search = Search(problem, settings, screening)
+    result = search.run(top)
+    facts = search.facts(time.monotonic() - started)
+    if result.best is not None:
+        return solved_answer(problem, result, facts)
+    if result.proven:
+        return infeasible_answer(problem, explain(problem, search.screening), facts)
+    return unknown_answer(problem, facts)
