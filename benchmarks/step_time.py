@@ -193,9 +193,8 @@ def report(predictions: list[Prediction], left_out: list[dict[str, str]]) -> Non
         print(ranked_pairs(rows, 0.03))
     print("\nlayouts of one problem: rows, Spearman, pairs, how far the published best is behind the predicted best")
     for name, rows in ranking_sets([p for p in predictions if "outlier" not in p.row]).items():
-        print(
-            f"  {len(rows):2d}  {rank_correlation(rows):+.2f}  {best_is_behind(rows):5.1%}  {name}: {ranked_pairs(rows)}"
-        )
+        figures = f"{len(rows):2d}  {rank_correlation(rows):+.2f}  {best_is_behind(rows):5.1%}"
+        print(f"  {figures}  {name}: {ranked_pairs(rows)}")
     for name, key in GROUPS.items():
         print(f"\nby {name}")
         for value in sorted({key(prediction.row) for prediction in counted}):

@@ -6,13 +6,11 @@ from typing import Any
 
 import pytest
 
-from moeopt.__main__ import main
-from moeopt.accounting.ledger import Ledger
+from moeopt.__main__ import run
 from moeopt.evaluate import evaluate
 from moeopt.layout import Layout, Overlap
 from moeopt.problem.base import read_fields
 from moeopt.report.trace import trace
-from moeopt.resolve import degrees_of
 from time_cases import problem
 
 ASKED = {"architecture": "qwen3-30b-a3b", "cluster": "h100-sxm", "gpus": 64, "global_batch_size": 256}
@@ -56,10 +54,8 @@ def test_a_track_is_full(given: dict[str, Any]) -> None:
         seen = [pair for e in passes for pair in zip(e["args"]["microbatch"], e["args"]["chunk"], strict=True)]
         assert len(seen) == len(set(seen)) == 2 * layout["vpp"] * layout["num_microbatches"]
         for inner in slices(found, rank, "exposed"):
-            assert any(
-                e["ts"] - 1e-3 <= inner["ts"] and inner["ts"] + inner["dur"] <= e["ts"] + e["dur"] + 1e-3
-                for e in passes
-            )
+            ends = inner["ts"] + inner["dur"]
+            assert any(e["ts"] - 1e-3 <= inner["ts"] and ends <= e["ts"] + e["dur"] + 1e-3 for e in passes)
 
 
 def test_the_end_of_the_step_is_there() -> None:
@@ -69,9 +65,7 @@ def test_the_end_of_the_step_is_there() -> None:
     ends = [max(e["ts"] + e["dur"] for e in slices(found, rank, "step end")) for rank in range(4)]
     assert max(ends) == pytest.approx(answer["schedule"]["simulated_step_ns"] / 1000, abs=1e-3)
     names = {e["name"] for e in slices(found, 0, "step end")}
-    assert (
-        {"gradient reduce", "optimizer"} <= names <= {"gradient reduce", "param gather", "gradient clear", "optimizer"}
-    )
+    assert names - {"param gather"} == {"gradient reduce", "gradient clear", "optimizer"}
 
 
 def test_exposed_communication_is_that_of_the_ledger() -> None:
@@ -84,20 +78,17 @@ def test_exposed_communication_is_that_of_the_ledger() -> None:
 
 
 def test_very_long_steps_show_their_first_groups() -> None:
-    """Where a step has more operations than are replayed one by one, the first twelve groups of micro-batches are
-    shown, and the trace says so."""
+    """Where a step has more passes than a viewer takes, the first twelve groups of micro-batches are shown, and the
+    trace says so."""
     asked = problem(**{**ASKED, "global_batch_size": 131072})
     answer = evaluate(asked, Layout(pp=4, ep=8, dp=16))
     found = trace(asked, read_fields(Layout, answer["layout"], "layout"))
-    total = degrees_of(read_fields(Layout, answer["layout"], "layout")).num_microbatches
+    assert answer["layout"]["num_microbatches"] == 8192
     assert found["otherData"] == {
         "layout": answer["layout"]["pipeline_layout"],
-        "micro-batches shown": total % 4 + 48,
-        "micro-batches of the step": total,
+        "micro-batches shown": 48,
+        "micro-batches of the step": 8192,
     }
-    assert (
-        Ledger(asked, degrees_of(Layout(**answer["layout"])), Layout(**answer["layout"]).choices).schedule[2] == total
-    )
 
 
 def test_the_command_writes_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -105,7 +96,7 @@ def test_the_command_writes_it(tmp_path: Path, capsys: pytest.CaptureFixture[str
     (exit code 2), and writes nothing for a layout that cannot be timed."""
     target = tmp_path / "step.json"
     arguments = ["evaluate", "--gpus", "64", "--trace", str(target), "--layout"]
-    assert main([*arguments, "tp=1,pp=4,ep=8"]) == 0
+    assert run([*arguments, "tp=1,pp=4,ep=8"]) == 0
     written = json.loads(target.read_text(encoding="utf-8"))
     assert "Step time" in capsys.readouterr().out
     tracks = {e["args"]["name"] for e in written["traceEvents"] if e["name"] == "thread_name"}
@@ -113,8 +104,8 @@ def test_the_command_writes_it(tmp_path: Path, capsys: pytest.CaptureFixture[str
     for event in written["traceEvents"]:
         assert {"ph", "name", "pid", "tid", "args"} <= event.keys()
         assert event["ph"] == "M" or (event["ts"] >= 0 and event["dur"] > 0)
-    assert main([*arguments, "tp=1,pp=4,ep=8"]) == 2
+    assert run([*arguments, "tp=1,pp=4,ep=8"]) == 2
     assert "exists already" in capsys.readouterr().err
     other = tmp_path / "none.json"
-    assert main(["evaluate", "--gpus", "64", "--trace", str(other), "--layout", "tp=1,pp=5,ep=8"]) != 0
+    assert run(["evaluate", "--gpus", "64", "--trace", str(other), "--layout", "tp=1,pp=5,ep=8"]) != 0
     assert not other.exists()

@@ -18,13 +18,14 @@ from moeopt.cpsat.encode import Encoding
 from moeopt.cpsat.solve import ENGINE, Settings, minimise, rules_out
 from moeopt.cpsat.tie_break import break_tie
 from moeopt.incumbent import Found, place
+from moeopt.layout import Recompute
 from moeopt.problem.problem import Problem
 from moeopt.screening import MOST_NS, Limits, Pair, Screening
 from moeopt.space import check_names, row
 
-_GROWTH = 1.15
+_GROWTH = 1.2
 """The first limit that admits a layout is looked for in steps of this factor."""
-_SAMPLES = 6
+_SAMPLES = 4
 _FILLS = (1.0, 0.93, 0.85, 0.75, 0.6)
 """Shares of the memory limit: for each, the best pairs whose memory bound is below it are tried first."""
 
@@ -138,9 +139,20 @@ class Search:
         most = self.problem.memory_limit if self.problem.objective == "peak_memory" else MOST_NS * self._most_gpus
         while len(self.pool) < self.top and score < most:
             score = int(score * _GROWTH)
-            self._try(self._samples(self.limits(score)))
+            self._try(self._samples(self.screening.pairs(self.limits(score), self._few_settings)))
         if self.pool:
-            self._try(self._samples(self.limits(self.pool[0].score - 1)))
+            self._try(self._samples(self.screening.pairs(self.limits(self.pool[0].score - 1))))
+
+    @property
+    def _few_settings(self) -> list[Recompute]:
+        """Recompute settings that first layouts are looked for with: nothing, one module, the cheap ones, full."""
+        cheap = {"layernorm", "moe_act", "mla_up_proj"}
+        return [
+            setting
+            for setting in self.screening.recomputes
+            if setting.granularity == "full" or len(setting.modules) <= 1 or set(setting.modules) == cheap
+            or set(setting.modules) == cheap - {"mla_up_proj"}
+        ]
 
     @property
     def _most_gpus(self) -> int:
@@ -154,9 +166,8 @@ class Search:
                 continue
             self._add(place(candidate, self.limits(threshold).memory_bytes))
 
-    def _samples(self, limits: Limits) -> list[Candidate]:
+    def _samples(self, pairs: Sequence[Pair]) -> list[Candidate]:
         """Some candidates worth placing: the best by bound, at several fill levels of memory."""
-        pairs = self.screening.pairs(limits)
         if not any(pair.size for pair in pairs):
             return []
         score = np.concatenate([self._score_bound(pair) for pair in pairs])
@@ -234,6 +245,9 @@ class Search:
         self.families += 1
         relaxed = self._encode([family], few_rows=True)
         if relaxed is None or rules_out(relaxed, self.settings):
+            return
+        members = self._encode(family.members, few_rows=True)
+        if len(family.settings) > 1 and (members is None or rules_out(members, self.settings)):
             return
         for member in family.members:
             self._check_deadline()

@@ -2,10 +2,13 @@
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from moeopt.accounting.pieces import Piece
 from moeopt.candidate import Candidate
+from moeopt.memory_gauge import MemoryGauge
 from moeopt.pipeline import PipelineLayout
-from moeopt.schedule.placement import Counts, balanced_counts
+from moeopt.schedule.placement import balanced_counts
 
 
 @dataclass(frozen=True)
@@ -64,13 +67,7 @@ def place_with_mtp(candidate: Candidate, limit_bytes: int, mtp_stage: int) -> Fo
             extra[mtp_stage] += problem.mtp_layers * prices["mtp"]
         return extra
 
-    def pipeline_of(counts: Counts) -> PipelineLayout:
-        return PipelineLayout.from_counts(candidate.degrees.pp, counts, problem.mtp_layers, mtp_stage)
-
-    def over_limit(counts: Counts) -> int:
-        peak = max(stage.total_bytes for stage in ledger.memory(pipeline_of(counts)))
-        return max(0, peak - limit_bytes)
-
+    gauge = MemoryGauge(candidate, mtp_stage)
     end = mtp_stage if problem.mtp_layers else last
     placed = balanced_counts(
         candidate.schedule,
@@ -79,12 +76,13 @@ def place_with_mtp(candidate: Candidate, limit_bytes: int, mtp_stage: int) -> Fo
         extras(terms.forward_ns),
         extras(terms.backward_ns),
         terms.hop_ns,
-        over_limit,
+        lambda counts: np.maximum(0, gauge.peaks(counts) - limit_bytes),
         [(int(0 < stage < end), len(layers) if stage <= end else 0) for stage in range(stages)],
     )
-    if placed is None or over_limit(placed[0]):
+    if placed is None:
         return None
-    return Found.judge(candidate, pipeline_of(placed[0]))
+    found = Found.judge(candidate, PipelineLayout.from_counts(candidate.degrees.pp, placed[0], problem.mtp_layers, mtp_stage))
+    return found if found.peak_bytes <= limit_bytes else None
 
 
 def _mtp_stages(candidate: Candidate) -> list[int]:

@@ -7,7 +7,7 @@
 3. What is left is given to CP-SAT as candidates.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -90,7 +90,7 @@ class Screening:
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
-        self._recomputes = recomputes(problem)
+        self.recomputes = recomputes(problem)
         degrees = enumerate_degrees(problem)
         self.blocks = [block for mode in modes(problem) for block in self._block(mode, degrees)]
 
@@ -108,7 +108,7 @@ class Screening:
     # Level 1 ------------------------------------------------------------------------------------------------------
 
     def _block(self, mode: Choices, degrees: Degrees) -> Iterator[Block]:
-        settings = [recompute for recompute in self._recomputes if choices_legal(self.problem, _with(mode, recompute))]
+        settings = [recompute for recompute in self.recomputes if choices_legal(self.problem, _with(mode, recompute))]
         if not settings:
             return
         ok = np.ones(len(degrees.tp), dtype=bool)
@@ -132,23 +132,29 @@ class Screening:
 
     # Level 2 ------------------------------------------------------------------------------------------------------
 
-    def pairs(self, limits: "Limits") -> list[Pair]:
-        """Everything whose bounds allow a layout within the limits, chunks and recompute decided."""
+    def pairs(self, limits: "Limits", settings: Sequence[Recompute] | None = None) -> list[Pair]:
+        """Everything whose bounds allow a layout within the limits, chunks and recompute decided.
+
+        `settings` are the recompute settings to ask about (default: all).
+        """
+        settings = self.recomputes if settings is None else settings
         result = []
         for block in self.blocks:
             keep = (block.time <= limits.time_of(block.degrees.gpus)) & (block.memory <= limits.memory_bytes)
             if keep.any():
-                result += list(self._expand(block.mode, select(block.degrees, keep), limits))
+                result += list(self._expand(block.mode, select(block.degrees, keep), limits, settings))
         return result
 
-    def _expand(self, mode: Choices, degrees: Degrees, limits: "Limits") -> Iterator[Pair]:
+    def _expand(
+        self, mode: Choices, degrees: Degrees, limits: "Limits", settings: Sequence[Recompute]
+    ) -> Iterator[Pair]:
         degrees, _ = with_chunks(self.problem, degrees)
         degrees = select(degrees, legal_rows(self.problem, degrees, mode))
         if not len(degrees.tp):
             return
         table = _RecomputeTable(self.problem, degrees, mode)
         limit_ns = limits.time_of(degrees.gpus)
-        for recompute in self._recomputes:
+        for recompute in settings:
             choices = _with(mode, recompute)
             if not choices_legal(self.problem, choices):
                 continue

@@ -72,6 +72,23 @@ def _measured(field: str, of: str) -> Judge:
     return judge
 
 
+def _tokens_per_second(name: str, text: str, setting: Setting) -> Answer:
+    """All GPUs together: tokens of a step over its time."""
+    if "step_time" not in setting.evaluation:
+        return not_priced(name, setting)
+    workload, step_ns = setting.problem.workload, setting.evaluation["step_time"]["total_ns"]
+    tokens = workload.global_batch_size * workload.sequence_length
+    value = Fraction(tokens * 10**9, step_ns)
+    quantity = count_quantity(name, text)
+    note = (
+        f"{workload.global_batch_size} sequences * {workload.sequence_length} tokens = {tokens:,} tokens in "
+        f"{format_ns(step_ns)} on {setting.evaluation['gpus']['total']:,} GPUs by moeopt's model of this layout"
+    )
+    return Answer(
+        round(float(value), 2), holds(quantity, value), note + _ratio(quantity, float(value)), f"{float(value):,.0f}"
+    )
+
+
 def _ratio(quantity: Quantity, value: float) -> str:
     if not quantity.value or not value:
         return ""
@@ -95,6 +112,7 @@ _JUDGES: dict[str, Judge] = {
     "memory": memory_answer,
     "memory_per_gpu": _memory_per_gpu,
     "step_time": _measured("total_ns", "one optimizer step"),
+    "tokens_per_second": _tokens_per_second,
     "tokens_per_second_per_gpu": _measured("tokens_per_second_per_gpu", "the rate of tokens of one GPU"),
     "model_tflops_per_gpu": _measured("model_tflops_per_gpu", "the rate of model TFLOP of one GPU"),
     "mfu": _measured("mfu", "model FLOPs utilisation"),

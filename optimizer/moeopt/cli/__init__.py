@@ -14,6 +14,7 @@ COMMANDS = {
     "solve": "the best layout of a problem, with its proof",
     "evaluate": "legality, GPUs, memory and step time of one given layout; claims checked",
     "launch": "files that start the run of a solution",
+    "audit": "a deployment document's numbers checked one by one",
     "params": "exact total and active parameters of an architecture",
     "presets": "architectures and clusters that ship",
 }

@@ -132,14 +132,6 @@ def _answer(problem: "Problem", layout: "Layout", claims: list[tuple[str, str]])
 
     if not claims:
         return judge(problem, layout)
-    from moeopt.claims import check_claims, nearest_reading
+    from moeopt.claims.audit import judge as judge_claims
 
-    reading = nearest_reading(problem, layout)
-    answer = judge(reading.problem, reading.layout, strict=False)
-    if reading.contradictions:
-        named = {rule["rule"] for rule in reading.contradictions}
-        rest = [rule for rule in answer.get("rules", []) if rule["rule"] not in named]
-        answer["rules"] = [*reading.contradictions, *rest]
-        answer["status"], answer["reading"] = "illegal", reading.note
-    answer["claims"] = check_claims(problem, layout, answer, claims, reading)
-    return answer
+    return judge_claims(problem, layout, claims)

@@ -11,8 +11,13 @@ from moeopt.errors import InputError
 
 @click.command()
 @click.argument("solution")
-@click.option("--framework", metavar="F", default="megatron-lm", show_default=True,
-              help="megatron-lm, megatron-bridge, torchtitan or deepspeed.")
+@click.option(
+    "--framework",
+    metavar="F",
+    default="megatron-lm",
+    show_default=True,
+    help="megatron-lm, megatron-bridge, torchtitan or deepspeed.",
+)
 @click.option("--launcher", metavar="L", default="torchrun", show_default=True, help="torchrun, slurm or kubernetes.")
 @click.option("--image", metavar="I", help="Container image for slurm and kubernetes.")
 @click.option("-o", "--output", metavar="DIR", help="Folder to write the files to.  [required]")

@@ -97,7 +97,7 @@ def _pod(
                 "resources": {"limits": {resource: job.gpus_per_node}},
                 "volumeMounts": [
                     {"name": "launch", "mountPath": FOLDER},
-                    {"name": "shared-memory", "mountPath": "/dev/shm"},  # noqa: S108 - the pod's own shared memory
+                    {"name": "shared-memory", "mountPath": "/dev/shm"},
                 ],
             }
         ],

@@ -1,8 +1,8 @@
 """Architecture -> arguments of Megatron-LM's pretrain_gpt.py (d98e8a6): dimensions, attention, experts, MTP.
 
-Each name is checked against that commit's parser by the recorded run (tests/data/launch_validation.json). What Megatron-Core
-cannot build is refused with the field named. Not part of an Architecture, hence left to `SETTINGS` of the script:
-rotary base, norm epsilon, initialisation, top-k scaling factor, loss coefficients.
+Each name is checked against that commit's parser by the recorded run (tests/data/launch_validation.json). What
+Megatron-Core cannot build is refused with the field named. Not part of an Architecture, hence left to `SETTINGS` of the
+script: rotary base, norm epsilon, initialisation, top-k scaling factor, loss coefficients.
 """
 
 from moeopt.errors import InputError

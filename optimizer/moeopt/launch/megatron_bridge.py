@@ -1,8 +1,8 @@
 """`--framework megatron-bridge`: the solution as ConfigContainer fields (YAML) and the program that trains with them.
 
-Megatron-Bridge builds the same Megatron-Core, so its fields follow from Megatron-LM's arguments: most have the argument's
-name, the others stand in the tables below. Read from Megatron-Bridge 067f987 (22 August 2026): models/gpt_provider.py,
-models/mla_provider.py, training/{config,comm_overlap,mixed_precision}.py, recipes/common.py.
+Megatron-Bridge builds the same Megatron-Core, so its fields follow from Megatron-LM's arguments: most have the
+argument's name, the others stand in the tables below. Read from Megatron-Bridge 067f987 (22 August 2026):
+models/{gpt,mla}_provider.py, training/{config,comm_overlap,mixed_precision}.py, recipes/common.py.
 """
 
 import re
@@ -205,7 +205,7 @@ def _fixed(job: Job, found: dict[str, dict[str, Any]]) -> None:
     overlap["overlap_moe_expert_parallel_comm"] = layout.overlap.ep_all_to_all
 
 
-_PROGRAM = '''"""Train with the fields of @STEM@.yaml on Megatron-Bridge. Written by moeopt; further changes go below `configuration`."""
+_PROGRAM = '''"""Train with the fields of @STEM@.yaml on Megatron-Bridge. Written by moeopt."""
 
 from pathlib import Path
 
@@ -234,7 +234,10 @@ DTYPES = {
 
 def converted(values: dict) -> dict:
     """Values that YAML cannot write: types, functions, enumerations, tuples."""
-    found = {name: DTYPES[value] if name.endswith("_dtype") and name != "moe_router_dtype" else value for name, value in values.items()}
+    found = dict(values)
+    for name, value in values.items():
+        if name.endswith("_dtype") and name != "moe_router_dtype":
+            found[name] = DTYPES[value]
     if found.get("activation_func") == "silu":
         found["activation_func"] = torch.nn.functional.silu
     if "attention_backend" in found:

@@ -1,4 +1,4 @@
-"""`--framework megatron-lm`: every argument of pretrain_gpt.py that a solution decides, and the script that passes them.
+"""`--framework megatron-lm`: every argument of pretrain_gpt.py that a solution decides.
 
 Names and conditions are those of Megatron-LM d98e8a6 (22 August 2026); tests/data/launch_validation.json records that
 its parser, validation, configuration, process groups and module build accept them.
@@ -217,22 +217,28 @@ def _cuda_graphs(job: Job) -> list[Flag]:
     modules = ["moe_router", "moe_preprocess"] if graphs == "router" else ["attn"]
     if graphs == "attention" and moe:
         modules += ["moe_router", "moe_preprocess"]
-    return [flag("--cuda-graph-impl", "transformer_engine"), flag("--cuda-graph-modules", *modules), flag("--te-rng-tracker")]
+    return [
+        flag("--cuda-graph-impl", "transformer_engine"),
+        flag("--cuda-graph-modules", *modules),
+        flag("--te-rng-tracker"),
+    ]
 
 
 def _notes(job: Job) -> list[str]:
     """What a reader must know beyond the arguments."""
     notes = [
-        f"Arguments are named as Megatron-LM's parser names them at commit {REVISION}; there is no --data-parallel-size "
-        f"(dp {job.layout.dp} follows) and no --virtual-pipeline-model-parallel-size (vpp {job.layout.vpp} follows from the "
-        "layout string).",
+        f"Arguments are named as Megatron-LM's parser names them at commit {REVISION}; there is no "
+        f"--data-parallel-size (dp {job.layout.dp} follows) and no --virtual-pipeline-model-parallel-size (vpp "
+        f"{job.layout.vpp} follows from the layout string).",
         "SETTINGS_ARGS trains on random tokens with placeholders for what costs nothing: data, tokenizer, learning "
         "rate, norm epsilon, rotary base, initialisation, router scaling factor. Set them before a real run.",
     ]
     if job.problem.architecture.gated and job.problem.architecture.attention_sinks:
-        notes.append("Activation: --swiglu; gpt-oss itself clamps a scaled sigmoid (--quick-geglu), which costs the same.")
+        notes.append(
+            "Activation: --swiglu; gpt-oss itself clamps a scaled sigmoid (--quick-geglu), which costs the same."
+        )
     if job.layout.dispatcher in ("deepep", "hybridep"):
-        notes.append(f"The {job.layout.dispatcher} dispatcher needs the DeepEP package ({job.layout.dispatcher} branch) installed.")
+        notes.append(f"The {job.layout.dispatcher} dispatcher needs the DeepEP package with that backend installed.")
     if job.layout.overlap.tp_comm:
         notes.append("--tp-comm-overlap needs Transformer Engine's userbuffers and all tp ranks in one NVLink domain.")
     return notes

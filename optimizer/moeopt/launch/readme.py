@@ -22,7 +22,8 @@ def readme(job: Job, payload: Payload, launcher: ModuleType, scaled: Smoke, name
         str(launcher.USE).strip(),
         "First `./smoke.sh` on one node: the same combination of decisions, scaled down (see below).",
         "## GPUs",
-        "Two grids over the same GPUs share only pp:\n\n" + "\n".join(f"    {line}" for line in job.answer["gpus"]["equations"]),
+        "Two grids over the same GPUs share only pp:\n\n"
+        + "\n".join(f"    {line}" for line in job.answer["gpus"]["equations"]),
         "## Decisions",
         _table(["decision", "value", "why"], _decisions(job)),
         "## Memory of one GPU, by pipeline stage",
@@ -58,9 +59,9 @@ def _decisions(job: Job) -> list[list[object]]:
     layout, workload = job.layout, job.problem.workload
     tokens = workload.global_batch_size * workload.sequence_length
     rows: list[list[object]] = [
-        ["tp", layout.tp, _splits(job, layout.tp, "attention, dense blocks, shared experts and vocabulary")],
+        ["tp", layout.tp, _splits(layout.tp, "attention, dense blocks, shared experts and vocabulary")],
         ["pp", layout.pp, f"stages; the bubble is {_share(job, 'pipeline_bubble')} of the step"],
-        ["cp", layout.cp, _splits(job, layout.cp, f"sequences of {workload.sequence_length} tokens")],
+        ["cp", layout.cp, _splits(layout.cp, f"sequences of {workload.sequence_length} tokens")],
         ["dp", layout.dp, "follows from the first equation"],
         ["ep", layout.ep, _experts(job)],
         ["etp", layout.etp, "given explicitly: Megatron's default is tp, which multiplies the expert grid"],
@@ -78,7 +79,7 @@ def _decisions(job: Job) -> list[list[object]]:
     return rows
 
 
-def _splits(job: Job, degree: int, what: str) -> str:
+def _splits(degree: int, what: str) -> str:
     return f"splits {what} over {degree} GPUs" if degree > 1 else f"does not split {what}"
 
 
@@ -110,8 +111,8 @@ def _memory(job: Job) -> str:
     memory = job.answer["memory"]
     names = ["weights", "gradients", "optimizer", "activations", "buffers", "overhead", "total"]
     rows = [[s["stage"], *(format_bytes(s[f"{name}_bytes"]) for name in names)] for s in memory["per_stage"]]
-    peak = f"Peak: stage {memory['peak_stage']}, {format_bytes(memory['peak_bytes'])} of {format_bytes(memory['limit_bytes'])}."
-    return _table(["stage", *names], rows) + f"\n\n{peak}"
+    peak, limit = format_bytes(memory["peak_bytes"]), format_bytes(memory["limit_bytes"])
+    return _table(["stage", *names], rows) + f"\n\nPeak: stage {memory['peak_stage']}, {peak} of {limit}."
 
 
 def _time(job: Job) -> str:
@@ -119,7 +120,8 @@ def _time(job: Job) -> str:
     total = time["total_ns"]
     low, high = total * (100 - percent) // 100, total * (100 + percent) // 100
     lines = [
-        f"{total / NS_PER_S:.3f} s, between {low / NS_PER_S:.3f} s and {high / NS_PER_S:.3f} s (one sigma, {percent} %); "
+        f"{total / NS_PER_S:.3f} s, between {low / NS_PER_S:.3f} s and {high / NS_PER_S:.3f} s (one sigma, {percent} "
+        "%); "
         f"{time['tokens_per_second_per_gpu']} tokens/s and {time['model_tflops_per_gpu']} model TFLOP/s a GPU."
     ]
     lines += [f"- {_cell(doubt)}" for doubt in job.doubts]

@@ -27,6 +27,8 @@ class Payload:
     """Further files of the run, beside the script."""
     module: bool = False
     """Whether `program` is a module's name (`python -m`)."""
+    in_folder: bool = False
+    """Whether the program runs in the script's folder and imports from it."""
 
 
 PURPOSE = {"train": "Training", "smoke": "Smoke run"}
@@ -48,7 +50,7 @@ def _head(job: Job, payload: Payload, what: str) -> str:
         "#!/usr/bin/env bash",
         f"# {what} of {comment(job.problem.architecture.name)} with {payload.framework}, written by moeopt.",
         *(f"# {equation}" for equation in equations),
-        "# Run it once on every node; further arguments go to the program. README.md says why each value is what it is.",
+        "# Run it once on every node; further arguments go to the program. README.md says why.",
         "set -euo pipefail",
     ]
     return "\n".join(lines)
@@ -60,7 +62,10 @@ def _environment(payload: Payload) -> str:
 
 def _rendezvous(job: Job, payload: Payload) -> str:
     lines = [f'{payload.root}="${{{payload.root}:?set it to {payload.root_meaning}}}"'] if payload.root else []
-    if payload.files:
+    if payload.in_folder:
+        lines.append('cd "$(dirname "${BASH_SOURCE[0]}")"')
+        lines.append('export PYTHONPATH="${PWD}${PYTHONPATH:+:${PYTHONPATH}}"')
+    elif payload.files:
         lines.append('HERE="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"')
     lines += [
         f"NNODES={job.nodes}",

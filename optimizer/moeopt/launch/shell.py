@@ -59,7 +59,7 @@ def array_uses(groups: Sequence[Group]) -> list[str]:
 
 def exports(variables: Mapping[str, str]) -> str:
     """`export` lines; a variable that the caller has set wins."""
-    return "\n".join(f"export {name}=\"${{{name}:-{value}}}\"" for name, value in variables.items())
+    return "\n".join(f'export {name}="${{{name}:-{value}}}"' for name, value in variables.items())
 
 
 def shell_word(text: str) -> str:

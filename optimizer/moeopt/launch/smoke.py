@@ -1,8 +1,8 @@
 """The same layout scaled to one node: every feature that fits stays, and our rules judge the result.
 
-A smoke run shows that the software stack starts, steps and stops with this combination of decisions: degrees above 1 stay
-above 1 where a node has room, all other decisions (recompute, optimizer types, dispatcher, overlap, graphs) stay as
-they are, layers and experts shrink with the degrees that hold them, widths stay.
+A smoke run shows that the software stack starts, steps and stops with this combination of decisions: degrees above 1
+stay above 1 where a node has room, all other decisions (recompute, optimizer types, dispatcher, overlap, graphs) stay
+as they are, layers and experts shrink with the degrees that hold them, widths stay.
 """
 
 from dataclasses import dataclass
@@ -65,7 +65,9 @@ def _candidates(job: Job) -> list[dict[str, int]]:
     gpus, layout = job.gpus_per_node, job.layout
     assert layout.etp is not None
     found = []
-    for tp, cp, pp, ep, etp in product(*(_parts(own, gpus) for own in (layout.tp, layout.cp, layout.pp, layout.ep, layout.etp))):
+    for tp, cp, pp, ep, etp in product(
+        *(_parts(own, gpus) for own in (layout.tp, layout.cp, layout.pp, layout.ep, layout.etp))
+    ):
         if gpus % (tp * cp * pp) or gpus % (etp * ep * pp):
             continue
         vpp = min(layout.vpp, 2) if pp > 1 else 1
@@ -124,7 +126,8 @@ def _pipeline(job: Job, pp: int, vpp: int) -> PipelineLayout:
     before_loss = mtp_at is not None and not job.pipeline.chunks[mtp_at].loss and pp > 1
     scaled = [min(count, 1) for count in _sample(counts, stages)]
     if len(set(counts)) > 1 and stages > 1:
-        scaled = [small + (count * len(counts) > sum(counts)) for small, count in zip(scaled, _sample(counts, stages))]
+        larger = [count * len(counts) > sum(counts) for count in _sample(counts, stages)]
+        scaled = [small + more for small, more in zip(scaled, larger, strict=True)]
     if before_loss:
         scaled[-1] = 0
     grow = 1 if stages > 2 or (stages == 2 and not before_loss) else 0

@@ -19,6 +19,8 @@ from moeopt.units import parse_count
 KINDS = ("architectures", "clusters")
 MAX_GPUS = 10**7
 """A hundred times the largest cluster announced."""
+AUDITED = ("about", "layout", "claims")
+"""Fields of a file of claims that stand beside those of its problem."""
 _LONGEST_CHAIN = 16
 """Files that may stand on each other through `base:`."""
 
@@ -140,6 +142,8 @@ def problem_fields(path: Path) -> dict[str, Any]:
     content = _mapping(read_file(path, "problem"), path, "problem")
     if str(content.get("schema", "")).startswith("moeopt/"):
         return _mapping(content.get("problem"), path, "problem")
+    if "claims" in content:  # a file of `moeopt audit` that holds its problem: what it claims is no part of that
+        return {name: value for name, value in content.items() if name not in AUDITED}
     return content
 
 

@@ -94,7 +94,7 @@ def parse_flags(words: Sequence[str], unknowns: Unknowns | None = None) -> Flags
     are no name belong to it (`--bf16 true`) and are judged where it is read.
     """
     flags = Flags(unknowns=unknowns or Unknowns())
-    name, values = "", []
+    name, values = "", list[str]()
     spelled = ""
     for word in words:
         head, sign, value = word.partition("=")

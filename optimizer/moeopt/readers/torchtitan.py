@@ -5,7 +5,9 @@ flavours of torchtitan/models/*/__init__.py. torchtitan shards parameters by FSD
 would do it, and the report says so.
 """
 
+import sys
 from collections.abc import Mapping
+from importlib import import_module
 from typing import Any
 
 from moeopt.errors import InputError
@@ -38,14 +40,12 @@ _PIPELINES = ("1f1b", *_INTERLEAVED)
 
 def parse_toml(text: str, where: str) -> Mapping[str, Any]:
     """The tables of a TOML text. Raises InputError with the parser's line."""
+    toml = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
     try:
-        import tomllib
-    except ModuleNotFoundError:  # Python 3.10
-        import tomli as tomllib  # type: ignore[no-redef, unused-ignore]
-    try:
-        return tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
+        content: Mapping[str, Any] = toml.loads(text)
+    except (RecursionError, ValueError) as error:  # its own error is a ValueError
         raise InputError(f"{where}: {error}") from None
+    return content
 
 
 def read_torchtitan(content: Mapping[str, Any], where: str) -> Reading:

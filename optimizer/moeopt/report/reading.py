@@ -25,9 +25,9 @@ def render_reading(answer: Mapping[str, Any], console: Console, verbose: bool = 
         console.print(Padding(escape(f"{title} ({len(entries)}): {names or 'nothing'}"), (0, 0, 0, 2)))
     priced = [each["name"] for each in read["ignored"] if "priced as if absent" in each["why"]]
     unknown = [each["name"] for each in read["ignored"] if "not known" in each["why"]]
-    for text, names in (("of these, priced as if absent", priced), ("of these, not known to moeopt", unknown)):
-        if names:
-            console.print(Padding(escape(f"{text}: {', '.join(names)}"), (0, 0, 0, 2)))
+    for rest, found in (("of these, priced as if absent", priced), ("of these, not known to moeopt", unknown)):
+        if found:
+            console.print(Padding(escape(f"{rest}: {', '.join(found)}"), (0, 0, 0, 2)))
     for warning in read["warnings"]:
         text = "[yellow]warning[/yellow] " + escape("{name}: {text}; {fix}".format(**warning))
         console.print(Padding(text, (0, 0, 0, 2)))
@@ -77,15 +77,19 @@ def _change(name: str, old: str, new: str) -> dict[str, str]:
 
 
 def _figures(answer: Mapping[str, Any], best: Mapping[str, Any]) -> list[dict[str, str]]:
-    rows = []
-    for name, read in (
-        ("step time", lambda each: format_ns(each["step_time"]["total_ns"])),
-        ("peak memory", lambda each: format_bytes(each["memory"]["peak_bytes"])),
-        ("tokens/s/GPU", lambda each: f"{each['step_time']['tokens_per_second_per_gpu']:,.0f}"),
-    ):
-        old = read(answer) if "step_time" in answer else "cannot be priced"
-        rows.append(_change(name, old, read(best)))
+    old, new = _shown_figures(answer), _shown_figures(best)
+    rows = [_change(name, old.get(name, "cannot be priced"), new[name]) for name in new]
     if answer.get("status") != "evaluated":
         broken = [rule["rule"] for rule in answer.get("rules", []) if rule["holds"] is False]
         rows.append(_change("legal", f"no: {', '.join(broken)}", "yes"))
     return rows
+
+
+def _shown_figures(answer: Mapping[str, Any]) -> dict[str, str]:
+    if "step_time" not in answer:
+        return {}
+    return {
+        "step time": format_ns(answer["step_time"]["total_ns"]),
+        "peak memory": format_bytes(answer["memory"]["peak_bytes"]),
+        "tokens/s/GPU": f"{answer['step_time']['tokens_per_second_per_gpu']:,.0f}",
+    }

@@ -17,12 +17,12 @@ from moeopt.layout import Layout
 from moeopt.pipeline import PipelineLayout
 from moeopt.problem.problem import Problem
 from moeopt.resolve import degrees_of, pipeline_of
-from moeopt.schedule.replay import MOST_EXACT_OPERATIONS, Replay, TimedOperation, replay
+from moeopt.schedule.replay import Replay, TimedOperation, replay
 
 COLOURS = {"forward": "thread_state_running", "backward": "thread_state_runnable", "bubble": "grey"}
 EXPOSED = {"exposed communication": ("tp_comm", "cp_comm", "ep_comm"), "host": ("host",), "recompute": ("recompute",)}
-MOST_GROUPS = 12
-"""Groups of micro-batches shown where the whole step has more operations than are replayed one by one."""
+MOST_OPERATIONS, MOST_GROUPS = 20_000, 12
+"""Passes up to which the whole step is shown (a file of about 10 MB), and groups of micro-batches shown otherwise."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Timeline:
         ledger = Ledger(problem, degrees_of(layout), layout.choices)
         stages = ledger.contents(pipeline)
         pp, vpp, microbatches, group = ledger.schedule
-        if 2 * pp * vpp * microbatches > MOST_EXACT_OPERATIONS:
+        if 2 * pp * vpp * microbatches > MOST_OPERATIONS:
             size = pp if vpp == 1 else group
             microbatches = min(microbatches, microbatches % size + MOST_GROUPS * size)
         forward, backward = ledger.stage_times(stages)

@@ -54,15 +54,15 @@ def balanced_counts(
     extra_forward_ns: Sequence[int],
     extra_backward_ns: Sequence[int],
     hop_ns: int,
-    over_limit_bytes: Callable[[Counts], int] | None = None,
+    over_limit_bytes: Callable[[Column], Column] | None = None,
     room: Sequence[Room] | None = None,
 ) -> tuple[Counts, int] | None:
     """(layers of every stage, ledger pipeline time) of a good placement; stages in model order. None where `room`, the
     fewest and most layers of every stage, leaves no placement.
 
-    Layer times are by decoder layer, extras (embedding, MTP, loss) by stage. `over_limit_bytes` says how far a
-    placement exceeds memory, 0 where it fits: placements that fit go first, and if none is met the one closest to
-    fitting is given.
+    Layer times are by decoder layer, extras (embedding, MTP, loss) by stage. `over_limit_bytes` says how far each of
+    many placements (rows of counts) exceeds memory, 0 where it fits: placements that fit go first, and if none is met
+    the one closest to fitting is given.
     """
     prefixes = np.array([[0, *np.cumsum(layer_forward_ns)], [0, *np.cumsum(layer_backward_ns)]], dtype=np.int64)
     extras = np.array([extra_forward_ns, extra_backward_ns], dtype=np.int64)
@@ -77,7 +77,7 @@ def balanced_counts(
     def improve(counts: Column) -> tuple[int, int, Counts]:
         forward, backward = stage_times(counts[None, :])
         here = tuple(counts.tolist())
-        over = over_limit_bytes(here) if over_limit_bytes else 0
+        over = int(over_limit_bytes(counts[None, :])[0]) if over_limit_bytes else 0
         value = int(ledger_many(schedule, forward, backward, hop_ns)[0])
         for _ in range(_ROUNDS):
             moves = _moves(np.array(here), (forward + backward)[0], room)
@@ -102,18 +102,13 @@ def balanced_counts(
 
 
 def _best(
-    moves: Column, values: Column, over: int, value: int, over_limit_bytes: Callable[[Counts], int] | None
+    moves: Column, values: Column, over: int, value: int, over_limit_bytes: Callable[[Column], Column] | None
 ) -> tuple[int, int] | None:
     """(index, excess) of the best improving move: less excess first, then less time."""
-    order = np.argsort(values, kind="stable").tolist()
-    if over_limit_bytes is None:
-        return (order[0], 0) if values[order[0]] < value else None
-    if not over:
-        fitting = (i for i in order if values[i] < value and not over_limit_bytes(tuple(moves[i].tolist())))
-        first = next(fitting, None)
-        return None if first is None else (first, 0)
-    excess, position = min((over_limit_bytes(tuple(moves[i].tolist())), rank) for rank, i in enumerate(order))
-    return (order[position], excess) if excess < over else None
+    excess = np.zeros(len(moves), dtype=np.int64) if over_limit_bytes is None else over_limit_bytes(moves)
+    index = int(np.lexsort((values, excess))[0])
+    best = int(excess[index]), int(values[index])
+    return (index, best[0]) if best < (over, value) else None
 
 
 def _moves(counts: Column, times: Column, room: Sequence[Room]) -> Column:

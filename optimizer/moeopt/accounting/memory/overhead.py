@@ -94,10 +94,22 @@ def communicators(degrees: Degrees) -> Number:
 
 
 def overhead_bytes(problem: Problem, degrees: Degrees, choices: Choices, overheads: Overheads) -> Number:
-    """Bytes of a GPU outside torch's allocated bytes: context, NCCL, dispatcher, graphs, and a share of the GPU's
-    memory that the caching allocator cannot hand out. The same on every stage."""
-    constant = overheads.context_bytes + math.ceil(overheads.fragmentation * problem.cluster.memory)
-    if problem.architecture.is_moe:
-        constant += overheads.dispatcher_bytes.get(choices.dispatcher, 0)
-    constant += overheads.cuda_graph_bytes.get(choices.cuda_graphs, 0)
-    return constant + communicators(degrees) * overheads.communicator_bytes
+    """Bytes of a GPU outside torch's allocated bytes, the same on every stage (the sum of `overhead_parts`)."""
+    total: Number = 0
+    for size in overhead_parts(problem, degrees, choices, overheads).values():
+        total = total + size
+    return total
+
+
+def overhead_parts(problem: Problem, degrees: Degrees, choices: Choices, overheads: Overheads) -> dict[str, Number]:
+    """Context, NCCL, dispatcher, graphs, and a share of the GPU's memory that the caching allocator cannot hand out."""
+    dispatcher = overheads.dispatcher_bytes.get(choices.dispatcher, 0) if problem.architecture.is_moe else 0
+    return {
+        "CUDA context": overheads.context_bytes,
+        "NCCL communicators": communicators(degrees) * overheads.communicator_bytes,
+        f"dispatcher {choices.dispatcher}": dispatcher,
+        f"CUDA graphs ({choices.cuda_graphs})": overheads.cuda_graph_bytes.get(choices.cuda_graphs, 0),
+        f"fragmentation, {overheads.fragmentation:.1%} of the GPU": math.ceil(
+            overheads.fragmentation * problem.cluster.memory
+        ),
+    }

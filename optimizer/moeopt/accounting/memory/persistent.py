@@ -4,6 +4,7 @@ Each entry belongs to a feature of a stage (a layer, a dense or an MoE block, an
 and counts once where the feature is present.
 """
 
+from collections.abc import Iterable
 from typing import Literal
 
 from moeopt.accounting.memory.linears import (
@@ -28,7 +29,15 @@ FEATURES: tuple[Feature, ...] = ("layer", "dense", "moe", "mtp", "loss", "embedd
 def present_bytes(
     problem: Problem, sizes: Symbols, choices: Choices, overheads: Overheads, recipe: Recipe
 ) -> dict[Feature, Number]:
-    """Bytes of each feature, once a stage that has it.
+    """Bytes of each feature, once a stage that has it (the sum of `present_parts`)."""
+    parts = present_parts(problem, sizes, choices, overheads, recipe)
+    return {feature: _sum(parts[feature].values()) for feature in FEATURES}
+
+
+def present_parts(
+    problem: Problem, sizes: Symbols, choices: Choices, overheads: Overheads, recipe: Recipe
+) -> dict[Feature, dict[str, Number]]:
+    """What each feature leaves allocated, by name.
 
     With pp > 1 the schedule holds the gradient of the output that it last received ("layer"); "embedding" is negative
     because the first stage receives no input from another stage, while `chunk_fixed_bytes` counts one for every chunk.
@@ -38,13 +47,30 @@ def present_bytes(
     gather = where(sizes.sequence_parallel, 2 * sizes.A * sizes.h, 0)
     workspaces = _workspaces(problem, choices, overheads, recipe)
     return {
-        "layer": dummy["layer"] + rope_table_bytes(problem, sizes) + workspaces.linear + workspaces.torch + held,
-        "dense": dummy["dense"],
-        "moe": dummy["moe"] + workspaces.grouped + gathered_tokens_bytes(problem, sizes, choices),
-        "mtp": dummy["mtp"],
-        "loss": dummy["loss"] + gather,
-        "embedding": -held,
+        "layer": {
+            "dummy weight gradients of attention": dummy["layer"],
+            "rotary table": rope_table_bytes(problem, sizes),
+            "workspace of Transformer Engine's linears": workspaces.linear,
+            "workspaces of torch": workspaces.torch,
+            "output gradient that the schedule holds": held,
+        },
+        "dense": {"dummy weight gradients of dense blocks": dummy["dense"]},
+        "moe": {
+            "dummy weight gradients of experts": dummy["moe"],
+            "workspaces of grouped linears": workspaces.grouped,
+            "gathered tokens of the allgather dispatcher": gathered_tokens_bytes(problem, sizes, choices),
+        },
+        "mtp": {"dummy weight gradient of the MTP projection": dummy["mtp"]},
+        "loss": {"dummy weight gradient of the output head": dummy["loss"], "gather buffer of the output head": gather},
+        "embedding": {"the first chunk takes no input from another stage": -held},
     }
+
+
+def _sum(sizes: Iterable[Number]) -> Number:
+    total: Number = 0
+    for size in sizes:
+        total = total + size
+    return total
 
 
 def _workspaces(problem: Problem, choices: Choices, overheads: Overheads, recipe: Recipe) -> Workspaces:

@@ -89,7 +89,7 @@ def chunk_kept_bytes(
     terms: MemoryTerms, choices: Choices, chunk: Mapping[Piece, int], order: Sequence[LayerKind] | None = None
 ) -> int:
     """Activation bytes of one in-flight micro-batch of a chunk."""
-    covered = _covered(choices, chunk, order)
+    covered = covered_pieces(choices, chunk, order)
     total = terms.chunk_kept_bytes
     for piece, count in chunk.items():
         again = covered.get(piece, 0)
@@ -97,7 +97,9 @@ def chunk_kept_bytes(
     return int(total)
 
 
-def _covered(choices: Choices, chunk: Mapping[Piece, int], order: Sequence[LayerKind] | None) -> Mapping[Piece, int]:
+def covered_pieces(
+    choices: Choices, chunk: Mapping[Piece, int], order: Sequence[LayerKind] | None
+) -> Mapping[Piece, int]:
     """Pieces that full recomputation covers: all with method uniform, the first `num_layers` layers with block."""
     if choices.recompute.granularity != "full":
         return {}

@@ -1,0 +1,165 @@
+"""Every line behind the memory of one stage, with the sums that lead from them to the stage's six numbers."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from moeopt.accounting.buffers import ChunkBuffers, chunk_buffer_elements
+from moeopt.accounting.memory.activations import all_tensors, without_recompute
+from moeopt.accounting.memory.overhead import default_overheads, overhead_parts
+from moeopt.accounting.memory.persistent import present_parts
+from moeopt.accounting.memory.recipe import DEFAULT_RECIPE
+from moeopt.accounting.memory.stage import buffer_elements, chunk_kept_bytes, covered_pieces, features
+from moeopt.accounting.memory.symbols import symbols
+from moeopt.accounting.memory.tensors import with_numbers
+from moeopt.accounting.memory.terms import MemoryTerms, memory_terms
+from moeopt.accounting.pieces import Piece, contents
+from moeopt.layout import Choices, Degrees
+from moeopt.pipeline import PipelineLayout
+from moeopt.problem.problem import Problem
+from moeopt.schedule.in_flight import in_flight_vectors
+
+
+def explain_stage(
+    problem: Problem, degrees: Degrees, choices: Choices, pipeline: PipelineLayout, stage: int
+) -> dict[str, Any]:
+    """The lines of one pipeline rank: tensors of each kind of piece, chunks in flight, buffers, states, overheads."""
+    terms = memory_terms(problem, degrees, choices)
+    chunks = pipeline.of_rank(stage)
+    counts = [contents(problem.architecture, chunk) for chunk in chunks]
+    orders = [problem.architecture.layers[chunk.first : chunk.last] for chunk in chunks]
+    total: dict[Piece, int] = {}
+    for chunk in counts:
+        for piece, number in chunk.items():
+            total[piece] = total.get(piece, 0) + number
+    kept = [chunk_kept_bytes(terms, choices, chunk, order) for chunk, order in zip(counts, orders, strict=True)]
+    recomputed = [covered_pieces(choices, chunk, order) for chunk, order in zip(counts, orders, strict=True)]
+    schedule = (degrees.pp, degrees.vpp, degrees.num_microbatches, degrees.interleave_group)
+    vectors = in_flight_vectors(*schedule, stage, choices.overlap.ep_all_to_all)
+    return {
+        "stage": stage,
+        "pieces": [_piece(problem, degrees, choices, piece, number) for piece, number in total.items()],
+        "recomputed_layer_bytes": {
+            str(piece): int(terms.kept_recomputed_bytes[piece]) for covered in recomputed for piece in covered
+        },
+        "chunks": [
+            {
+                "pieces": {str(piece): number for piece, number in chunk.items()},
+                "recomputed": {str(piece): number for piece, number in covered.items()},
+                "kept_bytes": size,
+            }
+            for chunk, covered, size in zip(counts, recomputed, kept, strict=True)
+        ],
+        "activations": _activations(terms, counts, kept, vectors),
+        "states": list(_states(problem, degrees, choices, terms, counts, stage)),
+        "buffers": list(_buffers(problem, degrees, choices, terms, counts)),
+        "overhead": [
+            {"name": name, "bytes": int(size)}
+            for name, size in overhead_parts(problem, degrees, choices, default_overheads()).items()
+            if size
+        ],
+    }
+
+
+def _piece(problem: Problem, degrees: Degrees, choices: Choices, piece: Piece, number: int) -> dict[str, Any]:
+    """Tensors of a piece that is not recomputed whole; those that selective recomputation drops are marked."""
+    sizes = symbols(problem, degrees, choices)
+    plain = without_recompute(choices) if choices.recompute.granularity == "full" else choices
+    found = [with_numbers(sizes, item) for item in all_tensors(problem, sizes, piece, plain, DEFAULT_RECIPE)]
+
+    def line(item: Any) -> dict[str, Any]:
+        return {
+            "name": item.name,
+            "bytes": int(item.bytes),
+            "arithmetic": item.arithmetic,
+            "dropped_by": list(item.dropped_by),
+            "source": item.source,
+        }
+
+    return {
+        "piece": str(piece),
+        "count": number,
+        "tensors": [line(item) for item in found if item.bytes and item.kept_under(plain)],
+        "dropped": [line(item) for item in found if item.bytes and not item.kept_under(plain)],
+    }
+
+
+def _activations(
+    terms: MemoryTerms, counts: list[dict[Piece, int]], kept: list[int], vectors: tuple[tuple[int, ...], ...]
+) -> dict[str, Any]:
+    """The vector of micro-batches in flight, and the piece whose passing bytes, that make the peak."""
+
+    def passing(vector: tuple[int, ...]) -> tuple[int, str]:
+        running = [piece for chunk, number in zip(counts, vector, strict=True) if number for piece in chunk]
+        return max(((int(terms.transient_bytes[piece]), str(piece)) for piece in running), default=(0, ""))
+
+    def size(vector: tuple[int, ...]) -> int:
+        return sum(number * each for number, each in zip(vector, kept, strict=True)) + passing(vector)[0]
+
+    peak = max(vectors, key=size)
+    passes, piece = passing(peak)
+    return {
+        "vectors": [list(vector) for vector in vectors],
+        "in_flight": list(peak),
+        "passing_piece": piece,
+        "passing_bytes": passes,
+        "total_bytes": size(peak),
+    }
+
+
+def _states(
+    problem: Problem,
+    degrees: Degrees,
+    choices: Choices,
+    terms: MemoryTerms,
+    counts: list[dict[Piece, int]],
+    stage: int,
+) -> Iterator[dict[str, Any]]:
+    """One line a buffer: elements, padded elements, shards; the exact walk over parameters and buckets beside it."""
+    for index, chunk in enumerate(counts):
+        walked = chunk_buffer_elements(problem, degrees, choices, chunk, stage == 0 and index == 0)
+        kinds: tuple[tuple[str, Mapping[Piece, Any], Any], ...] = (
+            ("dense", terms.dense_elements, terms.dense_shards),
+            ("experts", terms.expert_elements, terms.expert_shards),
+        )
+        for kind, elements, shards in kinds:
+            held = sum(number * int(elements[piece]) for piece, number in chunk.items())
+            if held:
+                yield _state(choices, terms, f"chunk {index}, {kind}", held, int(shards), _walked(walked, kind))
+        quantized = sum(number * int(terms.quantized_bytes[piece]) for piece, number in chunk.items())
+        if quantized:
+            yield {"name": f"chunk {index}, 8-bit copies of weights", "weights_bytes": quantized}
+
+
+def _walked(buffers: ChunkBuffers, kind: str) -> int:
+    """Elements of the exact walk; dense and experts together where they lie in one buffer (ep 1)."""
+    return buffers.dense.numel if kind == "dense" else buffers.expert.numel
+
+
+def _state(choices: Choices, terms: MemoryTerms, name: str, held: int, shards: int, walked: int) -> dict[str, Any]:
+    padded = buffer_elements(held, shards, choices)
+    price = terms.optimizer_bytes_per_shard_element
+    return {
+        "name": name,
+        "elements": held,
+        "padded": padded,
+        "shards": shards,
+        "bucket_walk": walked,
+        "weights_bytes": padded * terms.weight_bytes_per_element,
+        "gradients_bytes": padded * terms.gradient_bytes_per_element,
+        "optimizer_bytes": -(-(padded // shards) * price.numerator // price.denominator),
+        "arithmetic": f"{padded}*{terms.weight_bytes_per_element}, {padded}*{terms.gradient_bytes_per_element}, "
+        f"{padded}/{shards}*{price}",
+    }
+
+
+def _buffers(
+    problem: Problem, degrees: Degrees, choices: Choices, terms: MemoryTerms, counts: list[dict[Piece, int]]
+) -> Iterator[dict[str, Any]]:
+    parts = present_parts(problem, symbols(problem, degrees, choices), choices, default_overheads(), DEFAULT_RECIPE)
+    for feature in features(problem, counts):
+        for name, size in parts[feature].items():
+            if size:
+                yield {"name": name, "bytes": int(size)}
+    if terms.chunk_fixed_bytes:
+        size = len(counts) * int(terms.chunk_fixed_bytes)
+        yield {"name": f"input gradients that the schedule holds, {len(counts)} chunks", "bytes": size}
