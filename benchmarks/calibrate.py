@@ -37,7 +37,8 @@ ROW_SIGMA = 0.06
 """Scatter of one row: what the best constants leave (noise of one configuration over releases is 1 to 4 %)."""
 HUBER = 1.5
 """Residuals beyond this many sigmas pull no harder."""
-STEP, ITERATIONS = 0.02, 6
+STEP, RESLOPE, ITERATIONS = 0.02, 0.1, 20
+"""Step of the differences, movement of a logarithm above which slopes are taken anew, most iterations."""
 
 
 @dataclass(frozen=True)
@@ -176,12 +177,14 @@ def fit(rows: Sequence[Case]) -> Fit:
     """Gauss-Newton from the priors."""
     theta = start()
     weights = np.array([case.weight for case in rows])
+    moved = np.inf
     for _ in range(ITERATIONS):
         values = residuals(rows, theta)
-        slopes = jacobian(rows, theta, values)
+        if moved > RESLOPE:
+            slopes = jacobian(rows, theta, values)
         following = solve(slopes, values, weights, theta)
         moved, theta = float(np.max(np.abs(following - theta))), following
-        if moved < 0.003:
+        if moved < 0.001:
             break
     values = residuals(rows, theta)
     precision = np.array([prior.sigma for prior in PRIORS]) ** -2.0

@@ -103,6 +103,11 @@ def compare(row: dict[str, Any], time_limit: float) -> Comparison | None:
     return Comparison(row, theirs, ours)
 
 
+def brief(answer: dict[str, Any]) -> dict[str, Any]:
+    """What is worth keeping of an answer."""
+    return {key: answer[key] for key in ("status", "layout", "step_time", "memory")}
+
+
 def main() -> int:
     """Compare and print."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -123,15 +128,8 @@ def main() -> int:
     if gains:
         print(f"\n{len(gains)} problems; gain: median {gains[len(gains) // 2]:.1%}, {gains[0]:.1%} to {gains[-1]:.1%}")
     if given.json:
-        keys = ("layout", "step_time", "memory", "status")
         content = [
-            {
-                "id": r.row["id"],
-                **{
-                    name: {key: answer[key] for key in keys}
-                    for name, answer in (("published", r.theirs), ("ours", r.ours))
-                },
-            }
+            {"id": r.row["id"], "gain": round(r.gain, 4), "published": brief(r.theirs), "ours": brief(r.ours)}
             for r in found
         ]
         given.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -21,6 +21,7 @@ matplotlib.use("svg")
 matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "moeopt", "font.size": 9, "path.simplify": True})
 
 from matplotlib import pyplot as plt  # noqa: E402 - after the choice of what draws
+from matplotlib.patches import Rectangle  # noqa: E402
 
 FOLDER = Path(__file__).parent.parent / "docs" / "pictures"
 GPUS = {"h100-sxm": "H100", "b200": "B200", "gb200-nvl72": "GB200", "b300": "B300", "gb300-nvl72": "GB300"}
@@ -78,7 +79,7 @@ def timeline() -> None:
             width = 0.2 if category in ("forward", "backward") else 0
             axes.broken_barh(spans, (rank - 0.4, height), facecolors=colour, edgecolors="white", linewidth=width)
     names = ["forward", "backward", "exposed communication in a pass", "step end"]
-    handles = [plt.Rectangle((0, 0), 1, 1, color=colour) for colour in COLOURS.values()]
+    handles = [Rectangle((0, 0), 1, 1, color=colour) for colour in COLOURS.values()]
     axes.legend(handles, names, ncols=4, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     axes.set(xlabel="seconds (white: bubble)", yticks=range(answer["layout"]["pp"]), ylabel="stage")
     axes.set_xlim(0, answer["schedule"]["simulated_step_ns"] / 1e9)

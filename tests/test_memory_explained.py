@@ -35,6 +35,8 @@ def test_lines_add_up_to_the_numbers_of_every_stage(architecture: dict[str, obje
         for name in ("weights_bytes", "gradients_bytes", "optimizer_bytes"):
             assert sum(line.get(name, 0) for line in lines["states"]) == given[name]
         assert lines["activations"]["total_bytes"] == given["activations_bytes"]
+        largest = [of[0]["bytes"] for of in lines["activations"]["moments"].values()]
+        assert lines["activations"]["passing_bytes"] <= max(largest)
         for section in ("buffers", "overhead"):
             assert sum(line["bytes"] for line in lines[section]) == given[f"{section}_bytes"]
         kept = {piece["piece"]: sum(tensor["bytes"] for tensor in piece["tensors"]) for piece in lines["pieces"]}

@@ -16,8 +16,8 @@ HERE = Path(__file__).parent
 DATA: dict[str, Any] = json.loads((HERE / "data" / "memory_published.json").read_text(encoding="utf-8"))
 
 
-def _benchmark() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("memory_benchmark", HERE.parent / "benchmarks" / "memory.py")
+def _benchmark(name: str = "memory") -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"{name}_benchmark", HERE.parent / "benchmarks" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -44,3 +44,13 @@ def test_recorded_runs_of_megatron(run: str) -> None:
     allowed = {"allocated": 0.013, "peak of iteration 1": 0.02, "peak": 0.06}
     for item in BENCHMARK.compare(ROWS[run], DATA["architectures"]):
         assert item.error == pytest.approx(0, abs=allowed[item.quantity]), item
+
+
+def test_runs_that_ran_fit_and_failed_ones_do_not() -> None:
+    """Every published run is judged as it went, overheads included, but for those whose source names (or hides) what no
+    layout says; and no layout that ran is above the GPU's memory by more than that."""
+    found = list(_benchmark("feasibility").judgements())
+    assert sum(item.ran for item in found) > 100
+    assert any(not item.ran for item in found)
+    assert [item.run for item in found if not item.right and not item.remark] == []
+    assert sum(not item.right for item in found) <= 2

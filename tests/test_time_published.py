@@ -6,6 +6,7 @@ import statistics
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -73,3 +74,51 @@ def test_no_constant_belongs_to_a_row(benchmark_module: ModuleType) -> None:
         assert set(row) <= allowed
         assert row["doc"]
     assert all(entry["reason"] for entry in data["left_out"])
+
+
+def alone(predictions: list[Any], architecture: str, changes: dict[str, Any], microbatches: int) -> Any:
+    """The one row of these sources with this parallelism and number of micro-batches."""
+    wanted = {"tp": 1, "pp": 1, "cp": 1, **changes}
+    (found,) = (
+        p
+        for p in predictions
+        if isinstance(p.row["architecture"], dict)
+        and p.row["architecture"]["base"] == architecture
+        and p.row["workload"]["sequence_length"] == 4096
+        and p.row["cluster"] == "b200"
+        and all(p.row["layout"][name] == value for name, value in wanted.items())
+        and p.row["workload"]["global_batch_size"] == microbatches * 8 // (wanted["tp"] * wanted["pp"])
+    )
+    return found
+
+
+@pytest.mark.parametrize(
+    ("architecture", "first", "second", "microbatches", "tolerance"),
+    [
+        ("llama-3-405b", {"tp": 4}, {"tp": 2}, (32, 32), 0.03),
+        ("llama-3-405b", {"tp": 8}, {"tp": 2}, (32, 32), 0.03),
+        ("llama-3-70b", {"tp": 4}, {"tp": 2}, (32, 32), 0.05),
+        ("llama-3-70b", {"tp": 8}, {"tp": 2}, (32, 32), 0.10),
+        ("llama-3-405b", {"pp": 2}, {"pp": 2}, (4, 32), 0.03),
+        ("llama-3-70b", {"pp": 2}, {"pp": 2}, (4, 32), 0.03),
+        ("llama-3-405b", {"tp": 8}, {"tp": 8}, (4, 32), 0.05),
+        ("deepseek-v3", {}, {}, (4, 32), 0.06),
+        ("deepseek-v2", {}, {}, (4, 32), 0.06),
+        ("deepseek-v3", {"pp": 2}, {"pp": 2}, (4, 32), 0.10),
+        ("llama-3-405b", {"pp": 2}, {"tp": 2}, (32, 32), 0.08),
+        ("llama-3-70b", {"pp": 2}, {"tp": 2}, (32, 32), 0.08),
+    ],
+    ids=str,
+)
+def test_one_mechanism_between_two_rows(
+    benchmark_module: ModuleType, architecture: str, first: Any, second: Any, microbatches: Any, tolerance: float
+) -> None:
+    """Two measured rows that differ in one thing, on 8 B200 (SimuMax): tensor parallelism 2 to 8; a bubble of a fifth
+    of the step and a step's end (4 against 32 micro-batches, no overlap of gradients); a pipeline against tensor
+    parallelism. The predicted ratio of their speeds is that of the measured ones, within 3 to 10 %."""
+    data = json.loads(benchmark_module.ROWS.read_text(encoding="utf-8"))
+    predictions = [benchmark_module.predict(row) for row in data["rows"] if "SimuMax" in row["family"]]
+    one = alone(predictions, architecture, first, microbatches[0])
+    other = alone(predictions, architecture, second, microbatches[1])
+    ratio = (one.predicted / other.predicted) / (one.published / other.published)
+    assert ratio == pytest.approx(1, abs=tolerance)

@@ -1,6 +1,8 @@
+from io import StringIO
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from moeopt.accounting.time.uncertainty import (
     REASONS,
@@ -13,6 +15,7 @@ from moeopt.accounting.time.uncertainty import (
 )
 from moeopt.evaluate import evaluate
 from moeopt.layout import Choices, Layout, OptimizerChoices, Overlap, Recompute
+from moeopt.report.times import render_ties
 from time_cases import degrees, problem
 
 GRAPHED = Choices(dispatcher="hybridep", cuda_graphs="full_iteration")
@@ -106,3 +109,23 @@ def test_every_answer_carries_its_range() -> None:
     assert found["low_ns"] < total < found["high_ns"]
     assert found["percent"] == UNTESTED_PERCENT
     assert REASONS["expert_tensor"] in found["reasons"]
+
+
+def test_runners_up_within_the_range_are_named() -> None:
+    """The table of the best layouts says how many a prediction of 10 % cannot tell apart: 109 is within 100's range,
+    111 is not; nothing is said of objectives that are not times."""
+    values = (100, 109, 111)
+    answer = {
+        "step_time": {"range": {"percent": 10}},
+        "objective": {"name": "step_time"},
+        "alternatives": [{"objective": {"value": value}} for value in values],
+    }
+    assert "1 of the 2 runners-up" in ties(answer)
+    assert ties({**answer, "objective": {"name": "peak_memory"}}) == ""
+    assert ties({**answer, "alternatives": answer["alternatives"][::2]}) == ""  # type: ignore[index]
+
+
+def ties(answer: dict[str, Any]) -> str:
+    stream = StringIO()
+    render_ties(answer, Console(file=stream, width=200))
+    return stream.getvalue()

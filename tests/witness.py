@@ -202,11 +202,12 @@ def held(problem: Problem, layout: Layout, pipeline: PipelineLayout, gpu: Gpu, m
             if part is None:
                 continue
             numel = len(part[0]) * len(part[1])
-            (dense if weight.expert is None else expert).append((numel, weight.shared))
+            own = weight.expert is not None and not one_buffer(layout)
+            (expert if own else dense).append((numel, weight.shared))
+            expert_elements += numel if weight.expert is not None else 0
+            dense_elements += numel if weight.expert is None else 0
             if weight.linear and problem.workload.precision == "fp8":
                 weights += 2 * numel
-        dense_elements += sum(numel for numel, _ in dense)
-        expert_elements += sum(numel for numel, _ in expert)
         groups = ((dense, gpu.data, layout.dp * layout.cp), (expert, gpu.expert_data, layout.edp))
         for tensors, place, ranks in groups:
             shards = ranks // instances
@@ -215,6 +216,11 @@ def held(problem: Problem, layout: Layout, pipeline: PipelineLayout, gpu: Gpu, m
             mine = range(place % shards * size // shards, (place % shards + 1) * size // shards)
             optimizer += master * (len(mine) if layout.distributed_optimizer else size)
     return Held(dense_elements, expert_elements, weights, gradients, optimizer)
+
+
+def one_buffer(layout: Layout) -> bool:
+    """Whether routed experts lie among the dense parameters: they are no expert-parallel parameters at all then."""
+    return layout.ep == 1 and layout.etp == layout.tp
 
 
 def buffer(tensors: Sequence[tuple[int, bool]], shards: int) -> int:

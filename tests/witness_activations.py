@@ -83,6 +83,8 @@ class Layer:
             found += [Kept("query latent", (self.outer, a.q_lora_rank))]
             found += [Kept("query latent, normed", (self.outer, a.q_lora_rank), 2, up)]
             found += [Kept("query latent statistics", (self.outer, self.statistics), 4, up)]
+        else:
+            found += self._norm("query projection's own norm", up)
         rank, rope = a.kv_lora_rank or 0, a.qk_rope_head_dim
         found += [
             Kept("key-value latent and rotary key", (self.outer, rank + rope)),

@@ -1,9 +1,8 @@
 """Best-first branch and bound over candidates: bounds from the sweep, proofs from CP-SAT.
 
-Candidates are visited by their bound. One whose bound is above the best value so far is done; any other is first asked
-as a family (all its recompute settings relaxed into one), then setting by setting. What CP-SAT finds no layout for
-within the best value is done for good. Candidates that reach exactly the best value are collected, and the tie among
-them is broken in one joint model.
+Candidates are visited by their bound. One whose bound is above the best value so far is done; any other is given to
+CP-SAT, which places its layers within the best value or proves that no placement is. Candidates that reach exactly the
+best value are collected, and the tie among them is broken by further goals.
 """
 
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from moeopt.candidate import Candidate, Family
+from moeopt.candidate import Candidate
 from moeopt.configurations import decisions
 from moeopt.cpsat.encode import Encoding
 from moeopt.cpsat.solve import ENGINE, Settings, minimise, rules_out
@@ -54,7 +53,8 @@ class Search:
         self.screening = Screening(problem)
         self.pool: list[Found] = []
         """The best layout of each candidate asked, best first; those beyond the `top` and ties of the last are cut."""
-        self.asked = self.families = 0
+        self._pairs: list[Pair] = []
+        self.asked = 0
         self.bound = 0
 
     def run(self) -> Result:
@@ -79,7 +79,6 @@ class Search:
         """What the contract's `search` object holds."""
         return {
             "legal_layouts": self.screening.rows,
-            "families_given_to_solver": self.families,
             "candidates_given_to_solver": self.asked,
             "seconds": round(seconds, 3),
             "engine": ENGINE,
@@ -111,12 +110,6 @@ class Search:
             return pair.time * pair.degrees.gpus
         return pair.memory if self.problem.objective == "peak_memory" else pair.time
 
-    def _bound_of(self, family: Family) -> int:
-        """The family's bound on the objective."""
-        if self.problem.objective == "cost":
-            return family.bound_ns * int(family.degrees.gpus)
-        return family.bound_bytes if self.problem.objective == "peak_memory" else family.bound_ns
-
     def _lowest_score(self) -> int | None:
         """Below every layout that fits, by the first level's bounds."""
         lows = []
@@ -141,7 +134,8 @@ class Search:
             score = int(score * _GROWTH)
             self._try(self._samples(self.screening.pairs(self.limits(score), self._few_settings)))
         if self.pool:
-            self._try(self._samples(self.screening.pairs(self.limits(self.pool[0].score - 1))))
+            self._pairs = self.screening.pairs(self.limits(self.threshold))
+            self._try(self._samples(self._pairs))
 
     @property
     def _few_settings(self) -> list[Recompute]:
@@ -205,65 +199,34 @@ class Search:
     # Proof --------------------------------------------------------------------------------------------------------
 
     def _prove(self) -> None:
-        """Ask every family whose bound is within the threshold."""
-        families = self._families(self.limits(self.threshold if self.screens else None))
-        families.sort(key=lambda family: (self._bound_of(family), family.order))
-        for number, family in enumerate(families):
-            self.bound = self._bound_of(family)
+        """Ask every candidate whose bound is within the threshold, lowest bound first."""
+        pairs = self._pairs or self.screening.pairs(self.limits(self.threshold))
+        ordered = sorted(
+            (
+                (int(bound), self._candidate(pair, index))
+                for pair in pairs
+                for index, bound in enumerate(self._score_bound(pair))
+            ),
+            key=lambda item: (item[0], item[1].order),
+        )
+        for number, (bound, candidate) in enumerate(ordered):
+            self.bound = bound
             self._check_deadline()
             threshold = self.threshold
-            if threshold is not None and self.bound > threshold and self.screens:
+            if threshold is not None and bound > threshold:
                 return
             if number % 16 == 0:
-                self._say(f"bound {self.bound:,}, {len(families) - number} families to ask")
-            self._ask(family)
-
-    def _families(self, limits: Limits) -> list[Family]:
-        """Pairs grouped by degrees and mode, their recompute settings together."""
-        groups: dict[tuple[int, ...], tuple[Pair, int, list[tuple[Any, int, int]]]] = {}
-        modes: dict[str, int] = {}
-        for pair in self.screening.pairs(limits):
-            mode = modes.setdefault(pair.mode.model_dump_json(), len(modes))
-            columns = np.stack([np.asarray(column) for column in vars(pair.degrees).values()], axis=1)
-            for index, key in enumerate(columns.tolist()):
-                entry = groups.setdefault((mode, *key), (pair, index, []))
-                entry[2].append((pair.recompute, int(pair.time[index]), int(pair.memory[index])))
-        return [
-            Family(
-                self.problem,
-                row(pair.degrees, index),
-                pair.mode,
-                min(time for _, time, _ in settings),
-                tuple((recompute, time) for recompute, time, _ in settings),
-                min(memory for _, _, memory in settings),
-            )
-            for pair, index, settings in groups.values()
-        ]
-
-    def _ask(self, family: Family) -> None:
-        """Rule a family out, or take the best layout of each of its settings."""
-        self.families += 1
-        relaxed = self._encode([family], few_rows=True)
-        if relaxed is None or rules_out(relaxed, self.settings):
-            return
-        members = self._encode(family.members, few_rows=True)
-        if len(family.settings) > 1 and (members is None or rules_out(members, self.settings)):
-            return
-        for member in family.members:
-            self._check_deadline()
-            threshold = self.threshold
-            if threshold is not None and self.problem.objective == "step_time" and member.bound_ns > threshold:
-                continue
-            self._solve(member)
+                self._say(f"bound {bound:,}, at most {len(ordered) - number} candidates to ask")
+            self._solve(candidate)
 
     def _solve(self, candidate: Candidate) -> None:
         """The best layout of one candidate, if it is within the threshold."""
         self.asked += 1
-        quick = self._encode([candidate], few_rows=True)
+        quick = self._encode(candidate, few_rows=True)
         if quick is None or rules_out(quick, self.settings):
             return
         self._add(place(candidate, self.limits(self.threshold).memory_bytes))
-        encoding = self._encode([candidate])
+        encoding = self._encode(candidate)
         if encoding is None:
             return
         known = next((f for f in self.pool if f.candidate.order == candidate.order), None)
@@ -275,14 +238,13 @@ class Search:
         if not outcome.proven:
             raise Stopped
 
-    def _encode(self, candidates: Sequence[Candidate], few_rows: bool = False) -> Encoding | None:
-        """The model of candidates within the threshold; None where its limits are below their bounds."""
+    def _encode(self, candidate: Candidate, few_rows: bool = False) -> Encoding | None:
+        """The model of a candidate within the threshold; None where its limits are below its bound."""
         limits = self.limits(self.threshold)
-        gpus = np.array([int(candidate.degrees.gpus) for candidate in candidates])
-        horizon = int(limits.time_of(gpus).max())
-        if horizon < min(candidate.bound_ns for candidate in candidates):
+        horizon = int(limits.time_of(np.array([int(candidate.degrees.gpus)]))[0])
+        if horizon < candidate.bound_ns:
             return None
-        return Encoding(self.problem, candidates, horizon, limits.memory_bytes, "few" if few_rows else "all")
+        return Encoding(self.problem, [candidate], horizon, limits.memory_bytes, "few" if few_rows else "all")
 
     def _check_deadline(self) -> None:
         if self.settings.expired:

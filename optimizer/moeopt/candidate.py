@@ -1,6 +1,6 @@
 """A candidate: one combination of degrees and other decisions, with its prices, before its layers are placed."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from functools import cached_property
 
 from moeopt.accounting.ledger import Ledger
@@ -32,19 +32,14 @@ class Candidate:
         return Ledger(self.problem, self.degrees, self.choices)
 
     @property
-    def time_terms(self) -> TimeTerms:
-        """Prices in nanoseconds."""
-        return self.ledger.time_terms
-
-    @property
-    def memory_terms(self) -> MemoryTerms:
-        """Prices in bytes."""
-        return self.ledger.memory_terms
+    def backward_ns(self) -> dict[Piece, int]:
+        """Backward time of one micro-batch, by piece."""
+        return self.ledger.time_terms.backward_ns
 
     @property
     def kept_bytes(self) -> dict[Piece, int]:
         """Activation bytes that one micro-batch in flight keeps, by piece, under this candidate's recompute setting."""
-        memory = self.memory_terms
+        memory = self.ledger.memory_terms
         if self.choices.recompute.granularity != "full":
             return memory.kept_bytes
         return {**memory.kept_bytes, **memory.kept_recomputed_bytes}
@@ -77,53 +72,6 @@ class Candidate:
         """The complete layout for a placement."""
         degrees = {field.name: int(getattr(self.degrees, field.name)) for field in fields(Degrees)}
         return Layout(**dict(self.choices), **degrees, pipeline_layout=str(pipeline))
-
-
-@dataclass(frozen=True)
-class Family(Candidate):
-    """Candidates that differ in their recompute setting alone, and a relaxation of all of them: it pays the least
-    price that any of them pays, so a placement that it rules out is ruled out for each.
-
-    `choices` recompute nothing; `settings` lists each recompute setting with its bound on the step time.
-    """
-
-    settings: tuple[tuple[Recompute, int], ...]
-    bound_bytes: int
-    """Bytes that the fullest rank needs at least, under any of the settings."""
-
-    @property
-    def members(self) -> list[Candidate]:
-        """One candidate a setting, lowest bound first."""
-        found = [
-            Candidate(self.problem, self.degrees, self.choices.model_copy(update={"recompute": recompute}), bound_ns)
-            for recompute, bound_ns in self.settings
-        ]
-        return sorted(found, key=lambda candidate: (candidate.bound_ns, candidate.order))
-
-    @cached_property
-    def time_terms(self) -> TimeTerms:
-        """The shortest backward pass of any setting (modules add up); everything else is the same for all."""
-        terms = self.ledger.time_terms
-        backward = {
-            piece: least + min(added_ns(terms, recompute, piece) for recompute, _ in self.settings)
-            for piece, least in terms.backward_ns.items()
-        }
-        return replace(terms, backward_ns=backward)
-
-    @property
-    def kept_bytes(self) -> dict[Piece, int]:
-        """The least that any setting keeps. What passes is least where nothing is recomputed."""
-        memory = self.ledger.memory_terms
-        kept = {
-            piece: size - max(freed_bytes(memory, recompute, piece) for recompute, _ in self.settings)
-            for piece, size in memory.kept_bytes.items()
-        }
-        full = next((recompute for recompute, _ in self.settings if recompute.granularity == "full"), None)
-        if full is None:
-            return kept
-        choices = self.choices.model_copy(update={"recompute": full})
-        recomputed = Candidate(self.problem, self.degrees, choices, self.bound_ns).kept_bytes
-        return {piece: min(size, recomputed[piece]) for piece, size in kept.items()}
 
 
 def added_ns(terms: TimeTerms, recompute: Recompute, piece: Piece) -> Number:

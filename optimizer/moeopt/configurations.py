@@ -1,7 +1,6 @@
 """What a layout decides beside its degrees and its pipeline layout: every combination worth asking about.
 
-A decision that the problem fixes has one value. Recompute sets that contain a module twice over (the MoE layer as a
-whole and a part of it) are left out: they keep and cost the same as the larger module alone.
+A decision that the problem fixes has one value.
 """
 
 from collections.abc import Iterator
@@ -10,8 +9,6 @@ from itertools import combinations
 from moeopt.layout import Choices, Layout, Overlap, Recompute, RecomputeModule
 from moeopt.problem.base import read_fields
 from moeopt.problem.problem import Problem
-
-_PARTS_OF_MOE: frozenset[RecomputeModule] = frozenset({"moe_act", "shared_experts"})
 
 
 def base_choices(problem: Problem) -> Choices:
@@ -49,25 +46,33 @@ def _overlaps(problem: Problem, base: Choices) -> list[bool]:
     return [False, True]
 
 
+_CHEAP: tuple[RecomputeModule, ...] = ("layernorm", "mla_up_proj", "moe_act")
+"""Modules that free much for little (facts of NVIDIA's guides: recompute these first)."""
+
+
 def recomputes(problem: Problem) -> list[Recompute]:
-    """Every recompute setting to ask about: none, each useful set of selective modules, and full (one layer a unit)."""
+    """Recompute settings to ask about: none; every set of the cheap modules; all of these with the dearer ones, one
+    after the other; and full (one layer a unit). A problem may fix any other set.
+
+    `moe` recomputes its own parts, so it stands in for them. Attention's core only pays where kernels are not fused
+    (Megatron itself warns).
+    """
     if "recompute" in problem.fix:
         return [base_choices(problem).recompute]
-    modules = _modules(problem)
-    sets = [
-        Recompute(granularity="selective", modules=chosen)
-        for size in range(1, len(modules) + 1)
-        for chosen in combinations(modules, size)
-        if not ("moe" in chosen and _PARTS_OF_MOE & set(chosen))
-    ]
-    return [Recompute(), *sets, Recompute(granularity="full", method="uniform", num_layers=1)]
-
-
-def _modules(problem: Problem) -> list[RecomputeModule]:
-    """Selective modules that this architecture has. Attention's core is left out: fused kernels keep nothing of it that
-    recomputing would free (Megatron itself warns), so it only pays with unfused attention."""
-    architecture = problem.architecture
-    return [name for name, present in _presence(problem, architecture.is_moe) if present]
+    present = {name for name, there in _presence(problem, problem.architecture.is_moe) if there}
+    cheap = [name for name in _CHEAP if name in present]
+    sets = [set(chosen) for size in range(1, len(cheap) + 1) for chosen in combinations(cheap, size)]
+    everything = set(cheap)
+    for name in ("core_attn", "mlp", "shared_experts"):
+        if name in present:
+            everything = everything | {name}
+            sets.append(set(everything))
+    if "moe" in present:
+        sets.append((set(cheap) - {"moe_act"}) | {"moe"})
+        sets.append((everything - {"moe_act", "shared_experts"}) | {"moe"})
+    unique = list(dict.fromkeys(tuple(sorted(chosen)) for chosen in sets))
+    selective = [Recompute(granularity="selective", modules=chosen) for chosen in unique]
+    return [Recompute(), *selective, Recompute(granularity="full", method="uniform", num_layers=1)]
 
 
 def _presence(problem: Problem, moe: bool) -> Iterator[tuple[RecomputeModule, bool]]:

@@ -20,7 +20,7 @@ class MemoryGauge:
 
     def __init__(self, candidate: Candidate, mtp_stage: int) -> None:
         self._pp, self._vpp = candidate.grid
-        problem, memory, kept = candidate.problem, candidate.memory_terms, candidate.kept_bytes
+        problem, memory, kept = candidate.problem, candidate.ledger.memory_terms, candidate.kept_bytes
         layers, stages = problem.architecture.layers, self._pp * self._vpp
         static = {piece: _static_bytes(candidate, piece) for piece in memory.kept_bytes}
         self._static = np.cumsum([0.0, *(static[kind] for kind in layers)])
@@ -59,7 +59,7 @@ class MemoryGauge:
 
 
 def _static_bytes(candidate: Candidate, piece: Any) -> float:
-    memory = candidate.memory_terms
+    memory = candidate.ledger.memory_terms
     replicated = memory.weight_bytes_per_element + memory.gradient_bytes_per_element
     state = float(memory.optimizer_bytes_per_shard_element)
     return float(

@@ -19,7 +19,7 @@ Column = NDArray[np.int64]
 Columns = dict[str, Column]
 
 DEFAULT_MAX_MICRO_BATCH_SIZE = 16
-DEFAULT_MAX_VPP = 16
+DEFAULT_MAX_VPP = 12
 
 
 def divisors(number: int) -> list[int]:

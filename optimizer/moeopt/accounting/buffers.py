@@ -121,18 +121,20 @@ def chunk_buffer_elements(
     counts: Mapping[Piece, int],
     first_chunk_of_first_stage: bool,
     experts_with_dense: bool | None = None,
+    order: Sequence[LayerKind] | None = None,
 ) -> ChunkBuffers:
     """The exact buffers of a chunk that holds these pieces (integers only).
 
-    Only the first chunk of the first stage is cut into buckets, and only with overlap.grad_reduce. Layers of different
-    kinds are walked kind by kind in the order of `counts` (their true order where the first kinds come first).
+    Only the first chunk of the first stage is cut into buckets, and only with overlap.grad_reduce. `order` are the
+    chunk's layers one by one, which decides where buckets end; None walks kind by kind in the order of `counts` (their
+    true order where the first kinds come first).
     `experts_with_dense` says whether routed experts lie in the dense buffer; None is the rule of version 0.20.0
     (ep 1 and etp = tp). Version 0.16.1 put them there whenever ep was 1.
     """
     dense: list[Tensor] = []
     expert: list[Tensor] = []
     merged = experts_share_dense_buffer(degrees) if experts_with_dense is None else experts_with_dense
-    for parameter, tensor in _tensors(problem, degrees, counts):
+    for parameter, tensor in _tensors(problem, degrees, counts, order):
         (expert if parameter.sharding == "expert" and not merged else dense).append(tensor)
     if not choices.distributed_optimizer:
         return ChunkBuffers(unpadded_buffer(dense), unpadded_buffer(expert))
@@ -143,7 +145,9 @@ def chunk_buffer_elements(
     )
 
 
-def _tensors(problem: Problem, degrees: Degrees, counts: Mapping[Piece, int]) -> Iterator[tuple[Parameter, Tensor]]:
+def _tensors(
+    problem: Problem, degrees: Degrees, counts: Mapping[Piece, int], order: Sequence[LayerKind] | None = None
+) -> Iterator[tuple[Parameter, Tensor]]:
     """The trainable tensors of a chunk on one GPU, in registration order (gpt_model.py: embedding, decoder, MTP, head).
 
     An MTP block builds its embedding once, and before the decoder's layers.
@@ -152,11 +156,10 @@ def _tensors(problem: Problem, degrees: Degrees, counts: Mapping[Piece, int]) ->
     modules = list(_trainable(problem, degrees, "mtp")) if "mtp" in counts else []
     tables = [parameter for parameter in modules if parameter.origin == "pipeline_copy"]
     first += [] if first else tables
-    layers = [
-        list(_trainable(problem, degrees, kind)) * count
-        for kind, count in counts.items()
-        if isinstance(kind, LayerKind)
-    ]
+    if order is None:
+        order = [kind for kind, count in counts.items() if isinstance(kind, LayerKind) for _ in range(count)]
+    of_kind = {kind: list(_trainable(problem, degrees, kind)) for kind in dict.fromkeys(order)}
+    layers = [of_kind[kind] for kind in order]
     block = [parameter for parameter in modules if parameter.origin != "pipeline_copy"] * counts.get("mtp", 0)
     last = list(_trainable(problem, degrees, "loss")) if "loss" in counts else []
     for parameter in _experts_in_order([*first, *(p for layer in layers for p in layer), *block, *last]):

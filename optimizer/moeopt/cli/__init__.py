@@ -15,6 +15,7 @@ COMMANDS = {
     "evaluate": "legality, GPUs, memory and step time of one given layout; claims checked",
     "launch": "files that start the run of a solution",
     "audit": "a deployment document's numbers checked one by one",
+    "report": "one HTML page about a solution",
     "params": "exact total and active parameters of an architecture",
     "presets": "architectures and clusters that ship",
 }

@@ -38,6 +38,14 @@ class Output:
         if not self.quiet:
             print(text, file=sys.stderr, flush=True)
 
+    def page(self, text: str) -> None:
+        """Send off a text that is neither a table nor JSON: a page."""
+        if self.path is not None:
+            _replace(self.path, text)
+            self.note(f"wrote {self.path}")
+        else:
+            _to_stdout({}, lambda _, console: print(text, end="", file=console.file), "text")
+
     def emit(self, answer: Mapping[str, Any], render: "Callable[[Mapping[str, Any], Console], None]") -> None:
         """Send the answer off. Raises InputError where it cannot be written."""
         if self.path is not None:

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 
 def add_caps(encoding: "Encoding", candidate: Candidate, grid: "GridVariables", literal: cp_model.IntVar) -> None:
-    """No chunk and no rank of this candidate takes longer than any placement within the horizon allows."""
-    counts, time = piece_counts(candidate.problem), candidate.time_terms
-    work = total(counts, time.forward_ns) + total(counts, time.backward_ns)
+    """No chunk and no rank takes longer than any placement within the horizon allows."""
+    counts = piece_counts(candidate.problem)
+    work = total(counts, candidate.ledger.time_terms.forward_ns) + total(counts, candidate.backward_ns)
     pp, vpp = candidate.grid
     chunk = int(longest_chunk_ns(*candidate.schedule[:4], work, encoding.horizon_ns))
     rank = int(longest_rank_ns(candidate.degrees, work, encoding.horizon_ns))

@@ -16,7 +16,6 @@ from ortools.sat.python import cp_model
 
 from moeopt.candidate import TIE_BREAK, Candidate
 from moeopt.cpsat import prices
-from moeopt.cpsat.caps import add_caps
 from moeopt.cpsat.placement import Placement
 from moeopt.cpsat.schedule import add_schedule
 from moeopt.incumbent import Found
@@ -69,7 +68,6 @@ class Encoding:
             self.grids[grid] = self._grid(*grid)
         for candidate, literal in zip(self.candidates, self.chosen, strict=True):
             prices.add_candidate(self, candidate, self.grids[candidate.grid], literal)
-            add_caps(self, candidate, self.grids[candidate.grid], literal)
         self._schedules()
         bounds = [candidate.bound_ns for candidate in self.candidates]
         self.cp.add(self.time >= cp_model.LinearExpr.weighted_sum(self.chosen, bounds))
@@ -156,7 +154,7 @@ class Encoding:
             if len(members) > 1:
                 literal = self.cp.new_bool_var(f"schedule_{schedule}")
                 self.cp.add(sum(x for x, _ in members) == literal)
-            hops = [candidate.time_terms.hop_ns for _, candidate in members]
+            hops = [candidate.ledger.time_terms.hop_ns for _, candidate in members]
             hop_ns = cp_model.LinearExpr.weighted_sum([x for x, _ in members], hops)
             add_schedule(self, schedule, self.grids[schedule[:2]], literal, hop_ns)
 
@@ -171,11 +169,6 @@ class Encoding:
         """Keep a goal at the value reached, for the goals after it."""
         self.cp.add(goal <= value)
         self.hint(found)
-
-    def limit_cost(self, gpu_ns: int) -> None:
-        """GPUs times the step stays within a limit."""
-        for literal, candidate in zip(self.chosen, self.candidates, strict=True):
-            self.at_least(gpu_ns // int(candidate.degrees.gpus), self.time, literal)
 
     def read(self, value: "cp_model.CpSolver | cp_model.CpSolverSolutionCallback") -> tuple[int, PipelineLayout]:
         """Index of the chosen candidate and its placement."""

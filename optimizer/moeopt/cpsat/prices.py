@@ -15,12 +15,14 @@ from moeopt.accounting.memory.stage import BUFFER_MULTIPLE, piece_features
 from moeopt.accounting.pieces import Piece
 from moeopt.accounting.time.step_end import SCALE
 from moeopt.candidate import Candidate
+from moeopt.cpsat.caps import add_caps
 
 if TYPE_CHECKING:
     from moeopt.cpsat.encode import Encoding, GridVariables
 
 Expression = cp_model.LinearExprT
 Counts = dict[Piece, Expression]
+Prices = Mapping[Piece, int]
 
 
 def add_candidate(
@@ -30,6 +32,7 @@ def add_candidate(
     rows = _Rows(encoding, candidate, grid, literal)
     for stage in range(grid.placement.stages):
         rows.stage(stage)
+    add_caps(encoding, candidate, grid, literal)
     for rank in range(candidate.degrees.pp):
         rows.static_memory(rank)
         rows.step_end(rank)
@@ -41,11 +44,11 @@ class _Rows:
     def __init__(
         self, encoding: "Encoding", candidate: Candidate, grid: "GridVariables", literal: cp_model.IntVar
     ) -> None:
-        self.encoding, self.grid, self.literal = encoding, grid, literal
+        self.encoding, self.candidate, self.grid, self.literal = encoding, candidate, grid, literal
         self.pp, self.vpp = candidate.grid
         self.choices = candidate.choices
         self.problem = candidate.problem
-        self.time, self.memory, self.kept = candidate.time_terms, candidate.memory_terms, candidate.kept_bytes
+        self.time, self.memory = candidate.ledger.time_terms, candidate.ledger.memory_terms
 
     def counts(self, stage: int) -> Counts:
         """Pieces of one stage."""
@@ -59,12 +62,12 @@ class _Rows:
         """What one micro-batch costs on a stage."""
         counts = self.counts(stage)
         self.at_least(self.grid.forward[stage], priced(counts, self.time.forward_ns))
-        self.at_least(self.grid.backward[stage], priced(counts, self.time.backward_ns))
-        self.at_least(self.grid.kept[stage], priced(counts, self.kept) + self.memory.chunk_kept_bytes)
+        self.at_least(self.grid.backward[stage], priced(counts, self.candidate.backward_ns))
+        self.at_least(self.grid.kept[stage], priced(counts, self.candidate.kept_bytes) + self.memory.chunk_kept_bytes)
         for piece, passing in self.memory.transient_bytes.items():
             present = self.grid.placement.present(piece, stage)
             if passing and present is not False:
-                self.at_least(self.grid.passing[stage], int(passing), *(() if present is True else (present,)))
+                self.at_least(self.grid.passing[stage], int(passing) * present)
 
     def static_memory(self, rank: int) -> None:
         """Everything that does not depend on what is in flight."""
@@ -122,7 +125,7 @@ class _Rows:
             self.at_least(SCALE // common * self.encoding.end_time, value)
 
 
-def priced(counts: Counts, prices: Mapping[Piece, int]) -> Expression:
+def priced(counts: Counts, prices: Prices) -> Expression:
     """Counts times prices, over the pieces that have one."""
     return sum(column * int(prices[piece]) for piece, column in counts.items() if piece in prices)
 

@@ -52,7 +52,8 @@ def _add_memory(encoding: "Encoding", schedule: Schedule, grid: "GridVariables",
                 largest[running] = passing[running[0]]
                 if len(running) > 1:
                     largest[running] = encoding.cp.new_int_var(0, encoding.limit_bytes, "")
-                    encoding.cp.add_max_equality(largest[running], [passing[chunk] for chunk in running])
+                    for chunk in running:
+                        encoding.cp.add(largest[running] >= passing[chunk])
             flight = cp_model.LinearExpr.weighted_sum(kept, vector)
             encoding.at_least(encoding.peak, grid.static[rank] + flight + largest[running], literal)
 

@@ -1,7 +1,7 @@
 """One layout among equals: fewest GPUs, least memory, smaller degrees, fewer layers on earlier stages.
 
-Each goal is one solve of a joint model over all candidates that reach the best value, with the goals before it fixed;
-the answer does not depend on threads or on the order in which the search met the candidates.
+Each goal is one solve with the goals before it fixed, so the answer does not depend on threads, seeds or the order in
+which the search met the candidates.
 """
 
 from collections.abc import Sequence
@@ -19,25 +19,16 @@ _LARGEST_WEIGHT = 2**55
 
 def break_tie(best: Found, equals: Sequence[Candidate], settings: Settings) -> tuple[Found, bool]:
     """The canonical layout among those with the best layout's value; and whether every goal was proven."""
-    candidates = sorted({candidate.order: candidate for candidate in equals}.values(), key=lambda item: item.order)
-    problem = best.candidate.problem
-    by_memory = problem.objective == "peak_memory"
-    horizon_ns = MOST_NS if by_memory else max(best.score // int(item.degrees.gpus) for item in candidates)
-    horizon_ns = best.time_ns if problem.objective == "step_time" else horizon_ns
-    limit_bytes = best.peak_bytes if by_memory else problem.memory_limit
-    encoding = Encoding(problem, candidates, horizon_ns, limit_bytes)
-    encoding.hint(best)
-    if problem.objective == "cost":
-        encoding.limit_cost(best.score)
-    ranks = cp_model.LinearExpr.weighted_sum(encoding.chosen, list(range(len(candidates))))
-    second = encoding.time if by_memory else encoding.peak
-    chosen = best
-    for goal in (encoding.degrees["gpus"], second, ranks):
-        outcome = minimise(encoding, goal, settings, "tie-break")
+    finalists = []
+    for candidate in sorted(equals, key=lambda item: item.order):
+        encoding = _encode(best, candidate)
+        second = encoding.time if best.candidate.problem.objective == "peak_memory" else encoding.peak
+        outcome = minimise(encoding, second, settings, "tie-break")
         if outcome.found is None or not outcome.proven:
-            return chosen, False
-        chosen = outcome.found
-        encoding.settle(goal, outcome.bound, chosen)
+            return best, False
+        finalists.append((int(candidate.degrees.gpus), outcome.bound, candidate.order, outcome.found, encoding, second))
+    *_, chosen, encoding, second = min(finalists, key=lambda item: item[:3])
+    encoding.settle(second, min(finalists, key=lambda item: item[:3])[1], chosen)
     for goal in _placement_goals(encoding, chosen):
         outcome = minimise(encoding, goal, settings, "tie-break")
         if outcome.found is None or not outcome.proven:
@@ -45,6 +36,20 @@ def break_tie(best: Found, equals: Sequence[Candidate], settings: Settings) -> t
         chosen = outcome.found
         encoding.settle(goal, outcome.bound, chosen)
     return chosen, True
+
+
+def _encode(best: Found, candidate: Candidate) -> Encoding:
+    """The model of one candidate held to the best layout's value."""
+    problem = candidate.problem
+    horizon_ns, limit_bytes = best.time_ns, problem.memory_limit
+    if problem.objective == "peak_memory":
+        horizon_ns, limit_bytes = MOST_NS, best.peak_bytes
+    elif problem.objective == "cost":
+        horizon_ns = best.score // int(candidate.degrees.gpus)
+    encoding = Encoding(problem, [candidate], horizon_ns, limit_bytes)
+    if candidate.order == best.candidate.order:
+        encoding.hint(best)
+    return encoding
 
 
 def _placement_goals(encoding: Encoding, chosen: Found) -> list[cp_model.LinearExprT]:

@@ -1,9 +1,14 @@
 """The problem's own rules: what its `fix` and `limits` say about a layout. (Memory is the ledger's to judge.)"""
 
+from collections.abc import Mapping
+
 from moeopt.arithmetic import Number, both
 from moeopt.frameworks.rules import Rule
 from moeopt.layout import Choices, Degrees
 from moeopt.problem.problem import DEGREES, Bound, Problem
+
+_BY_FIELD = ("overlap", "optimizer")
+"""Decisions of several switches: a mapping fixes those that it names."""
 
 
 def wish_rules(problem: Problem) -> tuple[Rule, ...]:
@@ -46,11 +51,17 @@ def _chosen(name: str) -> Rule:
     def wanted(problem: Problem) -> object:
         return getattr(Choices.model_validate({name: problem.fix[name]}), name)
 
+    def holds(problem: Problem, _degrees: Degrees, choices: Choices) -> bool:
+        given, value = problem.fix[name], getattr(choices, name)
+        if name in _BY_FIELD and isinstance(given, Mapping):
+            return all(getattr(value, field) == getattr(wanted(problem), field) for field in given)
+        return bool(value == wanted(problem))
+
     return Rule(
         f"fix_{name}",
         f"the problem fixes {name}",
         (),
-        lambda problem, _d, choices: getattr(choices, name) == wanted(problem),
+        holds,
         lambda problem, _d, choices: f"{name} {getattr(choices, name)}, fixed to {wanted(problem)}",
         f"fix.{name}",
         "moeopt",

@@ -35,12 +35,12 @@ def payload(job: Job, stem: str = "train") -> Payload:
     """The Megatron-DeepSpeed run: arguments, and `<stem>_deepspeed.json`."""
     refuse_first("deepspeed", (*_architecture_refusals(job), *_layout_refusals(job), *_choice_refusals(job)))
     name = f"{stem}_deepspeed.json"
-    run = (flag("--deepspeed"), flag("--deepspeed_config", name), flag("--zero-stage", _zero_stage(job)))
+    run = (flag("--deepspeed"), flag("--zero-stage", _zero_stage(job)))
     return Payload(
         framework="deepspeed",
         root="MEGATRON_DEEPSPEED",
-        root_meaning="the absolute path of a checkout of Megatron-DeepSpeed",
-        program='"${MEGATRON_DEEPSPEED}/pretrain_gpt.py"',
+        root_meaning="a checkout of Megatron-DeepSpeed",
+        program=f'"${{MEGATRON_DEEPSPEED}}/pretrain_gpt.py" --deepspeed_config "${{HERE}}/{name}"',
         groups=(
             Group("architecture", tuple(_architecture(job))),
             Group("parallelism", tuple(_parallelism(job))),
@@ -55,7 +55,6 @@ def payload(job: Job, stem: str = "train") -> Payload:
             "Without a capacity factor every expert is padded to the busiest one's tokens.",
         ],
         files={name: json.dumps(configuration(job), indent=2) + "\n"},
-        in_folder=True,
     )
 
 

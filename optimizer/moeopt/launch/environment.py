@@ -23,6 +23,11 @@ def environment(job: Job) -> dict[str, tuple[str, str]]:
         "OMP_NUM_THREADS": ("1", "one process a GPU: no more threads than cores"),
     }
     if layout.cuda_graphs != "none":
+        if layout.cuda_graphs == "full_iteration" and job.problem.architecture.is_moe:
+            found["NVTE_CUTEDSL_FUSED_GROUPED_MLP"] = (
+                "1",
+                "Transformer Engine's fused experts, which a graph can hold",
+            )
         found["NCCL_GRAPH_REGISTER"] = ("0", "registered buffers in CUDA graphs exclude expandable segments")
     if layout.overlap.ep_all_to_all:
         found["NVTE_FWD_LAYERNORM_SM_MARGIN"] = ("20", "leaves SMs for the expert all-to-all that runs beside norms")

@@ -49,6 +49,12 @@ class Job:
         return self.gpus // self.gpus_per_node
 
     @property
+    def layout_string(self) -> str:
+        """The pipeline layout as it was given, without white space (the grammar has been checked)."""
+        assert self.layout.pipeline_layout is not None
+        return "".join(self.layout.pipeline_layout.split())
+
+    @property
     def uncertainty_percent(self) -> int:
         """Half the width of the interval around the predicted step time."""
         return uncertainty_percent(self.problem, degrees_of(self.layout), self.layout.choices)
@@ -90,8 +96,9 @@ def read_solution(solution: Any) -> Job:
 
 
 def _proof(solution: Mapping[str, Any]) -> str:
+    """What the file says about its optimality; text of the file, to be escaped where it is printed."""
     status, objective = solution["status"], solution.get("objective")
     if status == "evaluated" or not isinstance(objective, Mapping):
         return ""
-    name, bound = shown(objective.get("name")), objective.get("bound")
-    return f"{status} by {name}" + (f", bound {shown(bound)} {shown(objective.get('unit'))}" if bound else "")
+    name, value, bound, unit = (objective.get(key) for key in ("name", "value", "bound", "unit"))
+    return f"{status}: {name} {value} {unit}" + ("" if bound is None else f", proven bound {bound} {unit}")

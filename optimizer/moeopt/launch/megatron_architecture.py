@@ -5,8 +5,8 @@ Megatron-Core cannot build is refused with the field named. Not part of an Archi
 script: rotary base, norm epsilon, initialisation, top-k scaling factor, loss coefficients.
 """
 
-from moeopt.errors import InputError
 from moeopt.launch.patterns import pattern
+from moeopt.launch.refusals import refuse_first
 from moeopt.launch.shell import Group, flag
 from moeopt.problem.architecture import Architecture
 from moeopt.problem.problem import Problem
@@ -14,9 +14,9 @@ from moeopt.problem.problem import Problem
 Flag = tuple[str, ...]
 
 
-def architecture_groups(problem: Problem) -> list[Group]:
+def architecture_groups(problem: Problem, framework: str) -> list[Group]:
     """The arguments that say what is trained. Raises InputError for what Megatron-Core cannot build."""
-    refuse(problem)
+    refuse(problem, framework)
     architecture = problem.architecture
     groups = [Group("architecture", tuple(_dimensions(problem))), Group("attention", tuple(_attention(problem)))]
     if architecture.is_moe:
@@ -26,8 +26,8 @@ def architecture_groups(problem: Problem) -> list[Group]:
     return groups
 
 
-def refuse(problem: Problem) -> None:
-    """Raise InputError for the first field that no argument of Megatron-LM expresses."""
+def refuse(problem: Problem, framework: str) -> None:
+    """Raise InputError for the first field that Megatron-Core does not express."""
     a = problem.architecture
     biases = (a.attention_bias, a.attention_output_bias, a.mlp_bias)
     head_norm = "megatron-core norms queries and keys a head at a time (--qk-layernorm)"
@@ -45,7 +45,7 @@ def refuse(problem: Problem) -> None:
             not biases[0] and any(biases[1:]),
             "a bias on the other linears brings one on queries, keys and values",
         ),
-        "attention_bias with MLA": (a.attention_bias and a.is_mla and not a.mlp_bias, "--add-qkv-bias is not for MLA"),
+        "attention_bias with MLA": (a.attention_bias and a.is_mla, "MLA's down-projections have no bias there"),
         "router_bias": (
             a.is_moe and a.router_bias != a.mlp_bias,
             f"the router has a bias exactly where the linears do: mlp_bias is {str(a.mlp_bias).lower()}",
@@ -55,14 +55,8 @@ def refuse(problem: Problem) -> None:
             f"it needs router_score_function sigmoid, not {a.router_score_function}",
         ),
         "attention_sinks with MLA": (a.attention_sinks and a.is_mla, "learned sinks are for ordinary attention"),
-        "cross_entropy te": (
-            problem.workload.cross_entropy == "te",
-            "Megatron-LM's arguments refuse Transformer Engine's loss; Megatron-Bridge takes it",
-        ),
     }
-    for field, (applies, why) in reasons.items():
-        if applies:
-            raise InputError(f"{field}: megatron-lm cannot express it: {why}")
+    refuse_first(framework, [(field, applies, why) for field, (applies, why) in reasons.items()])
 
 
 def _dimensions(problem: Problem) -> list[Flag]:
@@ -74,7 +68,7 @@ def _dimensions(problem: Problem) -> list[Flag]:
     flags = [
         flag("--num-layers", a.num_hidden_layers),
         flag("--hidden-size", a.hidden_size),
-        flag("--ffn-hidden-size", a.intermediate_size or a.moe_intermediate_size),
+        *([flag("--ffn-hidden-size", a.intermediate_size)] if a.intermediate_size else []),
         flag("--seq-length", length),
         flag("--max-position-embeddings", longest),
         flag("--position-embedding-type", positions),

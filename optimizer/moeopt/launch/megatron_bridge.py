@@ -16,7 +16,6 @@ from moeopt.launch.job import Job
 from moeopt.launch.megatron_lm import groups
 from moeopt.launch.script import Payload
 from moeopt.launch.shell import comment, words
-from moeopt.problem.problem import Problem
 
 REVISION = "067f987"
 _RENAMED = {
@@ -103,13 +102,10 @@ _Dumper.add_representer(list, _list)
 def sections(job: Job) -> dict[str, dict[str, Any]]:
     """ConfigContainer section -> field -> value. Raises InputError for what Megatron-Bridge cannot express."""
     _refuse(job)
-    native = job.problem.workload.model_copy(update={"cross_entropy": "native"})
-    te = job.problem.workload.cross_entropy == "te"
-    asked = _with_problem(job, job.problem.model_copy(update={"workload": native})) if te else job
     found: dict[str, dict[str, Any]] = {
         name: {} for name in ("model", "train", "dataset", "ddp", "optimizer", "mixed_precision", "comm_overlap")
     }
-    for name, values in _arguments(words(groups(asked))):
+    for name, values in _arguments(words(groups(job, "megatron-bridge"))):
         if name in _IMPLIED:
             continue
         if name in _MEANINGS:
@@ -119,7 +115,7 @@ def sections(job: Job) -> dict[str, dict[str, Any]]:
         field = "fp8" if name == "fp8-format" else _RENAMED.get(name, name.replace("-", "_"))
         found[section][field] = _value(field, values)
     _fixed(job, found)
-    if te:
+    if job.problem.workload.cross_entropy == "te":
         found["model"]["cross_entropy_fusion_impl"] = "te"
     return found
 
@@ -131,10 +127,6 @@ def _refuse(job: Job) -> None:
             f"position_embedding: megatron-bridge cannot express learned with {a.max_position_embeddings} rows: its "
             f"table has sequence_length {length}"
         )
-
-
-def _with_problem(job: Job, problem: Problem) -> Job:
-    return Job(problem, job.layout, job.pipeline, job.answer, job.proof)
 
 
 def _arguments(given: list[str]) -> list[tuple[str, list[str]]]:

@@ -11,12 +11,15 @@ from moeopt.frameworks.megatron_core.precision import compute_capability
 from moeopt.launch.environment import environment
 from moeopt.launch.job import Job
 from moeopt.launch.megatron_architecture import Flag, architecture_groups
+from moeopt.launch.refusals import refuse_first
 from moeopt.launch.script import Payload
-from moeopt.launch.shell import Group, flag
+from moeopt.launch.shell import Group, flag, words
 
 REVISION = "d98e8a6"
 """The commit of Megatron-LM whose parser the names were read from."""
 
+RANK_CAPACITY = 1.5
+"""Tokens that a rank's experts have room for, in means, under one graph of the whole iteration."""
 SETTINGS = (
     flag("--mock-data"),
     flag("--tokenizer-type", "NullTokenizer"),
@@ -46,10 +49,11 @@ SETTINGS = (
 defaults train on random tokens; the script's SETTINGS_ARGS is where they are changed."""
 
 
-def groups(job: Job) -> list[Group]:
-    """Every argument that the solution decides. Raises InputError naming a decision that Megatron-LM cannot express."""
+def groups(job: Job, framework: str = "megatron-lm") -> list[Group]:
+    """Every argument that the solution decides. Raises InputError naming a decision that Megatron-LM cannot express
+    (for a framework that builds the same Megatron-Core: under that framework's name)."""
     return [
-        *architecture_groups(job.problem),
+        *architecture_groups(job.problem, framework),
         Group("parallelism", tuple(_parallelism(job))),
         Group("batch", tuple(_batch(job))),
         Group("precision", tuple(_precision(job))),
@@ -60,6 +64,9 @@ def groups(job: Job) -> list[Group]:
 
 def payload(job: Job, _stem: str = "train") -> Payload:
     """The Megatron-LM run: its environment, its arguments and the program that takes them."""
+    te = job.problem.workload.cross_entropy == "te"
+    why = "its arguments refuse Transformer Engine's loss; Megatron-Bridge takes it"
+    refuse_first("megatron-lm", [("cross_entropy te", te, why)])
     return Payload(
         framework="megatron-lm",
         root="MEGATRON_LM",
@@ -80,10 +87,10 @@ def _parallelism(job: Job) -> list[Flag]:
         flag("--expert-model-parallel-size", layout.ep),
         flag("--expert-tensor-parallel-size", layout.etp),
     ]
-    if layout.tp > 1 and layout.sequence_parallel:
+    if layout.sequence_parallel:  # Megatron-LM switches it off again where tp is 1 (arguments.py:1433-1439)
         flags.append(flag("--sequence-parallel"))
     if layout.pp > 1:
-        flags.append(flag("--pipeline-model-parallel-layout", job.pipeline))
+        flags.append(flag("--pipeline-model-parallel-layout", job.layout_string))
     if layout.vpp > 1:
         flags.append(flag("--microbatch-group-size-per-virtual-pipeline-stage", layout.interleave_group))
     if layout.optimizer.instances > 1:
@@ -213,6 +220,7 @@ def _cuda_graphs(job: Job) -> list[Flag]:
             flag("--cuda-graph-impl", "full_iteration"),
             flag("--te-rng-tracker"),
             flag("--no-check-for-nan-in-loss-and-grad"),
+            *_fixed_token_counts(job),
         ]
     modules = ["moe_router", "moe_preprocess"] if graphs == "router" else ["attn"]
     if graphs == "attention" and moe:
@@ -221,6 +229,23 @@ def _cuda_graphs(job: Job) -> list[Flag]:
         flag("--cuda-graph-impl", "transformer_engine"),
         flag("--cuda-graph-modules", *modules),
         flag("--te-rng-tracker"),
+    ]
+
+
+def _fixed_token_counts(job: Job) -> list[Flag]:
+    """One graph of the iteration needs expert buffers of one size. Without a capacity factor that is hybridep's bound
+    on a rank's tokens (1.5 times the mean as in Megatron-Bridge's recipes, perf_recipes/deepseek/common.py, or the
+    workload's imbalance where that is more), Transformer Engine's fused experts and the paged stash, which keeps only
+    the tokens that came (docs/user-guide/features/paged_stash.md, moe/experts.py:382-456)."""
+    routing = job.problem.workload.routing
+    if not job.problem.architecture.is_moe or routing.capacity_factor is not None:
+        return []
+    split = (job.layout.etp or 1) > 1
+    refuse_first("megatron-lm", [("etp", split, "experts in one graph of the whole iteration cannot be split")])
+    return [
+        flag("--moe-expert-rank-capacity-factor", max(RANK_CAPACITY, routing.imbalance)),
+        flag("--use-transformer-engine-op-fuser"),
+        flag("--moe-paged-stash"),
     ]
 
 
@@ -239,6 +264,8 @@ def _notes(job: Job) -> list[str]:
         )
     if job.layout.dispatcher in ("deepep", "hybridep"):
         notes.append(f"The {job.layout.dispatcher} dispatcher needs the DeepEP package with that backend installed.")
+    if "--moe-paged-stash" in words(groups(job)):
+        notes.append("One graph of the whole iteration with experts needs Transformer Engine 2.14 or later.")
     if job.layout.overlap.tp_comm:
         notes.append("--tp-comm-overlap needs Transformer Engine's userbuffers and all tp ranks in one NVLink domain.")
     return notes

@@ -27,8 +27,8 @@ class Payload:
     """Further files of the run, beside the script."""
     module: bool = False
     """Whether `program` is a module's name (`python -m`)."""
-    in_folder: bool = False
-    """Whether the program runs in the script's folder and imports from it."""
+    imports: bool = False
+    """Whether the program imports from the script's folder."""
 
 
 PURPOSE = {"train": "Training", "smoke": "Smoke run"}
@@ -62,11 +62,10 @@ def _environment(payload: Payload) -> str:
 
 def _rendezvous(job: Job, payload: Payload) -> str:
     lines = [f'{payload.root}="${{{payload.root}:?set it to {payload.root_meaning}}}"'] if payload.root else []
-    if payload.in_folder:
-        lines.append('cd "$(dirname "${BASH_SOURCE[0]}")"')
-        lines.append('export PYTHONPATH="${PWD}${PYTHONPATH:+:${PYTHONPATH}}"')
-    elif payload.files:
+    if payload.files:
         lines.append('HERE="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"')
+    if payload.imports:
+        lines.append('export PYTHONPATH="${HERE}${PYTHONPATH:+:${PYTHONPATH}}"')
     lines += [
         f"NNODES={job.nodes}",
         f"GPUS_PER_NODE={job.gpus_per_node}",

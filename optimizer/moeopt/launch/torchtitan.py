@@ -10,7 +10,7 @@ from typing import Any
 from moeopt.launch.job import Job
 from moeopt.launch.refusals import Refusal, refuse_first
 from moeopt.launch.script import Payload
-from moeopt.launch.shell import Group, comment, flag
+from moeopt.launch.shell import comment
 from moeopt.launch.torchtitan_flavor import family, flavor
 
 RELEASE = "v0.2.2"
@@ -24,8 +24,8 @@ def payload(job: Job, stem: str = "train") -> Payload:
         framework="torchtitan",
         root="",
         root_meaning="",
-        program="torchtitan.train",
-        groups=(Group("job", (flag("--job.config_file", f"{stem}.toml"),)),),
+        program=f'torchtitan.train --job.config_file "${{HERE}}/{stem}.toml"',
+        groups=(),
         environment=_environment(),
         notes=[
             f"Sections and fields are those of torchtitan {RELEASE}; later versions are configured in Python.",
@@ -38,7 +38,7 @@ def payload(job: Job, stem: str = "train") -> Payload:
             f"{stem}_flavor.py": flavor(job.problem.architecture),
         },
         module=True,
-        in_folder=True,
+        imports=True,
     )
 
 

@@ -39,7 +39,7 @@ class Cluster(Input):
     host: Literal["x86", "grace"] = "x86"
     compute_capability: str = "9.0"
     efficiency: str = "hopper"
-    """Name of the table of measured efficiencies (presets/efficiency)."""
+    """Table of measured efficiencies: the name of a shipped one (presets/efficiency) or a YAML file."""
     price_per_gpu_hour_usd: Annotated[float, Field(ge=0)] = 0.0
     sources: dict[str, str] = Field(default={})
     """Where each number comes from, by field."""

@@ -24,18 +24,36 @@ __all__ = ["Reading", "read"]
 
 
 def read(path: Path, arguments: Sequence[str] = (), given: Mapping[str, str] | None = None) -> Reading:
-    """The reading of a file; `arguments` and `given` are a script's arguments and environment. Raises InputError."""
+    """The reading of a file, or of the train.sh in a folder; a script's arguments and environment may be given."""
+    path = path / "train.sh" if path.is_dir() else path
     text, where = _text(path), str(path)
     suffix = path.suffix.lower()
     if suffix == ".toml":
-        return read_torchtitan(parse_toml(text, where), where)
+        return read_torchtitan(parse_toml(text, where), where, lambda name: _module(path, name))
     if suffix in (".yaml", ".yml", ".json") or text.lstrip()[:1] == "{":
         name = where if suffix in (".yaml", ".yml", ".json") else f"{where}.json"
         return _mapping(parse_text(text, name, "from"), where)
     first = next((line.strip() for line in text.splitlines() if line.strip() and line.strip()[0] != "#"), "")
     if first.startswith("-"):
-        return read_arguments([token.text for token in Lexer(clean(text), where).all() if not token.operator], where)
-    return read_script(text, where, arguments, given)
+        words = [token.text for token in Lexer(clean(text), where).all() if not token.operator]
+        return read_arguments(words, where)
+    return read_script(text, where, arguments, given, lambda name: _beside(path, name))
+
+
+def _beside(script: Path, name: str) -> Reading | None:
+    """The reading of a configuration that a script's command names, where it lies in the script's own folder."""
+    candidate = script.parent / Path(name).name
+    if candidate.suffix == ".py":
+        candidate = candidate.with_suffix(".yaml")
+    if candidate.suffix.lower() not in (".yaml", ".yml", ".toml", ".json") or not candidate.is_file():
+        return None
+    return read(candidate)
+
+
+def _module(job: Path, name: str) -> str | None:
+    """The text of a Python module that a job imports, where it lies in the job's own folder. It is not imported."""
+    candidate = job.parent / f"{Path(name).name}.py"
+    return _text(candidate) if candidate.is_file() else None
 
 
 def _mapping(content: Any, where: str) -> Reading:

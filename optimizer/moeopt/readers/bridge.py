@@ -84,6 +84,8 @@ def read_bridge(content: Mapping[str, Any], where: str) -> Reading:
         _section(mapping(content.get(section), f"{where}: {section}"), section, flags, f"{where}: {section}")
     if nemo:
         _trainer(mapping(content["trainer"], f"{where}: trainer"), flags, reading, where)
+    if flags.given("pipeline-model-parallel-layout"):  # the virtual stages follow from it
+        flags.values.pop("num-virtual-stages-per-pipeline-rank", None)
     for section in content:
         if section not in SECTIONS:
             reading.ignore(str(section), "", "no part of the layout")
@@ -134,7 +136,7 @@ def _nested(name: str, value: Mapping[Any, Any], spelled: str, flags: Flags, whe
 
 def _plain(name: str, value: Any, spelled: str, flags: Flags) -> None:
     flag = _NAMES.get(name, name.replace("_", "-"))
-    if flag == "moe-layer-freq" and isinstance(value, list):
+    if flag in ("moe-layer-freq", "window-attn-skip-freq") and isinstance(value, list):
         flags.put(flag, "[" + ",".join(str(each) for each in value) + "]", spelled=spelled)
     elif isinstance(value, list):
         flags.put(

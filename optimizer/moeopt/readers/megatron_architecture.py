@@ -119,7 +119,7 @@ def _positions(flags: Flags, fields: dict[str, Any]) -> None:
     if kind not in _POSITIONS:
         raise InputError(f"--position-embedding-type: {kind!r} is not priced (known: {', '.join(_POSITIONS)})")
     fields["position_embedding"] = _POSITIONS[kind]
-    fields["max_position_embeddings"] = flags.integer("max-position-embeddings")
+    fields["max_position_embeddings"] = flags.integer("max-position-embeddings") or flags.integer("seq-length")
 
 
 def _vocabulary(flags: Flags, fields: dict[str, Any], reading: Reading) -> None:

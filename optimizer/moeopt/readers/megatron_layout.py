@@ -32,7 +32,7 @@ def read_layout(flags: Flags, reading: Reading) -> None:
     if micro is None:
         reading.warn("--micro-batch-size", "absent: Megatron refuses to start; read as 1", "write --micro-batch-size 1")
     layout["micro_batch_size"] = micro or 1
-    layout["sequence_parallel"] = flags.on("sequence-parallel")
+    layout["sequence_parallel"] = flags.on("sequence-parallel") or layout["tp"] == 1  # without effect there
     if layout["tp"] > 1 and experts and not layout["sequence_parallel"]:
         reading.warn(
             "--sequence-parallel",
@@ -86,8 +86,6 @@ def _workload(flags: Flags, reading: Reading) -> None:
     workload["attention_backend"] = "unfused" if flags.text("attention-backend") in ("unfused", "local") else "fused"
     divisor = flags.integer("make-vocab-size-divisible-by")
     workload["make_vocab_size_divisible_by"] = divisor or 128
-    if reading.architecture:
-        workload["mtp"] = bool(reading.architecture["num_nextn_predict_layers"])
     capacity = flags.text("moe-expert-capacity-factor")
     if capacity is not None:
         try:

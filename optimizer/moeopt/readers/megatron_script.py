@@ -4,9 +4,10 @@ Nothing is executed: see `moeopt.readers.shell`.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from moeopt.errors import InputError
+from moeopt.readers.deepspeed import translate
 from moeopt.readers.flags import Flags, parse_flags
 from moeopt.readers.megatron_args import apply
 from moeopt.readers.reading import Reading
@@ -29,12 +30,22 @@ _DIRECTIVES = {
 
 
 def read_script(
-    text: str, where: str, arguments: Sequence[str] = (), given: Mapping[str, str] | None = None
+    text: str,
+    where: str,
+    arguments: Sequence[str] = (),
+    given: Mapping[str, str] | None = None,
+    beside: Callable[[str], Reading | None] = lambda _: None,
 ) -> Reading:
-    """The reading of a script. Raises InputError for what cannot be told without running it."""
+    """The reading of a script. Raises InputError for what cannot be told without running it.
+
+    `beside` reads a configuration file that the training command names instead of arguments.
+    """
     script = interpret(text, where, arguments, given)
     reading = Reading("Megatron-LM launch script")
     command = _launch(script)
+    named = None if command is not None else _configured(script, clean(text), beside)
+    if named is not None:
+        return named
     if command is None:
         flags = _arrays(script, where)
         reading.format = "Megatron-LM arguments"
@@ -45,8 +56,30 @@ def read_script(
         reading.gpus, reading.gpus_per_node = _gpus(command, script, clean(text), reading)
     for note in script.notes:
         reading.note(note)
-    apply(flags, reading, where)
+    if flags.on("deepspeed"):
+        _deepspeed(flags, reading, beside, where)
+    else:
+        apply(flags, reading, where)
     return reading
+
+
+def _deepspeed(flags: Flags, reading: Reading, beside: Callable[[str], Reading | None], where: str) -> None:
+    """Megatron-DeepSpeed: its own names of arguments, and the JSON that they name."""
+    reading.format = "Megatron-DeepSpeed launch script"
+    named = flags.shown("deepspeed-config") if flags.given("deepspeed-config") else ""
+    configuration = beside(named) if named.endswith(".json") else None
+    try:
+        translate(flags)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
+    apply(flags, reading, where)
+    if configuration is not None:
+        flags.used.add("deepspeed-config")
+        for name in ("overlap", "distributed_optimizer", "optimizer"):
+            if name in configuration.layout:
+                reading.layout[name] = configuration.layout[name]
+        reading.understood += configuration.understood
+        reading.warnings += configuration.warnings
 
 
 def read_arguments(words: Sequence[str], where: str) -> Reading:
@@ -71,6 +104,25 @@ def _launch(script: Script) -> Command | None:
         if count and count >= most:
             best, most = command, count
     return best
+
+
+def _configured(script: Script, text: str, beside: Callable[[str], Reading | None]) -> Reading | None:
+    """The configuration that a training command names, with the GPUs that the command starts it on."""
+    for command in reversed(script.commands):
+        words = [script.unknowns.shown(word) for word in command.words]
+        if not any(
+            word.rpartition("/")[2] in ("torchrun", "srun", "deepspeed") or "torch.distributed" in word
+            for word in words
+        ):
+            continue
+        for word in words:
+            reading = beside(word.strip("\"'")) if word.endswith((".toml", ".yaml", ".yml", ".py")) else None
+            if reading is not None:
+                gpus, each = _gpus(command, script, text, reading)
+                reading.gpus, reading.gpus_per_node = gpus or reading.gpus, each
+                reading.note(f"read through {word.rpartition('/')[2]}, which the script's command names")
+                return reading
+    return None
 
 
 def _arrays(script: Script, where: str) -> Flags:

@@ -16,8 +16,8 @@ from moeopt.units import format_bytes
 
 Row = Sequence[str]
 LEGEND = (
-    "A tokens of a micro-batch on a GPU, T those outside tensor-parallel regions, R rows of its experts; widths are those "
-    "of one GPU; in brackets the recompute modules that drop a tensor"
+    "A tokens of a micro-batch on a GPU, T those outside tensor-parallel regions, R rows of its experts; widths are "
+    "those of one GPU; in brackets the recompute modules that drop a tensor"
 )
 
 
@@ -69,7 +69,9 @@ def _render_activations(explained: Mapping[str, Any], console: Console) -> None:
         sizes = f"{number} * {format_bytes(line['kept_bytes'])}"
         rows.append((format_bytes(number * line["kept_bytes"]), sizes, f"in flight in chunk {chunk} ({inside})"))
     if found["passing_bytes"]:
-        rows.append((format_bytes(found["passing_bytes"]), "", f"passing while {found['passing_piece']} runs"))
+        piece = found["passing_piece"]
+        moment = found["moments"][piece][0]["name"]
+        rows.append((format_bytes(found["passing_bytes"]), "", f"passing while {piece} runs: {moment}"))
     _table(console, rows, indent=2)
     others = [vector for vector in found["vectors"] if vector != found["in_flight"]]
     if others:
@@ -98,7 +100,7 @@ def _state(line: Mapping[str, Any]) -> Row:
     if "padded" not in line:
         return format_bytes(line["weights_bytes"]), "", "", line["name"]
     walked = line["bucket_walk"] - line["padded"]
-    exact = f" ({walked:+,} by the walk over buckets)" if walked and line["bucket_walk"] else ""
+    exact = f" ({walked:+,} by the walk over buckets)" if walked else ""
     sizes = (format_bytes(line[f"{name}_bytes"]) for name in ("weights", "gradients", "optimizer"))
     text = (
         f"{line['name']}: {line['elements']:,} elements, padded {line['padded']:,}{exact}, state over {line['shards']}"

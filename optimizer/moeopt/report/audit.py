@@ -28,8 +28,8 @@ def render_reconciliation(found: Mapping[str, Any], console: Console) -> None:
     low, high = found["range"]
     console.print(f"\n[bold]What would make {escape(found['claim'])} {escape(found['claimed'])} true[/bold]")
     steps = ", ".join(f"{name} {step}" for name, step in found["multiples"].items())
-    text = f"any of these gives {low:,} to {high:,} parameters, which round to it; heads and their width stay; multiples of: {steps}"
-    console.print(Padding(escape(text), (0, 0, 0, 2)))
+    text = f"any of these gives {low:,} to {high:,} parameters, which round to it; heads and their width stay"
+    console.print(Padding(escape(f"{text}; multiples of: {steps}"), (0, 0, 0, 2)))
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
     for name in ("change", "parameters", ""):
         table.add_column(name, overflow="fold")

@@ -8,6 +8,7 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 
+from moeopt.report.times import render_ties
 from moeopt.units import format_bytes, format_ns
 
 Answer = Mapping[str, Any]
@@ -128,3 +129,4 @@ def render_alternatives(answer: Answer, console: Console) -> None:
             "" if rank == 1 else worse,
         )
     console.print(Padding(table, (0, 0, 0, 2)))
+    render_ties(answer, console)

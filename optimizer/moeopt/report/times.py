@@ -45,6 +45,18 @@ def _range(given: Mapping[str, Any] | None) -> str:
     return f", {format_ns(given['low_ns'])} to {format_ns(given['high_ns'])} (within {given['percent']} %, 2 in 3)"
 
 
+def render_ties(answer: Mapping[str, Any], console: Console) -> None:
+    """Says how many of the runners-up a prediction cannot tell from the best: their time lies within its range."""
+    percent = ((answer.get("step_time") or {}).get("range") or {}).get("percent")
+    values = [other["objective"]["value"] for other in answer.get("alternatives") or []]
+    if percent is None or answer["objective"]["name"] not in ("step_time", "cost") or len(values) < 2:
+        return
+    tied = sum(value * 100 <= values[0] * (100 + percent) for value in values[1:])
+    if tied:
+        text = f"{tied} of the {len(values) - 1} runners-up lie within the range of the prediction ({percent} %)"
+        console.print(Padding(f"{text}: measure before choosing between them", (0, 0, 0, 2)))
+
+
 def _render_schedule(schedule: Mapping[str, Any] | None, console: Console) -> None:
     if not schedule or schedule.get("simulated_ns") is None:
         return

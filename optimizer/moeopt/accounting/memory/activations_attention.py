@@ -84,6 +84,8 @@ def _latent(problem: Problem, sizes: Symbols) -> list[TensorBytes]:
             ),
             tensor(sizes, "compressed query norm statistics", f"{statistics}*T", ("mla_up_proj",), _TE),
         ]
+    else:
+        found += _second_norm(sizes, statistics)
     found += [
         tensor(sizes, "compressed key-value and rotary key", "2*T*kv_down", (), _MLA),
         tensor(
@@ -99,6 +101,20 @@ def _latent(problem: Problem, sizes: Symbols) -> list[TensorBytes]:
         tensor(sizes, "key (one a head)", "2*A*heads*qk", ("mla_up_proj",), _MLA),
         tensor(sizes, "value", "2*A*heads*dv", ("mla_up_proj",), _MLA),
     ]
+    return found
+
+
+def _second_norm(sizes: Symbols, statistics: int) -> list[TensorBytes]:
+    """Without a query latent Megatron-Core 0.20.0 fuses a norm into the query projection, inside the `mla_up_proj`
+    checkpoint (multi_latent_attention.py, _resolve_qk_norm_config): it keeps its own normed input and statistics, and,
+    where linears keep 8-bit copies, the 16-bit attention input that it normalises."""
+    quantized, name = sizes.quantized, "query projection input (normed again)"
+    found = [
+        tensor(sizes, name, "T*h" if quantized else "2*T*h", ("mla_up_proj",), _TE, quantized=quantized),
+        tensor(sizes, "query projection norm statistics", f"{statistics}*T", ("mla_up_proj",), _TE),
+    ]
+    if quantized:
+        found.append(tensor(sizes, "attention input (normed)", "2*T*h", ("layernorm",), _MLA))
     return found
 
 

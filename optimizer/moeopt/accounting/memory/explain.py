@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from moeopt.accounting.buffers import ChunkBuffers, chunk_buffer_elements
+from moeopt.accounting.buffers import chunk_buffer_elements
 from moeopt.accounting.memory.activations import all_tensors, without_recompute
 from moeopt.accounting.memory.overhead import default_overheads, overhead_parts
 from moeopt.accounting.memory.persistent import present_parts
@@ -12,9 +12,11 @@ from moeopt.accounting.memory.stage import buffer_elements, chunk_kept_bytes, co
 from moeopt.accounting.memory.symbols import symbols
 from moeopt.accounting.memory.tensors import with_numbers
 from moeopt.accounting.memory.terms import MemoryTerms, memory_terms
+from moeopt.accounting.memory.transients import moments
 from moeopt.accounting.pieces import Piece, contents
 from moeopt.layout import Choices, Degrees
 from moeopt.pipeline import PipelineLayout
+from moeopt.problem.architecture import LayerKind
 from moeopt.problem.problem import Problem
 from moeopt.schedule.in_flight import in_flight_vectors
 
@@ -49,8 +51,11 @@ def explain_stage(
             }
             for chunk, covered, size in zip(counts, recomputed, kept, strict=True)
         ],
-        "activations": _activations(terms, counts, kept, vectors),
-        "states": list(_states(problem, degrees, choices, terms, counts, stage)),
+        "activations": {
+            **_activations(terms, counts, kept, vectors),
+            "moments": _moments(problem, degrees, choices, total),
+        },
+        "states": list(_states(problem, degrees, choices, terms, counts, orders, stage)),
         "buffers": list(_buffers(problem, degrees, choices, terms, counts)),
         "overhead": [
             {"name": name, "bytes": int(size)}
@@ -83,6 +88,16 @@ def _piece(problem: Problem, degrees: Degrees, choices: Choices, piece: Piece, n
     }
 
 
+def _moments(problem: Problem, degrees: Degrees, choices: Choices, total: Mapping[Piece, int]) -> dict[str, Any]:
+    """What passes at each moment of each piece, the largest first."""
+    sizes = symbols(problem, degrees, choices)
+    found = {piece: moments(problem, sizes, piece, choices, DEFAULT_RECIPE) for piece in total}
+    return {
+        str(piece): [{"name": name, "bytes": int(size)} for name, size in sorted(of.items(), key=lambda item: -item[1])]
+        for piece, of in found.items()
+    }
+
+
 def _activations(
     terms: MemoryTerms, counts: list[dict[Piece, int]], kept: list[int], vectors: tuple[tuple[int, ...], ...]
 ) -> dict[str, Any]:
@@ -112,11 +127,17 @@ def _states(
     choices: Choices,
     terms: MemoryTerms,
     counts: list[dict[Piece, int]],
+    orders: list[tuple[LayerKind, ...]],
     stage: int,
 ) -> Iterator[dict[str, Any]]:
-    """One line a buffer: elements, padded elements, shards; the exact walk over parameters and buckets beside it."""
+    """One line a buffer: elements, padded elements, shards; the exact walk over parameters and buckets beside it.
+
+    Experts that lie in the dense buffer (ep 1 and etp = tp) keep their line; what the joint padding changes is then
+    told with the dense one.
+    """
     for index, chunk in enumerate(counts):
-        walked = chunk_buffer_elements(problem, degrees, choices, chunk, stage == 0 and index == 0)
+        first = stage == 0 and index == 0
+        walked = chunk_buffer_elements(problem, degrees, choices, chunk, first, order=orders[index])
         kinds: tuple[tuple[str, Mapping[Piece, Any], Any], ...] = (
             ("dense", terms.dense_elements, terms.dense_shards),
             ("experts", terms.expert_elements, terms.expert_shards),
@@ -124,15 +145,12 @@ def _states(
         for kind, elements, shards in kinds:
             held = sum(number * int(elements[piece]) for piece, number in chunk.items())
             if held:
-                yield _state(choices, terms, f"chunk {index}, {kind}", held, int(shards), _walked(walked, kind))
+                apart = 0 if walked.expert.numel else int(sum(n * terms.expert_elements[p] for p, n in chunk.items()))
+                exact = walked.dense.numel - apart if kind == "dense" else walked.expert.numel or held
+                yield _state(choices, terms, f"chunk {index}, {kind}", held, int(shards), exact)
         quantized = sum(number * int(terms.quantized_bytes[piece]) for piece, number in chunk.items())
         if quantized:
             yield {"name": f"chunk {index}, 8-bit copies of weights", "weights_bytes": quantized}
-
-
-def _walked(buffers: ChunkBuffers, kind: str) -> int:
-    """Elements of the exact walk; dense and experts together where they lie in one buffer (ep 1)."""
-    return buffers.dense.numel if kind == "dense" else buffers.expert.numel
 
 
 def _state(choices: Choices, terms: MemoryTerms, name: str, held: int, shards: int, walked: int) -> dict[str, Any]:

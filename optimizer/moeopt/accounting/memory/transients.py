@@ -15,38 +15,44 @@ from moeopt.layout import Choices
 from moeopt.problem.architecture import LayerKind
 from moeopt.problem.problem import Problem
 
+Moments = dict[str, Number]
+
 
 def transient_bytes(problem: Problem, sizes: Symbols, piece: Piece, choices: Choices, recipe: Recipe) -> Number:
-    """The largest candidate of one piece."""
+    """The largest moment of one piece."""
+    return maximum(*moments(problem, sizes, piece, choices, recipe).values(), 0)
+
+
+def moments(problem: Problem, sizes: Symbols, piece: Piece, choices: Choices, recipe: Recipe) -> Moments:
+    """Bytes that pass at each moment of one piece, by name."""
     if piece == "loss":
-        return loss_transient(problem, sizes)
+        return loss_moments(problem, sizes)
     if piece == "embedding":
-        return 2 * sizes.A * sizes.h
+        return {"output of the embedding": 2 * sizes.A * sizes.h}
     kind = piece if isinstance(piece, LayerKind) else problem.architecture.mtp_kind
     if choices.recompute.granularity != "full":
-        return layer_transient(problem, sizes, kind, choices, recipe)
+        return layer_moments(problem, sizes, kind, choices, recipe)
     plain = without_recompute(choices)
     layer = total(layer_attention(problem, sizes, recipe)) + total(layer_ffn(problem, sizes, kind, plain, recipe))
     group = choices.recompute.num_layers if choices.recompute.method == "uniform" else 1
-    replayed = (group or 1) * (layer - 2 * sizes.T * sizes.h)
-    return replayed + 2 * sizes.T * sizes.h + layer_transient(problem, sizes, kind, plain, recipe)
+    replayed = (group or 1) * (layer - 2 * sizes.T * sizes.h) + 2 * sizes.T * sizes.h
+    found = {"nothing but the layer computed again": 0 * sizes.T, **layer_moments(problem, sizes, kind, plain, recipe)}
+    return {f"{name}, the layer computed again": size + replayed for name, size in found.items()}
 
 
-def layer_transient(problem: Problem, sizes: Symbols, kind: LayerKind, choices: Choices, recipe: Recipe) -> Number:
-    """The worst moment of one layer under selective recomputation: in its feed-forward block or in its attention."""
+def layer_moments(problem: Problem, sizes: Symbols, kind: LayerKind, choices: Choices, recipe: Recipe) -> Moments:
+    """Moments of one layer under selective recomputation: in its feed-forward block, or in its attention."""
     ffn = layer_ffn(problem, sizes, kind, choices, recipe)
-    if kind.ffn == "moe":
-        block = moe_transient(problem, sizes, ffn, choices)
-    else:
-        block = dense_transient(sizes, ffn, choices)
+    block = moe_moments(problem, sizes, ffn, choices) if kind.ffn == "moe" else dense_moments(sizes, ffn, choices)
     freed = total([item for item in ffn if item.kept_under(choices)])
-    kept_attention = layer_attention(problem, sizes, recipe)
-    attention = attention_transient(problem, sizes, choices, recipe) - freed
-    worst = maximum(block, attention, 0)
+    attention = attention_moments(problem, sizes, choices, recipe)
+    found = {**block, **{name: size - freed for name, size in attention.items()}}
     if choices.overlap.ep_all_to_all:
         # The forward layer of a joint step stores its tensors before the backward layer frees those of its own.
-        worst = worst + freed + total([item for item in kept_attention if item.kept_under(choices)])
-    return worst
+        kept = [item for item in layer_attention(problem, sizes, recipe) if item.kept_under(choices)]
+        joint = freed + total(kept)
+        return {f"{name}, beside a forward layer": maximum(size, 0) + joint for name, size in found.items()}
+    return found
 
 
 def _dropped(tensors: list[TensorBytes], choices: Choices) -> Number:
@@ -64,18 +70,20 @@ def _incoming_gradient(sizes: Symbols) -> Number:
     return where(sizes.pp > 1, 0, 2 * sizes.T * sizes.h)
 
 
-def dense_transient(sizes: Symbols, tensors: list[TensorBytes], choices: Choices) -> Number:
+def dense_moments(sizes: Symbols, tensors: list[TensorBytes], choices: Choices) -> Moments:
     """Dense block, backward: activation (its gradient replaces its value), or fc1 (gathered input and gradient)."""
     incoming, wide = _incoming_gradient(sizes), _full_sequence(sizes)
     inner = 2 * sizes.A * sizes.f
     outer = inner * sizes.gate
-    second = incoming + wide + inner
-    activation = incoming + outer
-    first = incoming + wide + 2 * sizes.A * sizes.h - inner
-    return _dropped(tensors, choices) + maximum(second, activation, first)
+    dropped = _dropped(tensors, choices)
+    return {
+        "backward of fc2": dropped + incoming + wide + inner,
+        "backward of the activation": dropped + incoming + outer,
+        "backward of fc1": dropped + incoming + wide + 2 * sizes.A * sizes.h - inner,
+    }
 
 
-def moe_transient(problem: Problem, sizes: Symbols, tensors: list[TensorBytes], choices: Choices) -> Number:
+def moe_moments(problem: Problem, sizes: Symbols, tensors: list[TensorBytes], choices: Choices) -> Moments:
     """MoE block: the end of its forward pass (replayed in the backward pass when `moe` is recomputed), or the
     backward pass through the experts."""
     local = 2 * sizes.T * sizes.h
@@ -88,9 +96,11 @@ def moe_transient(problem: Problem, sizes: Symbols, tensors: list[TensorBytes], 
     if choices.overlap.ep_all_to_all:
         # A forward and a backward layer of two micro-batches run as one.
         backward = backward + forward
+    dropped = _dropped(tensors, choices)
     if choices.recompute.drops("moe"):
-        return _dropped(tensors, choices) + _incoming_gradient(sizes) + maximum(forward, backward)
-    return maximum(forward, backward + _dropped(tensors, choices))
+        again = dropped + _incoming_gradient(sizes)
+        return {"end of the MoE forward pass": forward + again, "backward of the experts": backward + again}
+    return {"end of the MoE forward pass": forward, "backward of the experts": backward + dropped}
 
 
 def dispatch_copies(sizes: Symbols, choices: Choices) -> Number:
@@ -112,7 +122,7 @@ def dispatch_copies(sizes: Symbols, choices: Choices) -> Number:
     return 4 * sizes.received * h + split
 
 
-def attention_transient(problem: Problem, sizes: Symbols, choices: Choices, recipe: Recipe) -> Number:
+def attention_moments(problem: Problem, sizes: Symbols, choices: Choices, recipe: Recipe) -> Moments:
     """Attention, backward: core (gradients of q, k, v and the output; an fp32 accumulator of the query's gradient), or
     the QKV projection (its gradient, the gathered input and the gradient of that)."""
     incoming, wide = _incoming_gradient(sizes), _full_sequence(sizes)
@@ -123,7 +133,8 @@ def attention_transient(problem: Problem, sizes: Symbols, choices: Choices, reci
         scores = 4 * sizes.batch * sizes.heads * sizes.s * sizes.s_local
         core = maximum(core, incoming + out + scores)
     projection = incoming + wide + gradients + 2 * sizes.A * sizes.h - out
-    return _dropped(layer_attention(problem, sizes, recipe), choices) + maximum(core, projection)
+    dropped = _dropped(layer_attention(problem, sizes, recipe), choices)
+    return {"backward of attention's core": dropped + core, "backward of the QKV projection": dropped + projection}
 
 
 LOGIT_BYTES = {"te": 2, "unfused": 6, "native": 10}
@@ -134,7 +145,7 @@ SAVED_LOGIT_BYTES = {"te": 2, "unfused": 4, "native": 4}
 """Bytes a logit that a loss keeps for its own backward pass: te the 16-bit logits, the others the fp32 softmax."""
 
 
-def loss_transient(problem: Problem, sizes: Symbols) -> Number:
+def loss_moments(problem: Problem, sizes: Symbols) -> Moments:
     """Final norm, logits and loss: alive only between the last forward and the first backward operation of a
     micro-batch. Each MTP module's loss comes first and keeps what its backward pass needs (gpt_model.py,
     process_mtp_loss)."""
@@ -146,4 +157,5 @@ def loss_transient(problem: Problem, sizes: Symbols) -> Number:
     logits = LOGIT_BYTES[problem.workload.cross_entropy] * sizes.A * sizes.V
     scattered = where(sizes.sequence_parallel, local, 0)
     head_backward = 2 * sizes.A * sizes.V + 2 * sizes.A * sizes.h + scattered
-    return sets * 2 * local + (sets - 1) * saved + maximum(logits, head_backward) - held
+    around = sets * 2 * local + (sets - 1) * saved - held
+    return {"logits and loss": around + logits, "backward of the output head": around + head_backward}

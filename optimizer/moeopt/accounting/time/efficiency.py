@@ -6,6 +6,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -14,9 +15,11 @@ from moeopt.errors import InputError
 from moeopt.problem.base import Input, Nanoseconds, read_fields
 from moeopt.problem.loading import preset_fields
 from moeopt.problem.problem import Problem
+from moeopt.problem.reading import read_file
 
 Share = Annotated[float, Field(gt=0, le=1)]
 Factor = Annotated[float, Field(ge=1)]
+FILES = (".yaml", ".yml", ".json")
 
 
 class Gemm(Input):
@@ -60,6 +63,9 @@ class Efficiency(Input):
     attention_backward: Share
     """Backward rate over forward rate of the attention core."""
     memory: Share
+    """Of the memory bandwidth, for kernels whose time is their bytes."""
+    weight_memory: Share
+    """The same for the pass of a matrix product over its weights and their gradients."""
     nvlink: Share
     network: Share
     dispatch_latency_ns: DispatchLatency
@@ -87,14 +93,16 @@ def using(tables: Mapping[str, Efficiency]) -> Iterator[None]:
 
 
 def load_efficiency(name: str) -> Efficiency:
-    """A table by name. Raises InputError with the nearest name when there is none."""
+    """A table by the name of a shipped one, or from a YAML file of the same form. Raises InputError with the nearest
+    name where there is none."""
     given = _TABLES.get().get(name)
-    return given if given is not None else _shipped(name)
+    return given if given is not None else _read(name)
 
 
 @lru_cache(maxsize=16)
-def _shipped(name: str) -> Efficiency:
-    return read_fields(Efficiency, preset_fields("efficiency", name), f"efficiency {name}")
+def _read(name: str) -> Efficiency:
+    fields = read_file(Path(name), "efficiency") if name.endswith(FILES) else preset_fields("efficiency", name)
+    return read_fields(Efficiency, fields, f"efficiency {name}")
 
 
 @dataclass(frozen=True)
@@ -107,6 +115,7 @@ class Rates:
     """Router and output head, which stay in bf16 in every recipe."""
     peak_bf16_flops_per_ns: int
     memory_bytes_per_us: int
+    weight_bytes_per_us: int
     nvlink_bytes_per_us: int
     network_bytes_per_us: int
     weight_bytes: int
@@ -132,11 +141,13 @@ def rates(problem: Problem) -> Rates:
             f"{cluster.efficiency!r} has no {precision}"
         )
     bf16 = exact(cluster.peak_flops.bf16)
+    bandwidth = exact(cluster.memory_bandwidth_bytes_per_s) / 10**6
     return Rates(
         gemm_flops_per_ns=int(exact(peak) * exact(share) / 10**9),
         bf16_gemm_flops_per_ns=int(bf16 * exact(table.gemm.bf16) / 10**9),
         peak_bf16_flops_per_ns=int(bf16 / 10**9),
-        memory_bytes_per_us=int(exact(cluster.memory_bandwidth_bytes_per_s) * exact(table.memory) / 10**6),
+        memory_bytes_per_us=int(bandwidth * exact(table.memory)),
+        weight_bytes_per_us=int(bandwidth * exact(table.weight_memory)),
         nvlink_bytes_per_us=int(exact(cluster.nvlink_bandwidth_bytes_per_s) * exact(table.nvlink) / 10**6),
         network_bytes_per_us=int(exact(cluster.network_bandwidth_bytes_per_s) * exact(table.network) / 10**6),
         weight_bytes=1 if kind == "fp8" else 2,

@@ -4,7 +4,8 @@
     backward = 4 m n k / rate + (w + 2 g) n k / bandwidth          g = bytes of a main gradient, read and written
 
 The pass over the weights, made for every micro-batch, is what makes few rows an expert slow: it reproduces the
-measured grouped-GEMM table of SimuMax (b200_bf16_ceperm.json), so no separate curve is needed.
+measured grouped-GEMM table of SimuMax (b200_bf16_ceperm.json) to 8 %, so no separate curve is needed. The bandwidth is
+that of streaming inside a product (`weight_memory`), higher than that of elementwise kernels.
 Ignored: passes over inputs and outputs, wave quantisation, tile padding of odd shapes.
 """
 
@@ -39,11 +40,11 @@ def gradient_bytes(choices: Choices) -> int:
 def forward_ns(work: Products, flops_per_ns: int, weight_bytes: int, rates: Rates) -> Number:
     """Time of the forward products."""
     return ceil_div(work.flops, flops_per_ns) + ceil_div(
-        work.weights * (1000 * weight_bytes), rates.memory_bytes_per_us
+        work.weights * (1000 * weight_bytes), rates.weight_bytes_per_us
     )
 
 
 def backward_ns(work: Products, flops_per_ns: int, weight_bytes: int, rates: Rates, choices: Choices) -> Number:
     """Time of both backward products (input and weight gradients)."""
     touched = weight_bytes + 2 * gradient_bytes(choices)
-    return ceil_div(2 * work.flops, flops_per_ns) + ceil_div(work.weights * (1000 * touched), rates.memory_bytes_per_us)
+    return ceil_div(2 * work.flops, flops_per_ns) + ceil_div(work.weights * (1000 * touched), rates.weight_bytes_per_us)

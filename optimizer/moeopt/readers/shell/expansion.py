@@ -57,7 +57,7 @@ class Expansion:
                     open_ = False
                 if part:
                     open_ = _append(fields, part, open_)
-        self._limit(sum(map(len, fields)))
+        self._limit(sum(map(len, fields)) + len(fields))
         return fields
 
     def text(self, word: str) -> str:
@@ -194,11 +194,17 @@ class Expansion:
             return [] if index == "@" else self._value(name, shown)
         items = value if isinstance(value, list) else [value]
         if index in ("@", "*"):
-            return items if index == "@" else " ".join(items)
+            return items if index == "@" else self._separator().join(items)
         number = self.environment.unknowns.seen(self.arithmetic(index))
         if number is None or not -len(items) <= int(number) < len(items):
             return self.environment.unknowns.mark(shown, f"{name} has no item {index}", empty=number is not None)
         return items[int(number)]
+
+    def _separator(self) -> str:
+        """What joins the items of `${array[*]}`: the first letter of IFS."""
+        value = self.environment.read("IFS")
+        known = self.environment.unknowns.seen(value) if isinstance(value, str) else None
+        return known[:1] if known is not None else " "
 
     def _operated(self, name: str, value: str | list[str], rest: str, shown: str) -> str | list[str]:
         joined = " ".join(value) if isinstance(value, list) else value

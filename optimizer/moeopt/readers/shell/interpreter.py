@@ -11,7 +11,7 @@ from moeopt.readers.shell.conditions import Truth
 from moeopt.readers.shell.expansion import Expansion
 from moeopt.readers.shell.syntax import AndOr, Block, Case, For, Function, Group, If, Node, Parser, Pipe, Simple, While
 from moeopt.readers.shell.tokens import Lexer, Token
-from moeopt.readers.shell.values import Unknowns, clean
+from moeopt.readers.shell.values import LONGEST, Unknowns, clean
 
 MOST_STEPS = 20_000
 """Commands that are followed, loops unrolled."""
@@ -93,19 +93,29 @@ class _Interpreter:
         self.script.variables[name] = value
 
     def substituted(self, command: str, line: int) -> str:
-        """A mark; InputError for a substitution that does more than read."""
-        plain = re.fullmatch(
-            r"\s*seq((?:\s+\d{1,6}){1,3})\s*",
-            Expansion(self, line).text(command) if "`" not in command and "$(" not in command else "",
-        )
-        if plain:
-            numbers = list(map(int, plain[1].split()))
-            first, step, last = {1: (1, 1, numbers[-1]), 2: (numbers[0], 1, numbers[-1])}.get(
-                len(numbers), (numbers[0], numbers[1] if len(numbers) > 1 else 1, numbers[-1])
-            )
-            if step and (last - first) // step < MOST_ROUNDS:
-                return " ".join(map(str, range(first, last + 1, step)))
+        """The text of an `echo` or a `seq` over known values, else a mark; InputError for what does more than read."""
+        nodes = self.parsed(command)
+        words = [token.text for node in nodes if isinstance(node, Simple) for token in node.words]
+        echoes = bool(nodes) and all(isinstance(node, Simple) for node in nodes) and "echo" in words
+        if echoes and all(word == "echo" or _ASSIGNMENT.fullmatch(word) for word in words[:-1]):
+            return self._echoed(nodes, line)
+        numbers = re.fullmatch(r"\s*seq((?:\s+\d{1,6}){1,3})\s*", _plain(self, command, line))
+        if numbers:
+            return _sequence([int(number) for number in numbers[1].split()])
         return self.unknowns.mark(f"$({command.strip()})", substitutions.reason(command, self.where, line))
+
+    def _echoed(self, nodes: Block, line: int) -> str:
+        """`IFS=,; echo "${array[*]}"`: assignments that end with the substitution, and the words of its echo."""
+        kept = dict(self.script.variables)
+        text = ""
+        for node in nodes:
+            for token in node.words if isinstance(node, Simple) else ():
+                if _ASSIGNMENT.fullmatch(token.text):
+                    self._assign(token)
+                elif token.text != "echo":
+                    text = " ".join(Expansion(self, line).fields(token.text))
+        self.script.variables = kept
+        return text
 
     # commands
 
@@ -311,6 +321,8 @@ class _Interpreter:
                 for item in Expansion(self, token.line).fields(inner.text)
             ]
             before = (old if isinstance(old, list) else [old] if old else []) if adds else []
+            if len(before) + len(items) > LONGEST:
+                raise InputError(f"{self.where}, line {token.line}: an array of more than {LONGEST} items")
             self.script.variables[name] = [*before, *items]
         elif index is not None or (adds and isinstance(old, list)):
             self.script.variables[name] = self.unknowns.mark(
@@ -344,6 +356,9 @@ class _Interpreter:
             return None
         if name in self.functions:
             return self._call(name, fields)
+        if name == "printf" and len(fields) > 3 and fields[1] == "-v":
+            self.write(fields[2], _formatted(fields[3], fields[4:]))
+            return True
         return self._start(fields, own, node)
 
     def _set(self, fields: list[str], node: Simple) -> Truth:  # noqa: ARG002 - one signature for all
@@ -406,6 +421,24 @@ class _Interpreter:
             return self._inner(text, body.line, "a here-document")
         self.script.commands.append(Command(tuple(fields), own, node.line))
         return True if names[0] in ("echo", "printf", "mkdir", "cd", "sleep", "ulimit") else None
+
+
+def _plain(interpreter: _Interpreter, command: str, line: int) -> str:
+    """A command with its variables filled in, where it holds no further substitution."""
+    return "" if "`" in command or "$(" in command else Expansion(interpreter, line).text(command)
+
+
+def _sequence(numbers: list[int]) -> str:
+    """`seq LAST`, `seq FIRST LAST`, `seq FIRST STEP LAST`."""
+    first, last = numbers[0] if len(numbers) > 1 else 1, numbers[-1]
+    step = numbers[1] if len(numbers) == 3 else 1
+    return " ".join(str(number) for number in range(first, last + 1, step or 1)[:MOST_ROUNDS])
+
+
+def _formatted(pattern: str, values: Sequence[str]) -> str:
+    """`printf` with %s and %d only."""
+    rest = list(values)
+    return re.sub(r"%[sd]", lambda _: rest.pop(0) if rest else "", pattern)
 
 
 def _blocks(node: Node) -> list[Block]:

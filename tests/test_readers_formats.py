@@ -1,0 +1,210 @@
+"""YAML, TOML and JSON of other frameworks come in as fields; hostile files end with exit code 2."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from moeopt.__main__ import run
+from moeopt.errors import InputError
+from moeopt.readers import Reading, read
+from moeopt.readers.question import problem_fields
+
+BRIDGE = """
+_target_: megatron.bridge.training.config.ConfigContainer
+model:
+  _target_: megatron.bridge.models.GPTModelProvider
+  num_layers: 8
+  hidden_size: 1024
+  num_attention_heads: 16
+  num_query_groups: 4
+  ffn_hidden_size: 4096
+  gated_linear_unit: true
+  add_bias_linear: false
+  normalization: RMSNorm
+  position_embedding_type: rope
+  share_embeddings_and_output_weights: false
+  seq_length: 2048
+  vocab_size: 32000
+  num_moe_experts: 16
+  moe_router_topk: 2
+  moe_ffn_hidden_size: 2048
+  moe_layer_freq: [0, 1, 1, 1, 1, 1, 1, 1]
+  moe_token_dispatcher_type: alltoall
+  tensor_model_parallel_size: 2
+  pipeline_model_parallel_size: 2
+  virtual_pipeline_model_parallel_size: 2
+  expert_model_parallel_size: 4
+  expert_tensor_parallel_size: 1
+  sequence_parallel: true
+train: {micro_batch_size: 2, global_batch_size: 64}
+ddp: {use_distributed_optimizer: true, overlap_grad_reduce: true, grad_reduce_in_fp32: true}
+mixed_precision: bf16_mixed
+"""
+NEMO = """
+trainer: {num_nodes: 2, devices: 8, precision: bf16}
+model:
+  mcore_gpt: true
+  micro_batch_size: 1
+  global_batch_size: 32
+  tensor_model_parallel_size: 2
+  pipeline_model_parallel_size: 1
+  encoder_seq_length: 1024
+  max_position_embeddings: 1024
+  num_layers: 4
+  hidden_size: 512
+  ffn_hidden_size: 2048
+  num_attention_heads: 8
+  activation: fast-swiglu
+  bias: false
+  normalization: rmsnorm
+  position_embedding_type: rope
+  share_embeddings_and_output_weights: false
+  vocab_size: 32000
+  activations_checkpoint_granularity: full
+  activations_checkpoint_method: uniform
+  activations_checkpoint_num_layers: 1
+  sequence_parallel: true
+  optim: {name: distributed_fused_adam, overlap_grad_sync: true}
+"""
+TITAN = """
+[model]
+name = "deepseek_v3"
+flavor = "671B"
+[training]
+local_batch_size = 4
+seq_len = 4096
+steps = 10
+[parallelism]
+data_parallel_shard_degree = 64
+tensor_parallel_degree = 2
+pipeline_parallel_degree = 8
+pipeline_parallel_schedule = "1F1B"
+expert_parallel_degree = 32
+expert_tensor_parallel_degree = 1
+[activation_checkpoint]
+mode = "full"
+"""
+
+
+def written(tmp_path: Path, name: str, text: str) -> Reading:
+    path = tmp_path / name
+    path.write_text(text)
+    return read(path)
+
+
+def test_bridge_yaml(tmp_path: Path) -> None:
+    """Megatron-Bridge's names give the layout, virtual stages and MoE layers; nothing that it names is built."""
+    found = written(tmp_path, "config.yaml", BRIDGE)
+    assert {name: found.layout[name] for name in ("tp", "pp", "ep", "etp", "vpp", "micro_batch_size")} == {
+        "tp": 2, "pp": 2, "ep": 4, "etp": 1, "vpp": 2, "micro_batch_size": 2,
+    }  # fmt: skip
+    architecture = problem_fields(found)["architecture"]
+    assert [kind.ffn for kind in architecture.layers] == ["dense"] + ["moe"] * 7
+    assert (architecture.num_key_value_heads, architecture.gated, architecture.tie_word_embeddings) == (4, True, False)
+    assert found.layout["overlap"]["grad_reduce"]
+    assert found.layout["optimizer"]["main_grads"] == "fp32"
+
+
+def test_nemo_yaml(tmp_path: Path) -> None:
+    """NeMo's trainer gives the GPUs, its own names for recomputation and optimizer are understood."""
+    found = written(tmp_path, "nemo.yaml", NEMO)
+    assert (found.format, found.gpus) == ("NeMo YAML", 16)
+    assert found.layout["recompute"] == {"granularity": "full", "method": "uniform", "num_layers": 1}
+    assert found.layout["distributed_optimizer"]
+    assert problem_fields(found)["architecture"].gated
+    assert not problem_fields(found)["architecture"].mlp_bias
+
+
+def test_torchtitan_toml(tmp_path: Path) -> None:
+    """torchtitan's degrees give the GPU total; its flavour names a shipped architecture."""
+    found = written(tmp_path, "job.toml", TITAN)
+    assert (found.gpus, found.preset) == (1024, "deepseek-v3")
+    assert found.workload["global_batch_size"] == 64 * 4
+    assert found.layout["recompute"]["granularity"] == "full"
+
+
+def test_deepspeed_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """DeepSpeed's batch sizes give dp and micro-batches; degrees and dimensions come from the command line."""
+    text = json.dumps(
+        {
+            "train_batch_size": 256,
+            "train_micro_batch_size_per_gpu": 2,
+            "gradient_accumulation_steps": 8,
+            "zero_optimization": {"stage": 1},
+            "bf16": {"enabled": True},
+        }
+    )
+    found = written(tmp_path, "ds.json", text)
+    assert (found.layout["dp"], found.layout["distributed_optimizer"]) == (16, True)
+    options = ["--architecture", "olmoe-1b-7b", "--layout", "tp=1,pp=1,ep=8", "--format", "json", "-q"]
+    assert run(["evaluate", "--from", str(tmp_path / "ds.json"), *options]) in (0, 1)
+    assert json.loads(capsys.readouterr().out)["gpus"]["total"] == 16
+    with pytest.raises(InputError, match="stage: 3"):
+        written(tmp_path, "ds3.json", json.dumps({"train_batch_size": 8, "zero_optimization": {"stage": 3}}))
+
+
+def test_huggingface_config_gives_dimensions_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A config.json needs a layout beside it, and then is judged like a preset."""
+    source = Path(__file__).parent / "data" / "hf_configs"
+    path = next(iter(sorted(source.rglob("*.json"))))
+    assert run(["evaluate", "--from", str(path)]) == 2
+    assert "--layout" in capsys.readouterr().err
+
+
+def test_megatron_test_case_yaml(tmp_path: Path) -> None:
+    """Megatron-LM's own test cases are a mapping from arguments to values."""
+    text = "MODEL_ARGS:\n  --num-layers: 4\n  --hidden-size: 256\n  --num-attention-heads: 4\n  --bf16: true\n"
+    text += "  --swiglu: false\n  --vocab-size: 1000\n  --seq-length: 512\n  --micro-batch-size: 1\n"
+    found = written(tmp_path, "model_config.yaml", text)
+    assert (found.architecture["num_hidden_layers"], found.architecture["gated"]) == (4, False)
+
+
+HOSTILE = {
+    "object.yaml": "model: !!python/object/apply:os.system ['touch pwned']\n",
+    "laughs.yaml": "a: &a [1,1,1,1,1,1,1,1,1]\n"
+    + "".join(f"{chr(98 + i)}: &{chr(98 + i)} [{','.join(['*' + chr(97 + i)] * 9)}]\n" for i in range(9)),
+    "target.yaml": "model: {_target_: os.system, num_layers: 4, tensor_model_parallel_size: 1}\n",
+    "module.toml": '[model]\nname = "x"\nflavor = "y"\n[parallelism]\ntensor_parallel_degree = 1\n[experimental]\n'
+    'custom_import = "../../secret"\n',
+    "deep.json": "[" * 100_000,
+    "nan.json": '{"train_batch_size": NaN}',
+    "binary.sh": "\x00\x01torchrun",
+    "broken.toml": "a = = 1\n",
+    "list.yaml": "- 1\n",
+    "negative.json": '{"train_batch_size": -8}',
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_file_runs_nothing_and_ends_with_exit_2(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Object tags, aliases that multiply, names that would be imported: one sentence, exit code 2, no new file."""
+    monkeypatch.chdir(tmp_path)
+    Path(name).write_text(HOSTILE[name])
+    assert run(["evaluate", "--from", name, "--gpus", "8"]) == 2
+    assert capsys.readouterr().err.startswith("error: ")
+    assert [each.name for each in tmp_path.iterdir()] == [name]
+
+
+def test_a_script_opens_only_files_of_its_own_folder(tmp_path: Path) -> None:
+    """A configuration that a command names with `../` is looked for beside the script, never outside."""
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    (tmp_path / "secret.yaml").write_text(BRIDGE)
+    with pytest.raises(InputError, match="no command with Megatron's arguments"):
+        written(inner, "run.sh", "torchrun --nproc_per_node 8 train.py --config ../secret.yaml\n")
+
+
+def test_an_own_flavour_is_parsed_and_never_imported(tmp_path: Path) -> None:
+    """The Python file beside a job gives its literals; code in it does not run."""
+    (tmp_path / "mine.py").write_text(
+        "open('pwned', 'w')\n"
+        "table['m'] = Args(vocab_size=32000, dim=512, n_layers=4, n_heads=8, n_kv_heads=2, head_dim=64,\n"
+        "    hidden_dim=1024, qk_norm=True, moe_enabled=False)\n"
+    )
+    text = TITAN.replace("deepseek_v3", "qwen3").replace("671B", "m").replace("= 8", "= 1", 1)
+    found = written(tmp_path, "job.toml", text + '[experimental]\ncustom_import = "mine"\n')
+    assert (found.architecture["hidden_size"], found.architecture["qk_norm"]) == (512, "head")
+    assert not Path("pwned").exists()
