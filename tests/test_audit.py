@@ -63,7 +63,9 @@ def test_the_polynomial_is_the_count(name: str) -> None:
     free = dimensions(architecture)
     polynomial = coefficients(architecture, free)
     steps = {each.field: number + 2 for number, each in enumerate(free)}
-    steps = {field: step * (architecture.n_group or 1 if field == "num_experts" else 1) for field, step in steps.items()}
+    steps = {
+        field: step * (architecture.n_group or 1 if field == "num_experts" else 1) for field, step in steps.items()
+    }
     values = {each.field: each.value + steps[each.field] for each in free}
     expected = 0
     for names, coefficient in polynomial.items():
@@ -79,7 +81,7 @@ def test_each_dimension_alone_is_the_smallest_by_enumeration() -> None:
     base = load_problem_file(SEED).architecture
     free = dimensions(base)
     low, high = 9_950_000_000, 10_050_000_000
-    ways = {tuple(way.changes)[0]: way for way in reconcile(base, low, high, free) if len(way.changes) == 1}
+    ways = {next(iter(way.changes)): way for way in reconcile(base, low, high, free) if len(way.changes) == 1}
     for each in free:
         reached = [v for v in each.values if low <= count(changed(base, {each.field: v})).total <= high]
         assert (each.field in ways) == bool(reached), each.field

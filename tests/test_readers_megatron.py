@@ -257,7 +257,9 @@ def test_the_command_prints_reading_legality_and_claims(tmp_path: Path, capsys: 
     """`evaluate --from` says what it understood, judges the layout and checks claims; options override the file."""
     path = tmp_path / "run.sh"
     path.write_text(ARRAYS.format(lines="\n    ".join(listed().splitlines())))
-    code = run(["evaluate", "--from", str(path), "--set", "SLURM_NNODES=8", "--claim", "dp=8", "--format", "json", "-q"])
+    code = run(
+        ["evaluate", "--from", str(path), "--set", "SLURM_NNODES=8", "--claim", "dp=8", "--format", "json", "-q"]
+    )
     answer = json.loads(capsys.readouterr().out)
     assert (code, answer["gpus"]["total"], answer["layout"]["dp"]) == (0, 64, 8)
     assert answer["read_from"]["format"] == "Megatron-LM launch script"

@@ -49,7 +49,13 @@ LAYOUTS = [
     {"tp": 1, "pp": 4, "ep": 8, "etp": 1, "recompute": "full"},
     {"tp": 4, "pp": 1, "ep": 16, "etp": 1, "dispatcher": "deepep"},
     {"tp": 1, "pp": 1, "ep": 8, "etp": 1, "recompute": "full", "overlap": {"grad_reduce": True, "param_gather": False}},
-    {"tp": 1, "pp": 1, "ep": 8, "overlap": {"grad_reduce": False, "param_gather": False}, "distributed_optimizer": False},
+    {
+        "tp": 1,
+        "pp": 1,
+        "ep": 8,
+        "overlap": {"grad_reduce": False, "param_gather": False},
+        "distributed_optimizer": False,
+    },
 ]
 ARCHITECTURES = ["qwen3-30b-a3b", "moonlight-16b-a3b", "mixtral-8x7b"]
 

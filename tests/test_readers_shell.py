@@ -28,10 +28,13 @@ def words(text: str, *arguments: str, **given: str) -> list[str]:
         ("X=a.b.c\nrun ${X%.*} ${X%%.*} ${X##*.} ${#X}", ["run", "a.b", "a", "c", "5"]),
         ('O=" --a 1 \\\n --b \'([1]*4)\'"\nC="run ${O}"\neval ${C}', ["run", "--a", "1", "--b", "([1]*4)"]),
         ("f() { run $1 $2; }\nf a b", ["run", "a", "b"]),
-        ("bash -c \"run --x 1\"", ["run", "--x", "1"]),
-        ("a=()\nfor ((i=0;i<4;i++)); do if (( i<1 )); then a+=(0); else a+=(1); fi; done\n"
-         "printf -v F '[%s]' \"$(IFS=','; echo \"${a[*]}\")\"\nrun $F", ["run", "[0,1,1,1]"]),
-        ("for i in $(seq 1 3); do L=\"$L$i\"; done\nrun $L", ["run", "123"]),
+        ('bash -c "run --x 1"', ["run", "--x", "1"]),
+        (
+            "a=()\nfor ((i=0;i<4;i++)); do if (( i<1 )); then a+=(0); else a+=(1); fi; done\n"
+            "printf -v F '[%s]' \"$(IFS=','; echo \"${a[*]}\")\"\nrun $F",
+            ["run", "[0,1,1,1]"],
+        ),
+        ('for i in $(seq 1 3); do L="$L$i"; done\nrun $L', ["run", "123"]),
     ],
 )
 def test_words_become_what_a_shell_makes_of_them(text: str, expected: list[str]) -> None:
@@ -44,7 +47,7 @@ def test_words_become_what_a_shell_makes_of_them(text: str, expected: list[str])
     [
         ('[ "$1" = big ]', True),
         ("[[ $1 == b* ]]", True),
-        ("[ $N -gt 2 ] && [ -n \"$1\" ]", True),
+        ('[ $N -gt 2 ] && [ -n "$1" ]', True),
         ("[ -z ${UNSET} ]", True),
         ("[ $N -eq 2 ] || [ $1 != big ]", False),
         ("(( N >= 3 ))", True),
@@ -84,11 +87,11 @@ HOSTILE = [
     "while true; do :; done\n{run} --tensor-model-parallel-size 1",
     "f() {{ f; }}\nf\n{run} --tensor-model-parallel-size 1",
     "A=$(find . -exec touch pwned \\;)\n{run} --tensor-model-parallel-size 1",
-    "A=$(python3 -c 'open(\"pwned\",\"w\")')\n{run} --tensor-model-parallel-size 1",
+    'A=$(python3 -c \'open("pwned","w")\')\n{run} --tensor-model-parallel-size 1',
     "A=$(echo `touch pwned`)\n{run} --tensor-model-parallel-size 1",
     "A=(" + "(" * 3000 + "\n{run}",
     "{run} --tensor-model-parallel-size 1 --moe-layer-freq '([1]*999999)*999999'",
-    "{run} --tensor-model-parallel-size 1 --moe-layer-freq '__import__(\"os\").system(\"touch pwned\")'",
+    '{run} --tensor-model-parallel-size 1 --moe-layer-freq \'__import__("os").system("touch pwned")\'',
 ]
 RUN = (
     "torchrun --nproc_per_node 8 pretrain_gpt.py --num-layers 4 --hidden-size 256 --num-attention-heads 4 --bf16 "
@@ -133,7 +136,13 @@ def test_broken_syntax_is_one_sentence_with_the_line(text: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("1", 1), ("([0]*3+[1]*2)", (0, 0, 0, 1, 1)), ("[0,1]*2", (0, 1, 0, 1)), ("([1]+[0])*2", (1, 0, 1, 0)), ("[0, 1]", (0, 1))],
+    [
+        ("1", 1),
+        ("([0]*3+[1]*2)", (0, 0, 0, 1, 1)),
+        ("[0,1]*2", (0, 1, 0, 1)),
+        ("([1]+[0])*2", (1, 0, 1, 0)),
+        ("[0, 1]", (0, 1)),
+    ],
 )
 def test_layer_patterns_are_read_without_eval(text: str, value: object) -> None:
     """The notation that Megatron evaluates as Python gives the same list."""

@@ -62,7 +62,7 @@ class Search:
         proven = False
         try:
             if self.screens:
-                self._first_layouts()
+                self.find_first()
             self._prove()
             proven = True
         except (Stopped, KeyboardInterrupt):
@@ -123,8 +123,8 @@ class Search:
 
     # Good layouts first -------------------------------------------------------------------------------------------
 
-    def _first_layouts(self) -> None:
-        """Grow a limit until a heuristic placement fits, then look once more below it."""
+    def find_first(self) -> None:
+        """Fill the pool with good layouts: grow a limit until a heuristic placement fits, then look once more below it."""
         lowest = self._lowest_score()
         if lowest is None:
             return

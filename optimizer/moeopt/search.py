@@ -4,11 +4,14 @@ import os
 import time
 from typing import Any
 
-from moeopt.branch import Search
+from moeopt.branch import Result, Search
 from moeopt.cpsat.solve import Progress, Settings
 from moeopt.explain import explain
 from moeopt.problem.problem import Problem
 from moeopt.solution import infeasible_answer, solved_answer, unknown_answer
+from moeopt.space import gpu_counts
+
+_MOST_WORKERS = 8
 
 
 def solve(
@@ -24,21 +27,34 @@ def solve(
     """The best layout of a problem, with its proof, as the contract's JSON object.
 
     `time_limit` in seconds; `workers` solver threads (default: the machine's cores, at most 8); `top` adds the K best
-    distinct layouts; `screening` False gives the solver every candidate. Interrupted (Ctrl-C, time limit) it returns
+    candidates; `screening` False gives the solver every legal candidate. Interrupted (Ctrl-C, time limit) it returns
     the best layout found and a bound that none can beat: status feasible, or unknown when none was found.
     """
     started = time.monotonic()
     settings = Settings(
-        workers=workers or min(os.cpu_count() or 1, 8),
+        workers=workers or min(os.cpu_count() or 1, _MOST_WORKERS),
         seed=seed,
         deadline=None if time_limit is None else started + time_limit,
         progress=progress,
     )
-    search = Search(problem, settings, screening)
-    result = search.run(top)
+    search, result = _fewest_gpus(problem, settings, top) if problem.objective == "gpus" else (None, None)
+    if search is None or result is None:
+        search = Search(problem, settings, top, screening)
+        result = search.run()
     facts = search.facts(time.monotonic() - started)
     if result.best is not None:
         return solved_answer(problem, result, facts)
     if result.proven:
         return infeasible_answer(problem, explain(problem, search.screening), facts)
-    return unknown_answer(problem, facts)
+    return unknown_answer(problem, result.bound, facts)
+
+
+def _fewest_gpus(problem: Problem, settings: Settings, top: int) -> tuple[Search | None, Result | None]:
+    """The smallest GPU count with any layout, and the fastest on it: each smaller count is proven to have none."""
+    for gpus in gpu_counts(problem):
+        at = problem.model_copy(update={"gpus": gpus, "objective": "step_time"})
+        search = Search(at, settings, top)
+        result = search.run()
+        if result.best is not None or not result.proven:
+            return search, Result(result.best, result.best is not None, gpus, result.alternatives)
+    return None, None

@@ -9,7 +9,10 @@ from moeopt.accounting.parameters import count
 from moeopt.accounting.sharding import Elements, chunk_elements
 from moeopt.accounting.time.flops import sequence_flops
 from moeopt.accounting.time.uncertainty import time_range
+from moeopt.branch import Result
+from moeopt.frameworks.megatron_core import check
 from moeopt.frameworks.rules import Verdict
+from moeopt.incumbent import Found
 from moeopt.layout import Layout
 from moeopt.pipeline import PipelineLayout
 from moeopt.problem.problem import Problem
@@ -135,4 +138,56 @@ def _schedule(ledger: Ledger, pipeline: PipelineLayout, step: StepTime) -> dict[
         "simulated_step_ns": step.total_ns + difference,
         "extrapolated": replayed.extrapolated,
         "gap": round(difference / step.pipeline_ns, 6) if step.pipeline_ns else 0.0,
+    }
+
+
+def solved_answer(problem: Problem, result: Result, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The best layout found, described in full, with its bound; status `optimal` where that bound is its value."""
+    assert result.best is not None
+    best = result.best
+    layout = best.candidate.layout(best.pipeline)
+    answer = describe(problem, best.candidate.ledger, layout, best.pipeline)
+    value, unit = objective_value(problem, answer)
+    verdicts = check(problem, layout)
+    return {
+        "schema": SCHEMA,
+        "status": "optimal" if result.proven else "feasible",
+        **answer,
+        "objective": {"name": problem.objective, "value": value, "bound": result.bound, "unit": unit},
+        "rules": rules_json(verdicts),
+        "alternatives": [_alternative(problem, found) for found in result.alternatives[1:]],
+        "search": dict(facts),
+    }
+
+
+def _alternative(problem: Problem, found: Found) -> dict[str, Any]:
+    layout = found.candidate.layout(found.pipeline)
+    return {
+        "layout": layout.model_dump(mode="json"),
+        "gpus": gpu_equations(layout, int(found.candidate.degrees.gpus)),
+        "objective": {"name": problem.objective, "value": found.score},
+        "step_time_ns": found.time_ns,
+        "peak_bytes": found.peak_bytes,
+    }
+
+
+def infeasible_answer(problem: Problem, explanation: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
+    """No layout exists: why, and what would change it."""
+    return {
+        "schema": SCHEMA,
+        "status": "infeasible",
+        "problem": problem.model_dump(mode="json"),
+        "explanation": dict(explanation),
+        "search": dict(facts),
+    }
+
+
+def unknown_answer(problem: Problem, bound: int, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The time was over before a layout was found or ruled out."""
+    return {
+        "schema": SCHEMA,
+        "status": "unknown",
+        "problem": problem.model_dump(mode="json"),
+        "objective": {"name": problem.objective, "value": None, "bound": bound},
+        "search": dict(facts),
     }

@@ -77,6 +77,11 @@ def check_names(problem: Problem, known: Iterable[str]) -> None:
             raise InputError(f"fix.{name}: a layout has no such decision{nearest(name, names)}")
 
 
+def gpu_counts(problem: Problem) -> list[int]:
+    """GPU totals that some combination of degrees makes, ascending."""
+    return np.unique(np.asarray(enumerate_degrees(problem).gpus)).tolist()
+
+
 def default_group(pp: Column, vpp: Column, microbatches: Column) -> Column:
     """Megatron's micro-batch group of the interleaved schedule: pp where legal, else the smallest legal one above it.
 

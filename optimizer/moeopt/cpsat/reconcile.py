@@ -198,7 +198,7 @@ def _monomials(
 
 
 def _reach(variable: cp_model.IntVar) -> tuple[int, int]:
-    domain = variable.proto.domain
+    domain = list(variable.proto.domain)
     return int(domain[0]), int(domain[-1])
 
 
