@@ -1,11 +1,12 @@
 # make        the default problem's best layout, in a virtual environment of its own
 # make test   everything that continuous integration runs: lint, types, tests
-# Both need python3 (3.10 or newer) with venv, and what pyproject.toml names; both may be run again at any time.
+# make results  every problem of problems/ solved, and the table of results/README.md
+# All need python3 (3.10 or newer) with venv, and what pyproject.toml names; both may be run again at any time.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: all test clean
+.PHONY: all test results clean
 
 all: $(VENV)/.run
 	$(BIN)/moeopt solve --gpus 512
@@ -15,6 +16,9 @@ test: $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
+
+results: $(VENV)/.run
+	$(BIN)/python benchmarks/results.py
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

@@ -144,7 +144,7 @@ def test_deepspeed_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
         written(tmp_path, "ds3.json", json.dumps({"train_batch_size": 8, "zero_optimization": {"stage": 3}}))
 
 
-def test_huggingface_config_gives_dimensions_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_huggingface_config_gives_dimensions_only(capsys: pytest.CaptureFixture[str]) -> None:
     """A config.json needs a layout beside it, and then is judged like a preset."""
     source = Path(__file__).parent / "data" / "hf_configs"
     path = next(iter(sorted(source.rglob("*.json"))))

@@ -277,3 +277,23 @@ def test_a_file_without_gpus_needs_them_on_the_command_line(tmp_path: Path, caps
     assert run(["evaluate", "--from", str(path)]) == 2
     assert "gpus" in capsys.readouterr().err
     assert run(["evaluate", "--from", str(path), "--gpus", "64", "-q"]) == 0
+
+
+def test_suggest_shows_what_the_optimum_changes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The optimum is never slower than a legal layout, every changed decision is named, and of the optimum itself
+    nothing is left to change."""
+    path = tmp_path / "arguments.txt"
+    path.write_text(listed(pipeline_model_parallel_size="1", num_layers="4", recompute_activations=""))
+    command = ["evaluate", "--from", str(path), "--gpus", "8", "--suggest", "--format", "json", "-q"]
+    assert run([*command, "--time-limit", "60"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    suggestion = answer["suggestion"]
+    assert suggestion["status"] == "optimal"
+    assert suggestion["objective"]["value"] <= answer["step_time"]["total_ns"]
+    changes = {change["decision"]: change for change in suggestion["changes"]}
+    for name in ("tp", "pp", "ep", "etp", "vpp"):
+        assert (name in changes) == (answer["layout"][name] != suggestion["layout"][name])
+    best = tmp_path / "best.yaml"
+    best.write_text(json.dumps(suggestion["layout"]))
+    assert run([*command, "--time-limit", "60", "--layout", str(best)]) == 0
+    assert json.loads(capsys.readouterr().out)["suggestion"]["changes"] == []

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from launch_cases import full_job, record, solution
 
+from launch_cases import full_job, record, solution
 from moeopt.errors import InputError
 from moeopt.evaluate import evaluate
 from moeopt.launch.job import Job, read_solution

@@ -68,7 +68,8 @@ def test_what_an_unknown_condition_assigns_is_unknown_and_not_guessed() -> None:
 
 def test_case_and_options_of_the_script_are_followed() -> None:
     """`while [[ $# -gt 0 ]]; do case $1 in` reads the arguments that the script is given."""
-    text = "T=1\nwhile [[ $# -gt 0 ]]; do case $1 in --tp) T=$2; shift 2;; -h|--help) exit 0;; *) shift;; esac; done\nrun $T"
+    cases = "--tp) T=$2; shift 2;; -h|--help) exit 0;; *) shift;;"
+    text = f"T=1\nwhile [[ $# -gt 0 ]]; do case $1 in {cases} esac; done\nrun $T"
     assert words(text, "--tp", "4", "other") == ["run", "4"]
     assert words(text) == ["run", "1"]
 
@@ -95,7 +96,8 @@ HOSTILE = [
 ]
 RUN = (
     "torchrun --nproc_per_node 8 pretrain_gpt.py --num-layers 4 --hidden-size 256 --num-attention-heads 4 --bf16 "
-    "--num-experts 4 --vocab-size 1000 --seq-length 512 --max-position-embeddings 512 --micro-batch-size 1 --global-batch-size 8"
+    "--num-experts 4 --vocab-size 1000 --seq-length 512 --max-position-embeddings 512 "
+    "--micro-batch-size 1 --global-batch-size 8"
 )
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from launch_cases import solution
 
+from launch_cases import solution
 from moeopt.__main__ import run
 from moeopt.errors import InputError
 from moeopt.report.html import page
@@ -164,7 +164,7 @@ CHROMIUM = next(
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 def test_a_browser_renders_it_without_a_console_message(answer: dict[str, Any], tmp_path: Path) -> None:
-    """Headless Chromium draws the page, all of it there, under its own policy that forbids scripts; nothing complains."""
+    """Headless Chromium draws the page, all of it there, under its own policy against scripts; nothing complains."""
     assert CHROMIUM is not None
     path, picture = tmp_path / "report.html", tmp_path / "report.png"
     path.write_text(page(answer))

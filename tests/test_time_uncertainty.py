@@ -36,6 +36,7 @@ def test_a_tuned_layout_raises_no_doubt() -> None:
     ("name", "cluster", "given", "changes"),
     [
         ("assumed_gpu", "mi300x", {"ep": 8}, {}),
+        ("beyond_rack", "gb200-nvl72", {"ep": 128}, {}),
         ("few_microbatches", "gb200-nvl72", {"ep": 8, "num_microbatches": 3}, {}),
         ("expert_tensor", "gb200-nvl72", {"ep": 8, "etp": 2}, {}),
         ("context_parallel", "gb200-nvl72", {"ep": 8, "cp": 2}, {}),

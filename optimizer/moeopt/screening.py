@@ -38,8 +38,8 @@ from moeopt.sweep import (
 )
 
 Column = NDArray[np.int64]
-MOST_NS = 4 * 10**11
-"""Longest step that is searched, 400 s: what the solver's integers hold with every row exact."""
+MOST_NS = 10**13
+"""Longest step that is searched: 10,000 s."""
 _WITHOUT_CHUNKS = frozenset({"vpp", "interleave_group"})
 
 
@@ -149,7 +149,7 @@ class Screening:
         self, mode: Choices, degrees: Degrees, limits: "Limits", settings: Sequence[Recompute]
     ) -> Iterator[Pair]:
         degrees, _ = with_chunks(self.problem, degrees)
-        degrees = select(degrees, legal_rows(self.problem, degrees, mode))
+        degrees = select(degrees, _legal_degrees(self.problem, degrees, mode))
         if not len(degrees.tp):
             return
         table = _RecomputeTable(self.problem, degrees, mode)
@@ -231,6 +231,14 @@ def _cut(value: Number, keep: NDArray[np.bool_]) -> Column:
 def legal_rows(problem: Problem, degrees: Degrees, choices: Choices) -> NDArray[np.bool_]:
     """Which rows break no rule."""
     return np.broadcast_to(np.asarray(legal(problem, degrees, choices), dtype=bool), degrees.tp.shape).copy()
+
+
+def _legal_degrees(problem: Problem, degrees: Degrees, mode: Choices) -> NDArray[np.bool_]:
+    """Which rows break no rule on degrees; rules on choices alone wait until recompute is decided."""
+    ok = np.ones(len(degrees.tp), dtype=bool)
+    for rule in degree_rules(problem, mode):
+        ok &= rule.holds(problem, degrees, mode)
+    return ok
 
 
 def _with(mode: Choices, recompute: Recompute) -> Choices:

@@ -5,15 +5,13 @@ from typing import Any
 
 import click
 
+from moeopt.cli.options import output_options
 from moeopt.cli.output import Output
 
 
 @click.command()
 @click.argument("solution")
-@click.option("-o", "--output", metavar="FILE", help="The page; stdout where it is not given.")
-@click.option("--force", is_flag=True, help="Let -o replace a file that exists.")
-@click.option("-q", "--quiet", is_flag=True, help="No notes on stderr.")
-@click.option("-v", "--verbose", is_flag=True, help="Faults in full.")
+@output_options
 def report(solution: str, **options: Any) -> int:
     """One self-contained HTML page about SOLUTION: the JSON that solve, evaluate or pareto wrote.
 
@@ -24,5 +22,9 @@ def report(solution: str, **options: Any) -> int:
     from moeopt.problem.reading import read_file
     from moeopt.report.html import page
 
-    output.page(page(read_file(Path(solution), "solution")))
+    text = page(read_file(Path(solution), "solution"))
+    if output.format == "json":
+        output.emit({"schema": "moeopt/1", "html": text}, lambda _, console: console.print(text))
+    else:
+        output.page(text)
     return 0

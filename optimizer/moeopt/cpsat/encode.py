@@ -21,6 +21,7 @@ from moeopt.cpsat.schedule import add_schedule
 from moeopt.incumbent import Found
 from moeopt.pipeline import PipelineLayout
 from moeopt.problem.problem import Problem
+from moeopt.sweep import piece_counts, total
 
 
 Rows = Literal["all", "few"]
@@ -59,7 +60,7 @@ class Encoding:
         self.cp.add_exactly_one(self.chosen)
         self.time = self.cp.new_int_var(0, horizon_ns, "time_ns")
         self.pipeline_time = self.cp.new_int_var(0, horizon_ns, "pipeline_ns")
-        self.end_time = self.cp.new_int_var(0, horizon_ns, "step_end_ns")
+        self.end_time = self.cp.new_int_var(0, max(prices.longest_end_ns(item) for item in candidates), "step_end_ns")
         self.peak = self.cp.new_int_var(0, limit_bytes, "peak_bytes")
         self.cp.add(self.time >= self.pipeline_time + self.end_time)
         self.degrees = self._degrees()
@@ -108,19 +109,20 @@ class Encoding:
         placement = Placement(self.cp, self.problem, pp, vpp)
         name, stages = f"pp{pp}v{vpp}", range(pp * vpp)
 
-        members = [candidate.degrees for candidate in self.candidates if candidate.grid == (pp, vpp)]
-        longest = self.horizon_ns // min(int(degrees.num_microbatches) for degrees in members)
+        members = [candidate for candidate in self.candidates if candidate.grid == (pp, vpp)]
+        counts = piece_counts(self.problem)
+        by_horizon = self.horizon_ns // min(int(item.degrees.num_microbatches) for item in members)
 
-        def times(what: str) -> list[cp_model.IntVar]:
-            return [self.cp.new_int_var(0, longest, f"{name}_{what}_{s}") for s in stages]
+        def times(what: str, most: int) -> list[cp_model.IntVar]:
+            return [self.cp.new_int_var(0, min(most, by_horizon), f"{name}_{what}_{s}") for s in stages]
 
         def sizes(what: str, count: int) -> list[cp_model.IntVar]:
             return [self.cp.new_int_var(0, self.limit_bytes, f"{name}_{what}_{i}") for i in range(count)]
 
         return GridVariables(
             placement,
-            times("forward"),
-            times("backward"),
+            times("forward", max(total(counts, item.ledger.time_terms.forward_ns) for item in members)),
+            times("backward", max(total(counts, item.backward_ns) for item in members)),
             sizes("kept", pp * vpp),
             sizes("passing", pp * vpp),
             sizes("static", pp),

@@ -14,8 +14,10 @@ from moeopt.accounting.memory.persistent import Feature
 from moeopt.accounting.memory.stage import BUFFER_MULTIPLE, piece_features
 from moeopt.accounting.pieces import Piece
 from moeopt.accounting.time.step_end import SCALE
+from moeopt.arithmetic import ceil_div
 from moeopt.candidate import Candidate
 from moeopt.cpsat.caps import add_caps
+from moeopt.sweep import piece_counts, total
 
 if TYPE_CHECKING:
     from moeopt.cpsat.encode import Encoding, GridVariables
@@ -123,6 +125,14 @@ class _Rows:
             common = gcd(SCALE, *prices)
             value = sum(price // common * amount for price, amount in zip(prices, (dense, expert, work), strict=True))
             self.at_least(SCALE // common * self.encoding.end_time, value)
+
+
+def longest_end_ns(candidate: Candidate) -> int:
+    """The step's end of a rank that holds everything; a rank's own work only ever hides some of it."""
+    counts, memory = piece_counts(candidate.problem), candidate.ledger.memory_terms
+    dense, expert = total(counts, memory.dense_elements), total(counts, memory.expert_elements)
+    rows = candidate.ledger.time_terms.step_end.rows
+    return int(max(ceil_div(row.dense * dense + row.expert * expert, SCALE) for row in rows))
 
 
 def priced(counts: Counts, prices: Prices) -> Expression:

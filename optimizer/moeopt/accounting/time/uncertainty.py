@@ -32,6 +32,7 @@ REASONS = {
     "biased_experts": "biased experts with attention sinks: such rows scatter from 1.3 to 1.8 times their shapes",
     "overlap": "overlap of the expert all-to-all: published gains run from 11 to 24 %",
     "crossing_overlap": "expert parallelism crosses NVLink domains under overlap: published gains run from 11 to 24 %",
+    "beyond_rack": "expert parallelism beyond a domain of more than 8 GPUs: no published run tests it",
     "few_microbatches": f"fewer than {FEW_MICROBATCHES} micro-batches: what a step costs once weighs more",
     "tensor_parallel": "tensor parallelism: few published MoE runs use it",
     "expert_tensor": "expert-tensor parallelism: no published run with a complete layout tests it",
@@ -65,6 +66,7 @@ def _regimes(
     yield "biased_experts", architecture.mlp_bias and architecture.attention_sinks
     yield "overlap", overlap and not crossing
     yield "crossing_overlap", overlap and crossing
+    yield "beyond_rack", crossing and problem.cluster.ranks_per_domain > 8
     yield "few_microbatches", degrees.num_microbatches < FEW_MICROBATCHES
     yield "tensor_parallel", degrees.tp > 1
     yield "expert_tensor", moe and degrees.etp > 1

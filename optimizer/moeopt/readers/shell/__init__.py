@@ -4,6 +4,7 @@ No process is started, no file is opened and no variable of this machine's envir
 tell (a command substitution, a file test, a sourced file) stays unresolved and carries its reason along.
 """
 
-from moeopt.readers.shell.interpreter import Command, Script, interpret
+from moeopt.readers.shell.environment import Command, Script
+from moeopt.readers.shell.interpreter import interpret
 
 __all__ = ["Command", "Script", "interpret"]
