@@ -1,4 +1,4 @@
-"""Solve every problem of problems/ and record the answers: `make results`, or `python benchmarks/results.py [NAME ...]`.
+"""Solve every problem of problems/, record the answers: `make results`, or `python benchmarks/results.py [NAME ...]`.
 
 Writes results/NAME.json, the solution without what changes from run to run (seconds, and how many candidates the solver
 saw); results/runs.csv, when, how long and with what each was solved; results/README.md, the table of all results.
@@ -92,7 +92,8 @@ def table() -> str:
     runs = read_runs()
     recorded = [stem for stem in stems() if (RESULTS / f"{stem}.json").exists()]
     rows = [_row(stem, read_answer(stem), runs.get(stem, {})) for stem in recorded]
-    return HEAD + "".join(f"| {' | '.join(row)} |\n" for row in rows) + NOTES
+    header = f"| {' | '.join(COLUMNS)} |\n{ALIGNMENT}"
+    return HEAD + header + "".join(f"| {' | '.join(row)} |\n" for row in rows) + NOTES
 
 
 def read_answer(stem: str) -> dict[str, Any]:
@@ -103,15 +104,13 @@ def read_answer(stem: str) -> dict[str, Any]:
 
 def _row(stem: str, answer: Mapping[str, Any], run: Mapping[str, str]) -> list[str]:
     search = answer["search"]
-    versions = (
-        f"{run.get('date', '')}, moeopt {run.get('moeopt', '')}, {search['engine']}, Python {run.get('python', '')}"
-    )
+    versions = [run.get("date"), f"moeopt {run.get('moeopt')}", search["engine"], f"Python {run.get('python')}"]
     return [
         f"[{stem}]({stem}.json)",
         *(_solved(answer) if "layout" in answer else _unsolved(answer)),
         f"{search['legal_layouts']:,}",
         f"{run.get('seconds', '')} of {run.get('time_limit', '')}",
-        versions,
+        ", ".join(map(str, versions)),
     ]
 
 
@@ -164,15 +163,19 @@ is proven over every layout of the search space under moeopt's cost formulas, wh
 far they may be off. `feasible` is the best layout found when the time was over, with how far at most it is from the
 optimum.
 
-| problem | GPUs | status | layout | step time (range) | tokens/s/GPU | MFU | peak memory | legal layouts | seconds of limit | run |
-|---|---:|---|---|---|---:|---:|---:|---:|---|---|
 """
+COLUMNS = (
+    "problem", "GPUs", "status", "layout", "step time (range)", "tokens/s/GPU", "MFU", "peak memory", "legal layouts",
+    "seconds of limit", "run",
+)  # fmt: skip
+ALIGNMENT = "|---|---:|---|---|---|---:|---:|---:|---:|---|---|\n"
 NOTES = """
 Step time is one optimizer step of the problem's global batch. MFU is of the GPU's dense BF16 peak whatever the
 precision, as Megatron reports it. Legal layouts count combinations of degrees, dispatcher and overlap that break no
 rule, chunks, recompute and placement of the layers still open. Seconds are wall clock on two cores shared with other
-work, after the imports; [runs.csv](runs.csv) has them with the versions. A JSON file holds nothing that changes from run
-to run, so solving an `optimal` one again gives the same objective.
+work, after the imports; [runs.csv](runs.csv) has them with the versions. A JSON file holds nothing that changes from
+run to run, so solving an `optimal` one again gives the same objective. Where the objective is the fewest GPUs, their
+count is what is proven; the step time on them is the best found in the time.
 """
 
 

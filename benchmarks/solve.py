@@ -1,10 +1,10 @@
 """How long a proof takes, and how long trying everything would: `python benchmarks/solve.py [--gpus 64 512 ...]`.
 
 Each problem is solved by `python -m moeopt solve` in a process of its own: wall clock and CPU seconds of the whole
-process from start to exit, and its largest resident memory. Beside it stands the exhaustive sweep: a random sample of all
-legal layouts with evenly split layers is judged one by one by the same ledger (memory of every stage, step time) on one
-core, and the time for all of them follows from the rate. Only that one placement a row is in the sweep; the proof covers
-every placement. Written to benchmarks/solve.md.
+process from start to exit, and its largest resident memory. Beside it stands the exhaustive sweep: a random sample of
+all legal layouts with evenly split layers is judged one by one by the same ledger (memory of every stage, step time) on
+one core, and the time for all of them follows from the rate. Only that one placement a row is in the sweep; the proof
+covers every placement. Written to benchmarks/solve.md.
 """
 
 import argparse
@@ -68,7 +68,7 @@ class Sweep:
     @property
     def seconds(self) -> float:
         """Extrapolated time for all layouts."""
-        return self.layouts / self.per_second
+        return self.layouts / self.per_second if self.layouts else 0.0
 
 
 def batch(gpus: int) -> int:
@@ -123,32 +123,43 @@ def sweep(problem: Problem, seconds: float, seed: int) -> Sweep:
             blocks.append((choices, np.flatnonzero(legal_rows(problem, degrees, choices))))
     sizes = [len(rows) for _, rows in blocks]
     generator = random.Random(seed)
-    sampled, started = 0, time.perf_counter()
+    tried, judged, started = 0, 0, time.perf_counter()
     while sum(sizes) and time.perf_counter() - started < seconds:
         choices, rows = generator.choices(blocks, sizes)[0]
-        judge_even(problem, row(degrees, int(generator.choice(rows))), choices)
-        sampled += 1
-    return Sweep(sum(sizes), sampled, sampled / (time.perf_counter() - started))
+        judged += judge_even(problem, row(degrees, int(generator.choice(rows))), choices)
+        tried += 1
+    share = judged / tried if tried else 0.0
+    return Sweep(round(sum(sizes) * share), judged, judged / (time.perf_counter() - started))
 
 
 def judge_even(problem: Problem, degrees: Degrees, choices: Choices) -> bool:
-    """Whether the even split fits; its step time is computed with it. No even split counts as not fitting."""
+    """Compute memory of every stage and step time of the even split; False where the layers have none."""
     try:
         layout = complete(problem, Layout(**dict(choices), **vars(degrees)))
-        pipeline = pipeline_of(layout)
     except InputError:
         return False
+    pipeline = pipeline_of(layout)
     if pipeline is None:
         return False
     ledger = Ledger(problem, degrees_of(layout), layout.choices)
-    peak = max(stage.total_bytes for stage in ledger.memory(pipeline))
-    return ledger.step_time(pipeline).total_ns > 0 and peak <= problem.memory_limit
+    ledger.memory(pipeline)
+    ledger.step_time(pipeline)
+    return True
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table, and whether and when it was proven."""
+
+    text: str
+    wall: float
+    proven: bool
 
 
 # The table ------------------------------------------------------------------------------------------------------------
 
 
-def measure(architecture: str, gpus: int, options: argparse.Namespace) -> str:
+def measure(architecture: str, gpus: int, options: argparse.Namespace) -> Row:
     """One row: the median run of the proofs, and the sweep."""
     problem = load_problem(
         {
@@ -177,7 +188,7 @@ def measure(architecture: str, gpus: int, options: argparse.Namespace) -> str:
         f"{swept.per_second:.0f} ({swept.sampled:,} sampled)",
         _duration(swept.seconds),
     ]
-    return f"| {' | '.join(cells)} |"
+    return Row(f"| {' | '.join(cells)} |", median.wall, median.status in ("optimal", "infeasible"))
 
 
 def _duration(seconds: float) -> str:
@@ -193,32 +204,34 @@ HEADER = (
 )  # fmt: skip
 
 
-def page(rows: Sequence[str], options: argparse.Namespace, load: float) -> str:
+def page(rows: Sequence[Row], options: argparse.Namespace, load: float) -> str:
     """The text of benchmarks/solve.md."""
+    missed = sum(not row.proven or row.wall > AIM_SECONDS for row in rows)
     day = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
     asked = f"--gpus {' '.join(map(str, options.gpus))} --architectures {' '.join(options.architectures)}"
+    asked += f" --repeat {options.repeat} --time-limit {options.time_limit:g}"
     return "\n".join(
         [
             "# Seconds to the proof, and what trying everything would take",
             "",
             f"{day}, {ENGINE}, Python {platform.python_version()}, {os.cpu_count()} cores shared with other work (load "
-            f"average {load:.1f} at the start), {options.workers} solver threads, median of {options.repeat}, time limit "
-            f"{options.time_limit:g} s. Again: `python benchmarks/solve.py {asked} --repeat {options.repeat} --time-limit "
-            f"{options.time_limit:g}`.",
+            f"average {load:.1f} at the start), {options.workers} solver threads, median of {options.repeat}, time "
+            f"limit {options.time_limit:g} s. Again: `python benchmarks/solve.py {asked}`.",
             "",
             f"| {' | '.join(HEADER)} |",
             "|---|---:|---:|---|" + "---:|" * (len(HEADER) - 4),
-            *rows,
+            *(row.text for row in rows),
             "",
-            f"H100 SXM, bf16, 4,096 tokens. Wall and CPU seconds are of the whole process `moeopt solve`, imports and "
-            f"reports included; the aim is {AIM_SECONDS:g} s to the proof, and the rows above it miss the aim. A row that "
-            "is not `optimal` or `infeasible` ran into the time limit, and its proof takes longer than it says.",
+            "H100 SXM, bf16, 4,096 tokens. Wall and CPU seconds are of the whole process `moeopt solve`, imports,",
+            "replay and explanation included.",
+            f"The aim is {AIM_SECONDS:g} s to the proof: {missed} of {len(rows)} rows miss it.",
+            "A row that is neither `optimal` nor `infeasible` ran into the time limit: its proof takes longer.",
             "",
-            "Legal layouts: combinations of degrees, dispatcher and overlap; chunks, recompute and placement open. "
-            "Even-split layouts: the same with chunks and recompute decided and one placement each, the even split. The "
-            f"ledger judges a random sample of those on one core for {options.sample:g} s, after counting; the last column "
-            "is their number over that rate, an extrapolation. The proof covers all placements, of which there are "
-            "exponentially many more.",
+            "Legal layouts: combinations of degrees, dispatcher and overlap; chunks, recompute and placement open.",
+            "Even-split layouts: the same with chunks and recompute decided and one placement each, the even split",
+            "(the number of all rows times the share of the sample that has one). The ledger judges a random sample",
+            f"on one core for {options.sample:g} s; the last column is the number over the rate, an extrapolation.",
+            "The proof covers all placements, not one each.",
             "",
         ]
     )
@@ -236,11 +249,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("-o", "--output", type=Path, default=Path(__file__).with_suffix(".md"))
     options = parser.parse_args(arguments)
-    load, rows = os.getloadavg()[0], []
+    load = os.getloadavg()[0]
+    rows: list[Row] = []
     for gpus in options.gpus:
         for architecture in options.architectures:
             rows.append(measure(architecture, gpus, options))
-            print(rows[-1], flush=True)
+            print(rows[-1].text, flush=True)
             options.output.write_text(page(rows, options, load), encoding="utf-8")
 
 

@@ -50,7 +50,7 @@ def _evaluated(stem: str) -> dict[str, Any]:
 
 def test_every_problem_has_a_result_and_every_result_a_problem() -> None:
     """results/ and problems/ name the same problems."""
-    assert STEMS == sorted(path.stem for path in (ROOT / "problems").glob("*.yaml"))
+    assert sorted(path.stem for path in (ROOT / "problems").glob("*.yaml")) == STEMS
 
 
 def test_one_problem_has_no_layout_and_the_others_do() -> None:
@@ -87,7 +87,7 @@ def test_evaluation_says_the_same_integers(stem: str) -> None:
 
 @pytest.mark.parametrize("stem", SOLVED)
 def test_gpu_equations_are_true_products(stem: str) -> None:
-    """Both equations multiply out to the GPU total, with the layout's own degrees, and the total is one that was asked."""
+    """Both equations multiply out to the GPU total, with the layout's own degrees; the total is one that was asked."""
     answer = _answer(stem)
     layout, total, asked = answer["layout"], answer["gpus"]["total"], answer["problem"]["gpus"]
     grids = (("tp", "cp", "dp", "pp"), ("etp", "ep", "edp", "pp"))

@@ -1,11 +1,11 @@
-"""CP-SAT against exhaustive enumeration on small random problems: same optimum, and every "infeasible" is an empty sweep.
+"""CP-SAT against enumeration on small random problems: same optimum, and every "infeasible" is an empty sweep.
 
 The enumeration shares the exact reader (the ledger), the legality rules and the space of choices with the search, and
 nothing of its bounds, heuristics, encoding or solver.
 """
 
 import random
-from itertools import combinations
+from itertools import combinations, pairwise
 from typing import Any
 
 import pytest
@@ -96,7 +96,7 @@ def placements(problem: Problem, pp: int, vpp: int) -> list[PipelineLayout]:
     found = []
     for cuts in combinations(range(layers + stages - 1), stages - 1):
         edges = [-1, *cuts, layers + stages - 1]
-        counts = [b - a - 1 for a, b in zip(edges, edges[1:], strict=False)]
+        counts = [b - a - 1 for a, b in pairwise(edges)]
         for mtp_stage in mtp_stages:
             if all(counts[1:mtp_stage]) and not any(counts[mtp_stage + 1 :]):
                 found.append(PipelineLayout.from_counts(pp, counts, problem.mtp_layers, mtp_stage))
@@ -117,7 +117,9 @@ def exhaustive_best(problem: Problem) -> tuple[int, ...] | None:
                 ledger = Ledger(problem, at, choices)
                 for pipeline in placements(problem, at.pp, at.vpp):
                     time_ns = ledger.step_time(pipeline).total_ns
-                    hopeless = {"step_time": time_ns, "cost": time_ns * at.gpus, "gpus": at.gpus}.get(problem.objective, -1)
+                    hopeless = {"step_time": time_ns, "cost": time_ns * at.gpus, "gpus": at.gpus}.get(
+                        problem.objective, -1
+                    )
                     if best is not None and hopeless > best[0]:
                         continue
                     peak = max(stage.total_bytes for stage in ledger.memory(pipeline))

@@ -61,8 +61,10 @@ def both(*conditions: Number) -> Number:
     """Logical and, for booleans and boolean columns."""
     result = conditions[0]
     for condition in conditions[1:]:
-        result = np.logical_and(result, condition) if is_column(result) or is_column(condition) else (
-            bool(result) and bool(condition)
+        result = (
+            np.logical_and(result, condition)
+            if is_column(result) or is_column(condition)
+            else (bool(result) and bool(condition))
         )
     return result
 
@@ -71,8 +73,10 @@ def either(*conditions: Number) -> Number:
     """Logical or, for booleans and boolean columns."""
     result = conditions[0]
     for condition in conditions[1:]:
-        result = np.logical_or(result, condition) if is_column(result) or is_column(condition) else (
-            bool(result) or bool(condition)
+        result = (
+            np.logical_or(result, condition)
+            if is_column(result) or is_column(condition)
+            else (bool(result) or bool(condition))
         )
     return result
 

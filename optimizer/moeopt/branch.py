@@ -6,6 +6,7 @@ best value are collected, and the tie among them is broken by further goals.
 """
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +20,7 @@ from moeopt.cpsat.tie_break import break_tie
 from moeopt.incumbent import Found, place
 from moeopt.layout import Recompute
 from moeopt.problem.problem import Problem
-from moeopt.screening import MOST_NS, Limits, Pair, Screening
+from moeopt.screening import MOST_NS, Column, Limits, Pair, Screening
 from moeopt.space import check_names, row
 
 _GROWTH = 1.2
@@ -29,7 +30,7 @@ _FILLS = (1.0, 0.93, 0.85, 0.75, 0.6)
 """Shares of the memory limit: for each, the best pairs whose memory bound is below it are tried first."""
 
 
-class Stopped(Exception):
+class Stopped(Exception):  # noqa: N818 - not an error: a way out of the loops
     """The deadline has passed, or the user interrupted a solve."""
 
 
@@ -71,7 +72,9 @@ class Search:
             return Result(None, proven, self.bound)
         if not proven:
             return Result(self.pool[0], False, min(self.bound, self.pool[0].score), self.pool[: self.top])
-        best, _ = break_tie(self.pool[0], [f.candidate for f in self.pool if f.score == self.pool[0].score], self.settings)
+        best, _ = break_tie(
+            self.pool[0], [f.candidate for f in self.pool if f.score == self.pool[0].score], self.settings
+        )
         rest = [found for found in self.pool if found.candidate.order != best.candidate.order]
         return Result(best, True, best.score, [best, *rest][: self.top])
 
@@ -105,9 +108,9 @@ class Search:
             return Limits(min(memory, score))
         return Limits(memory, time_ns=score)
 
-    def _score_bound(self, pair: Pair) -> np.ndarray[Any, np.dtype[np.int64]]:
+    def _score_bound(self, pair: Pair) -> Column:
         if self.problem.objective == "cost":
-            return pair.time * pair.degrees.gpus
+            return np.asarray(pair.time * pair.degrees.gpus)
         return pair.memory if self.problem.objective == "peak_memory" else pair.time
 
     def _lowest_score(self) -> int | None:
@@ -117,18 +120,20 @@ class Search:
             fits = block.memory <= self.problem.memory_limit
             if fits.any():
                 gpus = block.degrees.gpus
-                values = {"cost": block.time * gpus, "peak_memory": block.memory}.get(self.problem.objective, block.time)
+                values = {"cost": block.time * gpus, "peak_memory": block.memory}.get(
+                    self.problem.objective, block.time
+                )
                 lows.append(int(values[fits].min()))
         return min(lows, default=None)
 
     # Good layouts first -------------------------------------------------------------------------------------------
 
     def find_first(self) -> None:
-        """Fill the pool with good layouts: grow a limit until a heuristic placement fits, then look once more below it."""
+        """Fill the pool: grow a limit until a heuristic placement fits, then look once more below it."""
         lowest = self._lowest_score()
         if lowest is None:
             return
-        score = lowest
+        self.bound = score = lowest
         most = self.problem.memory_limit if self.problem.objective == "peak_memory" else MOST_NS * self._most_gpus
         while len(self.pool) < self.top and score < most:
             score = int(score * _GROWTH)
@@ -144,7 +149,9 @@ class Search:
         return [
             setting
             for setting in self.screening.recomputes
-            if setting.granularity == "full" or len(setting.modules) <= 1 or set(setting.modules) == cheap
+            if setting.granularity == "full"
+            or len(setting.modules) <= 1
+            or set(setting.modules) == cheap
             or set(setting.modules) == cheap - {"mla_up_proj"}
         ]
 
@@ -209,22 +216,30 @@ class Search:
             ),
             key=lambda item: (item[0], item[1].order),
         )
-        for number, (bound, candidate) in enumerate(ordered):
-            self.bound = bound
-            self._check_deadline()
-            threshold = self.threshold
-            if threshold is not None and bound > threshold:
-                return
-            if number % 16 == 0:
-                self._say(f"bound {bound:,}, at most {len(ordered) - number} candidates to ask")
-            self._solve(candidate)
+        width = self.settings.workers
+        with ThreadPoolExecutor(width) as pool:
+            for first in range(0, len(ordered), width):
+                batch = self._within_threshold(ordered[first : first + width])
+                if not batch:
+                    return
+                if first % 16 < width:
+                    self._say(f"bound {self.bound:,}, at most {len(ordered) - first} candidates to ask")
+                quick = [self._encode(candidate, few_rows=True) for candidate in batch]
+                ruled_out = list(pool.map(lambda model: model is None or rules_out(model, self.settings), quick))
+                for candidate, gone in zip(batch, ruled_out, strict=True):
+                    if not gone:
+                        self._solve(candidate)
+
+    def _within_threshold(self, items: Sequence[tuple[int, Candidate]]) -> list[Candidate]:
+        """The candidates whose bound still matters; raises Stopped when the time is over."""
+        self.bound = items[0][0]
+        self._check_deadline()
+        self.asked += len(items)
+        return [candidate for bound, candidate in items if self.threshold is None or bound <= self.threshold]
 
     def _solve(self, candidate: Candidate) -> None:
         """The best layout of one candidate, if it is within the threshold."""
-        self.asked += 1
-        quick = self._encode(candidate, few_rows=True)
-        if quick is None or rules_out(quick, self.settings):
-            return
+        self._check_deadline()
         self._add(place(candidate, self.limits(self.threshold).memory_bytes))
         encoding = self._encode(candidate)
         if encoding is None:
@@ -253,4 +268,3 @@ class Search:
     def _say(self, text: str) -> None:
         if self.settings.progress is not None:
             self.settings.progress(text)
-

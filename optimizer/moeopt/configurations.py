@@ -6,6 +6,7 @@ A decision that the problem fixes has one value.
 from collections.abc import Iterator
 from itertools import combinations
 
+from moeopt.errors import InputError
 from moeopt.layout import Choices, Layout, Overlap, Recompute, RecomputeModule
 from moeopt.problem.base import read_fields
 from moeopt.problem.problem import Problem
@@ -58,7 +59,13 @@ def recomputes(problem: Problem) -> list[Recompute]:
     (Megatron itself warns).
     """
     if "recompute" in problem.fix:
-        return [base_choices(problem).recompute]
+        fixed = base_choices(problem).recompute
+        if fixed.method == "block" or (fixed.num_layers or 1) > 1:
+            raise InputError(
+                f"fix.recompute: full recompute by {fixed.method} of {fixed.num_layers} layers can be evaluated, not "
+                "searched; fix it to method uniform with num_layers 1, or evaluate a layout"
+            )
+        return [fixed]
     present = {name for name, there in _presence(problem, problem.architecture.is_moe) if there}
     cheap = [name for name in _CHEAP if name in present]
     sets = [set(chosen) for size in range(1, len(cheap) + 1) for chosen in combinations(cheap, size)]
@@ -89,4 +96,3 @@ def _presence(problem: Problem, moe: bool) -> Iterator[tuple[RecomputeModule, bo
 def decisions() -> list[str]:
     """Every name that `fix` may use."""
     return [name for name in Layout.model_fields if name != "pipeline_layout"]
-

@@ -39,7 +39,7 @@ def _conflict(problem: Problem, screening: Screening) -> tuple[list[str], str]:
             f"even the lightest legal layout needs at least {need} bytes ({format_bytes(need)}) on its fullest GPU, "
             f"{format_bytes(max(need - limit, 0))} more than the {limit} bytes ({format_bytes(limit)}) there are"
             if need > limit
-            else f"no placement of the layers keeps every GPU within the {limit} bytes ({format_bytes(limit)}) there are"
+            else f"no placement of layers keeps every GPU within the {limit} bytes ({format_bytes(limit)}) there are"
         )
         return ["memory_fits"], f"Legal layouts exist on {problem.gpu_range.max} GPUs, but {over}."
     return _broken_rules(problem)
@@ -70,7 +70,9 @@ def _broken_rules(problem: Problem) -> tuple[list[str], str]:
             names.append(rule)
     if not names:
         names = [rule for rule in degree_rules(problem, mode) if not rule.holds(problem, degrees, mode).all()]
-    return [rule.name for rule in names], "These rules leave no degrees: " + "; ".join(rule.meaning for rule in names) + "."
+    return [rule.name for rule in names], "These rules leave no degrees: " + "; ".join(
+        rule.meaning for rule in names
+    ) + "."
 
 
 def _relaxations(problem: Problem) -> Iterator[dict[str, Any]]:

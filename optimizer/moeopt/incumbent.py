@@ -81,7 +81,9 @@ def place_with_mtp(candidate: Candidate, limit_bytes: int, mtp_stage: int) -> Fo
     )
     if placed is None:
         return None
-    found = Found.judge(candidate, PipelineLayout.from_counts(candidate.degrees.pp, placed[0], problem.mtp_layers, mtp_stage))
+    found = Found.judge(
+        candidate, PipelineLayout.from_counts(candidate.degrees.pp, placed[0], problem.mtp_layers, mtp_stage)
+    )
     return found if found.peak_bytes <= limit_bytes else None
 
 

@@ -36,11 +36,14 @@ class MemoryGauge:
             self._extra_kept[stage] += count * kept[piece]  # type: ignore[index]
             self._passing[stage] = max(self._passing[stage], memory.transient_bytes[piece])  # type: ignore[index]
         self._fixed = np.full(self._pp, float(memory.overhead_bytes + self._vpp * memory.chunk_fixed_bytes))
-        self._fixed += sum(size for feature, size in memory.present_bytes.items() if feature in ("layer", "dense", "moe"))
+        self._fixed += sum(
+            size for feature, size in memory.present_bytes.items() if feature in ("layer", "dense", "moe")
+        )
         self._fixed[0] += memory.present_bytes.get("embedding", 0)
         self._fixed[-1] += memory.present_bytes.get("loss", 0)
         self._vectors = [
-            np.array(in_flight_vectors(*candidate.schedule[:4], rank, candidate.schedule[4])) for rank in range(self._pp)
+            np.array(in_flight_vectors(*candidate.schedule[:4], rank, candidate.schedule[4]))
+            for rank in range(self._pp)
         ]
 
     def peaks(self, counts: Array) -> Array:
@@ -55,7 +58,7 @@ class MemoryGauge:
         for rank, vectors in enumerate(self._vectors):
             running = np.where(vectors > 0, passing[:, rank], 0.0).max(axis=1)
             total[:, rank] = static[:, rank] + (kept[:, :, rank] @ vectors.T + running).max(axis=1)
-        return np.ceil((total + self._fixed).max(axis=1)).astype(np.int64)
+        return np.asarray(np.ceil((total + self._fixed).max(axis=1)), dtype=np.int64)
 
 
 def _static_bytes(candidate: Candidate, piece: Any) -> float:

@@ -212,15 +212,15 @@ class _RecomputeTable:
             chunked_memory_bound(self.problem, degrees, footprint, longest[0], piece_ns),
             packed_memory_bound(self.problem, degrees, footprint, longest, piece_ns),
         )
-        return np.maximum.reduce(bounds)
+        return np.asarray(np.maximum.reduce(bounds))
 
     def _footprint(self, recompute: Recompute) -> Footprint:
         """Recomputing only ever makes more pass at once, so what passes with nothing recomputed is a lower bound."""
         if recompute.granularity == "full":
-            return Footprint.of(self.problem, memory_terms(self.problem, self.degrees, _with(self.mode, recompute)), True)
-        kept = {
-            piece: size - freed_bytes(self.memory, recompute, piece) for piece, size in self.footprint.kept.items()
-        }
+            return Footprint.of(
+                self.problem, memory_terms(self.problem, self.degrees, _with(self.mode, recompute)), True
+            )
+        kept = {piece: size - freed_bytes(self.memory, recompute, piece) for piece, size in self.footprint.kept.items()}
         return replace(self.footprint, kept=kept)
 
 

@@ -79,7 +79,7 @@ def check_names(problem: Problem, known: Iterable[str]) -> None:
 
 def gpu_counts(problem: Problem) -> list[int]:
     """GPU totals that some combination of degrees makes, ascending."""
-    return np.unique(np.asarray(enumerate_degrees(problem).gpus)).tolist()
+    return [int(count) for count in np.unique(np.asarray(enumerate_degrees(problem).gpus))]
 
 
 def default_group(pp: Column, vpp: Column, microbatches: Column) -> Column:

@@ -141,12 +141,14 @@ def memory_bound(problem: Problem, degrees: Degrees, footprint: Footprint) -> Co
         scale = np.where(active, 1.0 / np.maximum(footprint.static[main] + flight * footprint.kept[main], 1), 0.0)
         weights += scale
         inner = (rank > 0) & (rank < degrees.pp - 1)
-        running += np.where(inner, scale * footprint.layer, np.where(rank == degrees.pp - 1, scale * footprint.loss, 0.0))
+        running += np.where(
+            inner, scale * footprint.layer, np.where(rank == degrees.pp - 1, scale * footprint.loss, 0.0)
+        )
         for piece in counts:
             price = scale * (footprint.static[piece] + flight * footprint.kept[piece])
             np.minimum(cheapest[piece], np.where(active, price, np.inf), out=cheapest[piece])
     mean = sum(count * cheapest[piece] for piece, count in counts.items()) + running
-    return _floored(mean / weights) + footprint.fixed
+    return np.asarray(_floored(mean / weights) + footprint.fixed)
 
 
 def chunked_memory_bound(
@@ -155,10 +157,10 @@ def chunked_memory_bound(
     """The same for interleaved rows none of whose chunks takes longer than `longest_ns`; zero where vpp is 1.
 
     In the vector at the end of the warm-up a rank holds min(group, M) micro-batches of every chunk but the last, and
-    min(group, M, 2 (pp - 1 - rank) + 1) of the last, so only the layers of last chunks come off cheaper, and in the time
-    given they are few. A last chunk starts at layer (vpp - 1) pp - 1 or later (inner stages are not empty), so kinds
-    that only come earlier are not in it. Every rank has a stage that is neither first nor last, so every rank runs a
-    layer. Plain mean over ranks.
+    min(group, M, 2 (pp - 1 - rank) + 1) of the last, so only the layers of last chunks come off cheaper, and in the
+    time given they are few. A last chunk starts at layer (vpp - 1) pp - 1 or later (inner stages are not empty), so
+    kinds that only come earlier are not in it. Every rank has a stage that is neither first nor last, so every rank
+    runs a layer. Plain mean over ranks.
     """
     counts = piece_counts(problem)
     deep = minimum(degrees.num_microbatches, degrees.interleave_group)
@@ -251,7 +253,7 @@ class _Packing:
         return self.spare + np.where(rank == last, self.lost, 0) + np.where(rank < self.ahead, self.displaced, 0)
 
 
-def longest_rank_ns(degrees: Degrees, work_ns: Column, limit_ns: Column) -> Column:
+def longest_rank_ns(degrees: Degrees, work_ns: Number, limit_ns: Number) -> Column:
     """The longest that one rank may take for one micro-batch when the ledger's pipeline time is within the limit.
 
     M times a rank's work is a row. 1F1B: the row is the time. Interleaved: the time is the middle of the rows and UB2,
@@ -259,17 +261,22 @@ def longest_rank_ns(degrees: Degrees, work_ns: Column, limit_ns: Column) -> Colu
     """
     m, v, p = degrees.num_microbatches, degrees.vpp, degrees.pp
     surrogate = (m * v + p - 1) * (work_ns // (p * v))
-    return np.where(v == 1, limit_ns // m, maximum(2 * limit_ns - surrogate, 0) // m)
+    return np.asarray(np.where(v == 1, limit_ns // m, maximum(2 * limit_ns - surrogate, 0) // m))
 
 
 def _displaced(
-    problem: Problem, main: LayerKind, longest_ns: Column, price_ns: Number, piece_ns: Mapping[Piece, Number], most: Number
+    problem: Problem,
+    main: LayerKind,
+    longest_ns: Column,
+    price_ns: Number,
+    piece_ns: Mapping[Piece, Number],
+    most: Number,
 ) -> tuple[Number, Number]:
     """(units touched, layers of the main kind displaced) by the kinds that only come before it.
 
     Their time D touches n units of tau each, n at least ceil(D / tau) and at most one a layer; what is left of those
-    holds floor((n tau - D) / t) at most. The n that displaces least counts. Zero where another kind comes between layers
-    of the main one.
+    holds floor((n tau - D) / t) at most. The n that displaces least counts. Zero where another kind comes between
+    layers of the main one.
     """
     layers = problem.architecture.layers
     leading = layers.index(main)

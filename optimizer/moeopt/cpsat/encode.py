@@ -16,13 +16,13 @@ from ortools.sat.python import cp_model
 
 from moeopt.candidate import TIE_BREAK, Candidate
 from moeopt.cpsat import prices
+from moeopt.cpsat.expressions import Expression
 from moeopt.cpsat.placement import Placement
 from moeopt.cpsat.schedule import add_schedule
 from moeopt.incumbent import Found
 from moeopt.pipeline import PipelineLayout
 from moeopt.problem.problem import Problem
 from moeopt.sweep import piece_counts, total
-
 
 Rows = Literal["all", "few"]
 
@@ -42,7 +42,7 @@ class GridVariables:
 class Encoding:
     """The model of a list of candidates under a time and a memory limit.
 
-    `rows` "few" leaves out all rows of a schedule but its ranks' own work: a relaxation, enough to rule most things out.
+    `rows` "few" leaves out all rows of a schedule but its ranks' own work: a relaxation that rules most things out.
     """
 
     def __init__(
@@ -132,7 +132,7 @@ class Encoding:
         """The literals of the candidates on one grid."""
         return [x for x, candidate in zip(self.chosen, self.candidates, strict=True) if candidate.grid == grid]
 
-    def at_least(self, above: cp_model.LinearExprT, below: cp_model.LinearExprT, *literals: cp_model.IntVar) -> None:
+    def at_least(self, above: Expression, below: Expression, *literals: cp_model.IntVar) -> None:
         """above >= below while every literal holds."""
         constraint = self.cp.add(above >= below)
         conditions = [literal for literal in literals if not self._is_certain(literal)]
@@ -162,12 +162,12 @@ class Encoding:
 
     def hint(self, found: Found) -> None:
         """Start the next solve at a layout."""
-        self.cp.clear_hints()
+        self.cp.clear_hints()  # type: ignore[no-untyped-call]
         for literal, candidate in zip(self.chosen, self.candidates, strict=True):
             self.cp.add_hint(literal, candidate.order == found.candidate.order)
         self.grids[found.candidate.grid].placement.hint(found.pipeline)
 
-    def settle(self, goal: cp_model.LinearExprT, value: int, found: Found) -> None:
+    def settle(self, goal: Expression, value: int, found: Found) -> None:
         """Keep a goal at the value reached, for the goals after it."""
         self.cp.add(goal <= value)
         self.hint(found)

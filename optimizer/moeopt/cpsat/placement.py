@@ -1,8 +1,8 @@
 """Variables of one pipeline grid (pp, vpp): how many decoder layers each stage holds, and where the MTP modules sit.
 
-Stage index = chunk * pp + rank, in model order. A stage without a decoder layer is allowed only at the ends: the first stage
-(embedding alone), the last, and the stages from the MTP modules' on (Megatron allows empty stages anywhere, but
-interior ones have deadlocked: Megatron-LM issue 1852).
+Stage index = chunk * pp + rank, in model order. A stage without a decoder layer is allowed only at the ends: the
+first stage (embedding alone), the last, and the stages from the MTP modules' on (Megatron allows empty stages anywhere,
+but interior ones have deadlocked: Megatron-LM issue 1852).
 """
 
 from collections.abc import Sequence
@@ -11,6 +11,7 @@ from itertools import accumulate
 from ortools.sat.python import cp_model
 
 from moeopt.accounting.pieces import Piece
+from moeopt.cpsat.expressions import Expression
 from moeopt.pipeline import PipelineLayout
 from moeopt.problem.architecture import LayerKind
 from moeopt.problem.problem import Problem
@@ -37,7 +38,7 @@ class Placement:
         for stage, literal in self.mtp.items():
             for later in range(stage + 1, self.stages):
                 cp.add(self.layers[later] == 0).only_enforce_if(literal)
-        self.counts: dict[Piece, list[cp_model.LinearExprT]] = self._layer_counts()
+        self.counts: dict[Piece, list[Expression]] = self._layer_counts()
         self.counts["embedding"] = [int(stage == 0) for stage in range(self.stages)]
         self.counts["loss"] = [int(stage == last) for stage in range(self.stages)]
         self.counts["mtp"] = [
@@ -55,8 +56,8 @@ class Placement:
         self.cp.add_exactly_one(literals.values())
         return literals
 
-    def _starts(self, total: int) -> list[cp_model.LinearExprT]:
-        starts: list[cp_model.LinearExprT] = [0]
+    def _starts(self, total: int) -> list[Expression]:
+        starts: list[Expression] = [0]
         for stage in range(1, self.stages):
             start = self.cp.new_int_var(0, total, f"{self._name}_start_{stage}")
             self.cp.add(start == starts[-1] + self.layers[stage - 1])
@@ -64,11 +65,11 @@ class Placement:
         self.cp.add(starts[-1] + self.layers[-1] == total)
         return [*starts, total]
 
-    def _layer_counts(self) -> dict[Piece, list[cp_model.LinearExprT]]:
+    def _layer_counts(self) -> dict[Piece, list[Expression]]:
         """Layers of each kind a stage; all kinds but the last are read off the prefix counts of the architecture."""
         kinds = self._architecture.kinds
-        counts: dict[Piece, list[cp_model.LinearExprT]] = {}
-        rest: list[cp_model.LinearExprT] = list(self.layers)
+        counts: dict[Piece, list[Expression]] = {}
+        rest: list[Expression] = list(self.layers)
         for kind in kinds[:-1]:
             prefix = self._prefix(kind)
             counts[kind] = [prefix[stage + 1] - prefix[stage] for stage in range(self.stages)]
@@ -76,12 +77,12 @@ class Placement:
         counts[kinds[-1]] = rest
         return counts
 
-    def _prefix(self, kind: LayerKind) -> list[cp_model.LinearExprT]:
+    def _prefix(self, kind: LayerKind) -> list[Expression]:
         layers = self._architecture.layers
         table = [0, *accumulate(int(layer == kind) for layer in layers)]
         leading = table[-1]
         head_only = table == [min(i, leading) for i in range(len(table))]
-        result: list[cp_model.LinearExprT] = [0]
+        result: list[Expression] = [0]
         for stage in range(1, self.stages):
             value = self.cp.new_int_var(0, leading, f"{self._name}_{kind}_before_{stage}")
             if head_only:
@@ -105,7 +106,7 @@ class Placement:
             self._present[key] = literal
         return self._present[key]
 
-    def any_present(self, pieces: Sequence[Piece], stages: Sequence[int]) -> cp_model.LinearExprT:
+    def any_present(self, pieces: Sequence[Piece], stages: Sequence[int]) -> Expression:
         """1 where any of the stages holds any of the pieces."""
         literals = [self.present(piece, stage) for piece in pieces for stage in stages]
         if any(literal is True for literal in literals):
@@ -139,4 +140,3 @@ class Placement:
         counts = [value.value(variable) for variable in self.layers]
         stage = next((s for s, literal in self.mtp.items() if value.value(literal)), None)
         return PipelineLayout.from_counts(self.pp, counts, self._mtp_layers, stage)
-

@@ -17,19 +17,17 @@ from moeopt.accounting.time.step_end import SCALE
 from moeopt.arithmetic import ceil_div
 from moeopt.candidate import Candidate
 from moeopt.cpsat.caps import add_caps
+from moeopt.cpsat.expressions import Expression
 from moeopt.sweep import piece_counts, total
 
 if TYPE_CHECKING:
     from moeopt.cpsat.encode import Encoding, GridVariables
 
-Expression = cp_model.LinearExprT
 Counts = dict[Piece, Expression]
 Prices = Mapping[Piece, int]
 
 
-def add_candidate(
-    encoding: "Encoding", candidate: Candidate, grid: "GridVariables", literal: cp_model.IntVar
-) -> None:
+def add_candidate(encoding: "Encoding", candidate: Candidate, grid: "GridVariables", literal: cp_model.IntVar) -> None:
     """Time, kept and passing bytes of every stage; static bytes and step end of every rank."""
     rows = _Rows(encoding, candidate, grid, literal)
     for stage in range(grid.placement.stages):
@@ -138,4 +136,3 @@ def longest_end_ns(candidate: Candidate) -> int:
 def priced(counts: Counts, prices: Prices) -> Expression:
     """Counts times prices, over the pieces that have one."""
     return sum(column * int(prices[piece]) for piece, column in counts.items() if piece in prices)
-

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from ortools.sat.python import cp_model
 
 from moeopt.arithmetic import ceil_div
+from moeopt.cpsat.expressions import Expression
 from moeopt.schedule.bounds import lower_bound_rows
 from moeopt.schedule.in_flight import in_flight_vectors
 
@@ -20,7 +21,7 @@ def add_schedule(
     schedule: Schedule,
     grid: "GridVariables",
     literal: cp_model.IntVar,
-    hop_ns: cp_model.LinearExprT,
+    hop_ns: Expression,
 ) -> None:
     """Everything that the order of operations says, while `literal` holds."""
     _add_memory(encoding, schedule, grid, literal)
@@ -67,7 +68,7 @@ def _surrogate(
     groups = int(ceil_div(microbatches, group))
     base = cp.new_int_var(0, horizon, f"base_{schedule}")
     total = cp.new_int_var(0, 4 * horizon, f"ub2_{schedule}")
-    value: cp_model.LinearExprT = (microbatches * vpp + pp - 1) * base
+    value: Expression = (microbatches * vpp + pp - 1) * base
     for chunk in range(vpp):
         largest = cp.new_int_var(0, horizon, "")
         for stage in range(chunk * pp, (chunk + 1) * pp):

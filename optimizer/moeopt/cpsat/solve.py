@@ -3,14 +3,15 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import version
 
-import ortools
 from ortools.sat.python import cp_model
 
 from moeopt.cpsat.encode import Encoding
+from moeopt.cpsat.expressions import Expression
 from moeopt.incumbent import Found
 
-ENGINE = f"ortools {ortools.__version__}"
+ENGINE = f"ortools {version('ortools')}"
 Progress = Callable[[str], None]
 _QUICK = 0.5
 """Deterministic time of a quick solve: about as many seconds."""
@@ -45,7 +46,7 @@ class Outcome:
     bound: int
 
 
-def minimise(encoding: Encoding, goal: cp_model.LinearExprT, settings: Settings, label: str) -> Outcome:
+def minimise(encoding: Encoding, goal: Expression, settings: Settings, label: str) -> Outcome:
     """Minimise one expression. The layout's integers come from the exact reader, which must agree with the model's."""
     encoding.cp.minimize(goal)
     solver = _solver(settings)

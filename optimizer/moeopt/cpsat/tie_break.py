@@ -10,6 +10,7 @@ from ortools.sat.python import cp_model
 
 from moeopt.candidate import Candidate
 from moeopt.cpsat.encode import Encoding
+from moeopt.cpsat.expressions import Expression
 from moeopt.cpsat.solve import Settings, minimise
 from moeopt.incumbent import Found
 from moeopt.screening import MOST_NS
@@ -52,7 +53,7 @@ def _encode(best: Found, candidate: Candidate) -> Encoding:
     return encoding
 
 
-def _placement_goals(encoding: Encoding, chosen: Found) -> list[cp_model.LinearExprT]:
+def _placement_goals(encoding: Encoding, chosen: Found) -> list[Expression]:
     """Layers a stage compared lexicographically, as many stages to a goal as exact weights allow."""
     layers = encoding.grids[chosen.candidate.grid].placement.layers
     base = max(chunk.layers for chunk in chosen.pipeline.chunks) + 2
