@@ -195,7 +195,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         chosen = names or sorted(stems(), key=lambda stem: problem_of(stem).gpu_range.max)
         for number, stem in enumerate(chosen, 1):
             print(f"{number} of {len(chosen)}: {stem}", flush=True)
-            write_runs({**read_runs(), stem: record(stem, asked.time_limit)})
+            run = record(stem, asked.time_limit)
+            write_runs({**read_runs(), stem: run})
     (RESULTS / "README.md").write_text(table(), encoding="utf-8")
 
 

@@ -2,6 +2,7 @@
 
 import random
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 
@@ -59,13 +60,28 @@ def test_memory_goes_before_time() -> None:
     """Where the fastest placement does not fit, one that fits is returned, and it is not faster."""
     shape = (4, 1, 32, 4, False)
     times = ([100] * 16, [200] * 16, [0, 0, 0, 150], [0, 0, 0, 300], 0)
-    free, free_ns = balanced_counts(shape, *times)
-    assert free[0] > 3
+    free = balanced_counts(shape, *times)
+    assert free is not None
+    assert free[0][0] > 3
 
-    def over(counts: tuple[int, ...]) -> int:
-        return max(0, counts[0] - 3)
+    def over(counts: Any) -> Any:
+        return np.maximum(0, counts[:, 0] - 3)
 
-    tight, tight_ns = balanced_counts(shape, *times, over)
+    placed = balanced_counts(shape, *times, over)
+    assert placed is not None
+    tight, tight_ns = placed
     assert tight[0] <= 3
     assert sum(tight) == 16
-    assert tight_ns >= free_ns
+    assert tight_ns >= free[1]
+
+
+def test_rooms_are_kept() -> None:
+    """No stage holds fewer or more layers than its room says; an impossible room gives no placement."""
+    shape = (4, 1, 32, 4, False)
+    times = ([100] * 16, [200] * 16, [0, 0, 0, 150], [0, 0, 0, 300], 0)
+    placed = balanced_counts(shape, *times, None, [(0, 16), (6, 6), (1, 16), (0, 0)])
+    assert placed is not None
+    assert placed[0][1] == 6
+    assert placed[0][3] == 0
+    assert sum(placed[0]) == 16
+    assert balanced_counts(shape, *times, None, [(5, 16)] * 4) is None

@@ -27,7 +27,8 @@ _GROWTH = 1.2
 """The first limit that admits a layout is looked for in steps of this factor."""
 _SAMPLES = 4
 _FILLS = (1.0, 0.93, 0.85, 0.75, 0.6)
-"""Shares of the memory limit: for each, the best pairs whose memory bound is below it are tried first."""
+"""Shares of the memory limit: for each, and each recompute setting, the best pairs whose memory bound is below it are
+tried first."""
 
 
 class Stopped(Exception):  # noqa: N818 - not an error: a way out of the loops
@@ -135,21 +136,24 @@ class Search:
             return
         self.bound = score = lowest
         most = self.problem.memory_limit if self.problem.objective == "peak_memory" else MOST_NS * self._most_gpus
+        tried = -1
         while len(self.pool) < self.top and score < most:
             score = int(score * _GROWTH)
-            self._try(self._samples(self.screening.pairs(self.limits(score), self._few_settings)))
+            self._try(self._samples(self.screening.pairs(self.limits(score), self._few_settings), tried))
+            tried = score
         if self.pool:
             self._pairs = self.screening.pairs(self.limits(self.threshold))
             self._try(self._samples(self._pairs))
 
     @property
     def _few_settings(self) -> list[Recompute]:
-        """Recompute settings that first layouts are looked for with: nothing, one module, the cheap ones, full."""
+        """Recompute settings that first layouts are looked for with: none, one module, the cheap ones, `moe`, full."""
         cheap = {"layernorm", "moe_act", "mla_up_proj"}
         return [
             setting
             for setting in self.screening.recomputes
             if setting.granularity == "full"
+            or "moe" in setting.modules
             or len(setting.modules) <= 1
             or set(setting.modules) == cheap
             or set(setting.modules) == cheap - {"mla_up_proj"}
@@ -167,8 +171,11 @@ class Search:
                 continue
             self._add(place(candidate, self.limits(threshold).memory_bytes))
 
-    def _samples(self, pairs: Sequence[Pair]) -> list[Candidate]:
-        """Some candidates worth placing: the best by bound, at several fill levels of memory."""
+    def _samples(self, pairs: Sequence[Pair], above: int = -1) -> list[Candidate]:
+        """Some candidates worth placing: the best by bound, at several fill levels of memory.
+
+        `above`: a bound up to which candidates were sampled before, and did not fit.
+        """
         if not any(pair.size for pair in pairs):
             return []
         score = np.concatenate([self._score_bound(pair) for pair in pairs])
@@ -177,7 +184,7 @@ class Search:
         index = np.concatenate([np.arange(pair.size) for pair in pairs])
         picked: set[int] = set()
         for fill in _FILLS:
-            fitting = np.flatnonzero(memory <= int(fill * self.problem.memory_limit))
+            fitting = np.flatnonzero((memory <= int(fill * self.problem.memory_limit)) & (score > above))
             picked.update(fitting[np.argsort(score[fitting], kind="stable")[: _SAMPLES * self.top]].tolist())
         order = sorted(picked, key=lambda i: int(score[i]))
         return [self._candidate(pairs[origin[i]], int(index[i])) for i in order]

@@ -113,11 +113,18 @@ class _Rows:
         return rounded
 
     def step_end(self, rank: int) -> None:
-        """The exposed end of the step on one rank: a maximum of rows over its elements and its work."""
+        """The exposed end of the step on one rank: a maximum of rows over its elements and its work.
+
+        Work hides communication, so it must be the exact price: the time variables are only bounded from below.
+        """
         stages = range(rank, self.pp * self.vpp, self.pp)
         dense = sum(priced(self.counts(stage), self.memory.dense_elements) for stage in stages)
         expert = sum(priced(self.counts(stage), self.memory.expert_elements) for stage in stages)
-        work = sum(self.grid.forward[stage] + self.grid.backward[stage] for stage in stages)
+        work = sum(
+            priced(self.counts(stage), price_list)
+            for stage in stages
+            for price_list in (self.time.forward_ns, self.candidate.backward_ns)
+        )
         for row in self.time.step_end.rows:
             prices = (int(row.dense), int(row.expert), int(row.stage))
             common = gcd(SCALE, *prices)
