@@ -23,6 +23,8 @@ from moeopt.problem.problem import Problem
 from moeopt.screening import MOST_NS, Column, Limits, Pair, Screening
 from moeopt.space import check_names, row
 
+_BATCH = 4
+"""Candidates asked at once, a worker."""
 _GROWTH = 1.2
 """The first limit that admits a layout is looked for in steps of this factor."""
 _SAMPLES = 4
@@ -223,19 +225,23 @@ class Search:
             ),
             key=lambda item: (item[0], item[1].order),
         )
-        width = self.settings.workers
-        with ThreadPoolExecutor(width) as pool:
+        width = _BATCH * self.settings.workers
+        with ThreadPoolExecutor(self.settings.workers + 1) as pool:
             for first in range(0, len(ordered), width):
                 batch = self._within_threshold(ordered[first : first + width])
                 if not batch:
                     return
-                if first % 16 < width:
-                    self._say(f"bound {self.bound:,}, at most {len(ordered) - first} candidates to ask")
-                quick = [self._encode(candidate, few_rows=True) for candidate in batch]
-                ruled_out = list(pool.map(lambda model: model is None or rules_out(model, self.settings), quick))
-                for candidate, gone in zip(batch, ruled_out, strict=True):
+                self._say(f"bound {self.bound:,}, at most {len(ordered) - first} candidates to ask")
+                for candidate, gone in zip(batch, list(pool.map(self._ruled_out, batch)), strict=True):
                     if not gone:
                         self._solve(candidate)
+
+    def _ruled_out(self, candidate: Candidate) -> bool:
+        """Whether a quick solve shows that no placement is within the threshold (one thread builds, others solve)."""
+        if self.settings.expired:
+            return False
+        model = self._encode(candidate, few_rows=True)
+        return model is None or rules_out(model, self.settings)
 
     def _within_threshold(self, items: Sequence[tuple[int, Candidate]]) -> list[Candidate]:
         """The candidates whose bound still matters; raises Stopped when the time is over."""

@@ -21,7 +21,7 @@ from moeopt.arithmetic import Number
 Column: TypeAlias = NDArray[np.float64]
 _SLACK = 1e-9
 """Floats here are wrong by less than one part in 10^12; bounds give this much away."""
-_BISECTIONS = 40
+_BISECTIONS = 24
 
 
 def ub2_at_least(

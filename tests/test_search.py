@@ -1,0 +1,83 @@
+"""The search as a whole: same answer whatever the threads, honest when stopped, K best in order, bounds that hold."""
+
+import random
+
+import numpy as np
+import pytest
+
+from moeopt.schedule.bounds import ub2
+from moeopt.schedule.chunk_cap import longest_chunk_ns, ub2_at_least
+from moeopt.schedule.in_flight import in_flight_vectors
+from moeopt.search import solve
+from test_search_brute_force import random_problem
+
+SOLVABLE = [seed for seed in range(60) if random_problem(seed).objective == "step_time"][:8]
+
+
+def answer_of(number: int, **settings: object) -> dict[str, object]:
+    answer = solve(random_problem(number), **settings)  # type: ignore[arg-type]
+    answer.pop("search")
+    return answer
+
+
+@pytest.mark.parametrize("seed", SOLVABLE)
+def test_answer_does_not_depend_on_workers_or_seed(seed: int) -> None:
+    """Layout and every integer are the same for one and for two workers, and for another seed of the solver."""
+    first = answer_of(seed, workers=1)
+    assert answer_of(seed, workers=2) == first
+    assert answer_of(seed, workers=1, seed=7) == first
+
+
+@pytest.mark.parametrize("seed", SOLVABLE[:4])
+def test_without_screening_the_optimum_is_the_same(seed: int) -> None:
+    """Giving the solver every candidate changes neither the status nor the objective nor the layout."""
+    assert answer_of(seed, workers=2, screening=False) == answer_of(seed, workers=2)
+
+
+@pytest.mark.parametrize("seed", SOLVABLE[:4])
+def test_k_best_are_in_order_and_distinct(seed: int) -> None:
+    """Alternatives come after the best, none better than the one before, no two alike."""
+    answer = solve(random_problem(seed), workers=2, top=4)
+    if answer["status"] == "infeasible":
+        return
+    values = [answer["objective"]["value"], *(item["objective"]["value"] for item in answer["alternatives"])]
+    assert values == sorted(values)
+    layouts = [str(answer["layout"]), *(str(item["layout"]) for item in answer["alternatives"])]
+    assert len(set(layouts)) == len(layouts)
+
+
+def test_a_search_without_time_says_so() -> None:
+    """With no time at all the answer is feasible with a bound below its value, or unknown: never a proof."""
+    answer = solve(random_problem(SOLVABLE[0]), time_limit=1e-9, workers=1)
+    assert answer["status"] in {"feasible", "unknown"}
+    if answer["status"] == "feasible":
+        assert answer["objective"]["bound"] <= answer["objective"]["value"]
+
+
+def test_a_last_chunk_in_flight_means_all_are() -> None:
+    """What the memory bounds assume of interleaved schedules is dominated by an exact vector in every case."""
+    rng = random.Random(5)
+    for _ in range(1500):
+        p, v, m = rng.randint(2, 12), rng.randint(2, 6), 0
+        m = rng.randint(p, 6 * p)
+        group = rng.choice([g for g in range(p, m + 1) if m % g == 0 or m % g >= p])
+        rank = rng.randrange(p)
+        depth = 2 * (p - 1 - rank) + 1
+        wanted = [min(m, group + max(0, depth - group)), *[min(m, group)] * (v - 2), min(m, group, depth)]
+        vectors = in_flight_vectors(p, v, m, group, rank)
+        assert any(all(a >= b for a, b in zip(vector, wanted, strict=True)) for vector in vectors)
+        assert any(min(vector) >= wanted[-1] for vector in vectors)
+
+
+def test_chunk_cap_never_cuts_a_placement() -> None:
+    """UB2 is at least its bound for the longest chunk, and no chunk of a placement within a limit exceeds the cap."""
+    rng = random.Random(6)
+    for _ in range(1500):
+        p, v = rng.choice([2, 3, 4, 8]), rng.choice([2, 3, 4])
+        m = p * rng.randint(1, 6)
+        times = [rng.randint(0, 50) if rng.random() < 0.5 else rng.randint(20, 30) for _ in range(p * v)]
+        upper = ub2(p, v, m, p, times)
+        assert ub2_at_least(p, v, m, p, sum(times), max(times)) <= upper
+        rows = max(m * sum(times[rank::p]) for rank in range(p))
+        limit = -(-(rows + upper) // 2)
+        assert int(np.max(longest_chunk_ns(p, v, m, p, sum(times), limit))) >= max(times)
