@@ -20,13 +20,15 @@ from moeopt.cpsat.tie_break import break_tie
 from moeopt.incumbent import Found, place
 from moeopt.layout import Recompute
 from moeopt.problem.problem import Problem
-from moeopt.screening import MOST_NS, Column, Limits, Pair, Screening
+from moeopt.screening import Column, Limits, Pair, Screening
 from moeopt.space import check_names, row
 
 _BATCH = 4
 """Candidates asked at once, a worker."""
 _GROWTH = 1.2
-"""The first limit that admits a layout is looked for in steps of this factor."""
+"""The first limit that admits a layout is looked for in steps of this factor ..."""
+_ROUNDS = 16
+"""... this many times: to 18 times the lowest bound. What fits only beyond is left to the solver."""
 _SAMPLES = 4
 _FILLS = (1.0, 0.93, 0.85, 0.75, 0.6)
 """Shares of the memory limit: for each, and each recompute setting, the best pairs whose memory bound is below it are
@@ -131,15 +133,16 @@ class Search:
 
     # Good layouts first -------------------------------------------------------------------------------------------
 
-    def find_first(self) -> None:
+    def find_first(self, rounds: int = _ROUNDS) -> None:
         """Fill the pool: grow a limit until a heuristic placement fits, then look once more below it."""
         lowest = self._lowest_score()
         if lowest is None:
             return
         self.bound = score = lowest
-        most = self.problem.memory_limit if self.problem.objective == "peak_memory" else MOST_NS * self._most_gpus
         tried = -1
-        while len(self.pool) < self.top and score < most:
+        for _ in range(rounds):
+            if len(self.pool) >= self.top:
+                break
             score = int(score * _GROWTH)
             self._try(self._samples(self.screening.pairs(self.limits(score), self._few_settings), tried))
             tried = score
@@ -160,10 +163,6 @@ class Search:
             or set(setting.modules) == cheap
             or set(setting.modules) == cheap - {"mla_up_proj"}
         ]
-
-    @property
-    def _most_gpus(self) -> int:
-        return self.problem.gpu_range.max if self.problem.objective == "cost" else 1
 
     def _try(self, candidates: Sequence[Candidate]) -> None:
         for candidate in candidates:

@@ -17,6 +17,8 @@ from moeopt.space import domain, enumerate_degrees, with_chunks
 from moeopt.units import format_bytes
 
 _MOST_DOUBLINGS = 12
+_ROUNDS = 7
+"""Steps in which a layout is looked for at another GPU count: up to 3.6 times its lowest time bound."""
 
 
 def explain(problem: Problem, screening: Screening) -> dict[str, Any]:
@@ -81,12 +83,32 @@ def _relaxations(problem: Problem) -> Iterator[dict[str, Any]]:
         free = problem.model_copy(update={"fix": {}, "limits": Limits()})
         if _fits(free):
             yield {"change": "drop fix and limits", "to": None, "text": "layouts exist without them"}
-    gpus = problem.gpu_range.max
+    gpus = _enough_gpus(problem)
+    if gpus is not None:
+        yield {"change": "gpus", "to": gpus, "gpus": gpus, "text": f"{gpus} GPUs have a layout"}
+
+
+def _enough_gpus(problem: Problem) -> int | None:
+    """The smallest GPU count that was found to have a layout: by doubling, then by halving the step down to an eighth
+    of the count (in whole nodes)."""
+    low = high = problem.gpu_range.max
     for _ in range(_MOST_DOUBLINGS):
-        gpus *= 2
-        if _fits(problem.model_copy(update={"gpus": gpus})):
-            yield {"change": "gpus", "to": gpus, "gpus": gpus, "text": f"{gpus} GPUs have a layout"}
-            return
+        low, high = high, 2 * high
+        if _fits(problem.model_copy(update={"gpus": high})):
+            break
+    else:
+        return None
+    node = problem.cluster.gpus_per_node
+    finest = max((high - low) // 8, 1)
+    while high - low > finest:
+        middle = -(-(low + high) // 2 // node) * node
+        if not low < middle < high:
+            break
+        if _fits(problem.model_copy(update={"gpus": middle})):
+            high = middle
+        else:
+            low = middle
+    return high
 
 
 def _fits(problem: Problem) -> bool:
@@ -95,5 +117,8 @@ def _fits(problem: Problem) -> bool:
     from moeopt.cpsat.solve import Settings
 
     search = Search(problem, Settings(workers=1))
-    search.find_first()
+    least = search.screening.best_memory
+    if least is None or least > problem.memory_limit:
+        return False
+    search.find_first(_ROUNDS)
     return bool(search.pool)
