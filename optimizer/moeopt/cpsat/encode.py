@@ -128,10 +128,6 @@ class Encoding:
             sizes("static", pp),
         )
 
-    def literals_of(self, grid: tuple[int, int]) -> list[cp_model.IntVar]:
-        """The literals of the candidates on one grid."""
-        return [x for x, candidate in zip(self.chosen, self.candidates, strict=True) if candidate.grid == grid]
-
     def at_least(self, above: Expression, below: Expression, *literals: cp_model.IntVar) -> None:
         """above >= below while every literal holds."""
         constraint = self.cp.add(above >= below)

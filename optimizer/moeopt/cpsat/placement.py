@@ -121,13 +121,6 @@ class Placement:
             self.cp.add_implication(literal, either)
         return either
 
-    def freeze_unless(self, literal: cp_model.IntVar, layout: PipelineLayout) -> None:
-        """Pin the grid to one layout while it is not chosen, so that it adds nothing to the search."""
-        for stage, chunk in enumerate(layout.chunks):
-            self.cp.add(self.layers[stage] == chunk.layers).only_enforce_if(literal.negated())
-        for stage, mtp in self.mtp.items():
-            self.cp.add(mtp == int(bool(layout.chunks[stage].mtp))).only_enforce_if(literal.negated())
-
     def hint(self, layout: PipelineLayout) -> None:
         """Start the search at a layout."""
         for stage, chunk in enumerate(layout.chunks):
