@@ -1,12 +1,14 @@
 # make        the default problem's best layout, in a virtual environment of its own
 # make test   everything that continuous integration runs: lint, types, tests
 # make results  every problem of problems/ solved, and the table of results/README.md
+# make docs   what the documents show written anew: docs/commands.md and the outputs of docs/tutorial.md
+# make site   the documentation as a site, in build/site
 # All need python3 (3.10 or newer) with venv, and what pyproject.toml names; both may be run again at any time.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: all test results clean
+.PHONY: all test results docs site clean
 
 all: $(VENV)/.run
 	$(BIN)/moeopt solve --gpus 512
@@ -19,6 +21,14 @@ test: $(VENV)/.test
 
 results: $(VENV)/.run
 	$(BIN)/python benchmarks/results.py
+
+docs: $(VENV)/.run
+	$(BIN)/python -m moeopt.cli.help_pages docs/commands.md
+	$(BIN)/python tests/tutorial.py
+
+site: $(VENV)/.run
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	$(BIN)/mkdocs build --strict
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

@@ -17,6 +17,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from moeopt.accounting.fsdp import unit_elements
 from moeopt.accounting.memory.persistent import held_after_step_bytes
 from moeopt.accounting.memory.recipe import Recipe
 from moeopt.accounting.memory.stage import StageMemory, stage_memory
@@ -116,6 +117,22 @@ def predict(row: Mapping[str, Any], architectures: Mapping[str, Any], moments: b
     return stages, held_after_step_bytes(symbols(problem, degrees, choices), layout.vpp)
 
 
+def released_bytes(row: Mapping[str, Any], architectures: Mapping[str, Any]) -> int:
+    """Bytes that a stage is counted with and that are not there between steps: what Megatron-FSDP gathered or held to
+    be reduced of parameters outside layers. Until 378d81fbd (30 May 2026) those parameters were released as well; that
+    commit raised the recorded bytes between steps of two tests by just their size, and no peak."""
+    layout = Layout(**row["layout"])
+    if layout.fsdp != "optim_grads_params" or layout.pp > 1:
+        return 0
+    problem = problem_of(row, architectures)
+    degrees, choices = degrees_of(row, layout), layout.choices
+    terms = memory_terms(problem, degrees, choices)
+    price = terms.gradient_bytes_per_element + terms.sharded_gradient_bytes_per_element
+    outside = {piece: unit_elements(problem, piece, degrees, choices).outside for piece in ("embedding", "loss")}
+    released = 2 * sum(outside.values()) if row.get("released_between_steps") else 0
+    return int(released + price * outside["loss"])
+
+
 def compare(row: Mapping[str, Any], architectures: Mapping[str, Any]) -> Iterator[Comparison]:
     """Every measured figure of a row against its prediction."""
     measured = row["measured"]
@@ -123,7 +140,8 @@ def compare(row: Mapping[str, Any], architectures: Mapping[str, Any]) -> Iterato
     peaks = [stage.total_bytes - stage.overhead_bytes for stage in stages]
     for rank, peak in enumerate(measured.get("stage_peaks", ())):
         yield Comparison(row["group"], row["id"], f"peak of stage {rank}", peaks[rank], peak)
-    between = {"allocated": stages[-1].allocated_bytes + held}
+    released = released_bytes(row, architectures)
+    between = {"allocated": stages[-1].allocated_bytes + held - released}
     between["largest_allocated"] = max(stage.allocated_bytes + held for stage in stages)
     for name, value in between.items():
         if name in measured:
@@ -162,6 +180,10 @@ def features(row: Mapping[str, Any]) -> Iterator[str]:
         yield "overlap of the expert all-to-all"
     if layout.optimizer.offload_fraction:
         yield "optimizer offload"
+    if layout.fsdp != "none":
+        yield "Megatron-FSDP"
+    if layout.offload:
+        yield "activation offload"
     if work.get("attention_backend") == "unfused":
         yield "unfused attention"
     yield f"loss kernel {work.get('cross_entropy', 'native')}"
@@ -218,7 +240,8 @@ def explanation(item: Comparison, row: Mapping[str, Any], architectures: Mapping
         routed = {**row, "workload": {**row["workload"], "routing": {"imbalance": middle}}}
         found = next(i for i in compare(routed, architectures) if i.quantity == item.quantity)
         low, high = (middle, high) if found.error < 0 else (low, middle)
-    return f"balanced routing is assumed; an imbalance of {high:.2f} on the recorded rank would close the gap"
+    assumed = "initial" if row["workload"].get("routing") == "initial" else "balanced"
+    return f"{assumed} routing is assumed; an imbalance of {high:.2f} on the recorded rank would close the gap"
 
 
 def _line(item: Comparison) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 import matplotlib
 
-from moeopt.evaluate import evaluate
+from moeopt.evaluation import evaluate
 from moeopt.layout import Layout
 from moeopt.problem.base import read_fields
 from moeopt.problem.loading import load_problem

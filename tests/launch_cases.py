@@ -5,12 +5,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from moeopt.evaluate import evaluate
-from moeopt.launch.job import Job, job_of
-from moeopt.launch.smoke import smoke
+from moeopt.evaluation import evaluate
 from moeopt.layout import Layout
 from moeopt.problem.base import read_fields
 from moeopt.problem.loading import load_problem
+from moeopt.writers.job import Job, job_of
+from moeopt.writers.smoke import smoke
 
 RECORD = Path(__file__).parent / "data" / "launch_validation.json"
 MEMORY = "4TB"

@@ -128,6 +128,67 @@ WITNESSES = (
         {"optimizer": {"instances": 2}, "distributed_optimizer": False, "overlap": {"param_gather": False}},
         {"distributed_optimizer": True},
     ),
+    Witness("mtp_projection_by_tp", arch(hidden_size=1020, num_nextn_predict_layers=1), {"tp": 8}, {"tp": 4}),
+    Witness(
+        "moe_act_recompute_needs_experts", arch(**DENSE), {"recompute": {"modules": ["moe_act"]}}, {"recompute": "none"}
+    ),
+    Witness(
+        "offload_without_mxfp8",
+        {**work(precision="mxfp8"), "cluster": {"compute_capability": "10.0"}},
+        {"optimizer": {"offload_fraction": 0.5, "precision_aware": True}},
+        {"optimizer": {"precision_aware": True}},
+    ),
+    Witness(
+        "mxfp8_needs_distributed_optimizer",
+        {**work(precision="mxfp8"), "cluster": {"compute_capability": "10.0"}},
+        {"distributed_optimizer": False, "overlap": {"param_gather": False}},
+        {"distributed_optimizer": True},
+    ),
+    Witness(
+        "fsdp_needs_distributed_optimizer",
+        {},
+        {"fsdp": "optim", "distributed_optimizer": False, "overlap": {"param_gather": False}},
+        {"distributed_optimizer": True},
+    ),
+    Witness("fsdp_ep_overlap_needs_pp_1", {}, {**EP_OVERLAP, "fsdp": "optim", "pp": 2, "vpp": 2}, {"fsdp": "none"}),
+    Witness(
+        "fsdp_ep_overlap_graphs",
+        {},
+        {**EP_OVERLAP, "fsdp": "optim", "cuda_graphs": "attention"},
+        {"cuda_graphs": "none"},
+    ),
+    Witness("fsdp_16_bit", FP8, {"fsdp": "optim_grads_params"}, {"fsdp": "optim_grads"}),
+    Witness(
+        "fsdp_without_optimizer_offload",
+        {},
+        {"fsdp": "optim", "optimizer": {"offload_fraction": 0.5, "precision_aware": True}},
+        {"fsdp": "none"},
+    ),
+    Witness(
+        "offload_attn_proj_needs_core_attn", {}, {"offload": ["attn_proj"]}, {"offload": ["attn_proj", "core_attn"]}
+    ),
+    Witness(
+        "offload_without_moe_recompute",
+        {},
+        {"offload": ["moe_act"], "recompute": {"modules": ["moe"]}},
+        {"recompute": {"modules": ["moe_act"]}},
+    ),
+    Witness(
+        "offload_without_full_recompute", {}, {"offload": ["core_attn"], "recompute": "full"}, {"recompute": "none"}
+    ),
+    Witness("offload_experts_need_experts", arch(**DENSE), {"offload": ["moe_act"]}, {"offload": ["core_attn"]}),
+    Witness(
+        "offload_norms_without_graphs",
+        {},
+        {"offload": ["mlp_norm"], "cuda_graphs": "attention"},
+        {"cuda_graphs": "none"},
+    ),
+    Witness(
+        "offload_graphs_need_attention",
+        {},
+        {"offload": ["core_attn"], "cuda_graphs": "router"},
+        {"cuda_graphs": "attention"},
+    ),
     Witness("instances_by_dp_cp", {"gpus": 24}, {"tp": 4, "optimizer": {"instances": 8}}, {"tp": 1}),
     Witness("instances_by_edp", {"gpus": 24}, {"ep": 4, "optimizer": {"instances": 8}}, {"ep": 1}),
     Witness(

@@ -13,7 +13,8 @@ from moeopt.problem.huggingface import FAMILIES, architecture_fields, is_hugging
 from moeopt.problem.loading import load_architecture, preset_fields, presets
 
 DATA = Path(__file__).parent / "data"
-HUB = json.loads((DATA / "hub_configs.json").read_text())["configs"]
+PUBLISHED = json.loads((DATA / "hub_configs.json").read_text())
+HUB = PUBLISHED["configs"]
 BUILT = {path.parent.name: json.loads(path.read_text()) for path in (DATA / "hf_configs").glob("*/config.json")}
 PRESET_OF = {name: name.removesuffix("-text") for name in BUILT if not name.startswith("synthetic")}
 CONFIGS = {**{PRESET_OF[name]: BUILT[name] for name in PRESET_OF}, **HUB}
@@ -28,6 +29,15 @@ SPELLINGS = {
     "topk_group",
 }
 """Fields that say the same thing in several ways (compared as layers), or that no size depends on."""
+CONSTANTS = {
+    "rope_theta",
+    "partial_rotary_factor",
+    "rope_scaling",
+    "rms_norm_eps",
+    "norm_topk_prob",
+    "routed_scaling_factor",
+}
+"""Fields that cost nothing; the configs that transformers built anew hold its defaults there."""
 
 
 def _read(config):
@@ -38,10 +48,37 @@ def _read(config):
 def test_preset_is_its_config(name):
     """A preset and the published config of the same transformer describe the same architecture."""
     preset, config = load_architecture(name), _read(CONFIGS[name])
-    shown = [each.model_dump(exclude=SPELLINGS) for each in (preset, config)]
+    shown = [each.model_dump(exclude=SPELLINGS | CONSTANTS) for each in (preset, config)]
     assert shown[0] == shown[1]
     assert preset.layers == config.layers
     assert count(preset) == count(config)
+
+
+@pytest.mark.parametrize("name", sorted(CONFIGS))
+def test_preset_has_the_constants_of_its_config(name):
+    """Rotary base and scaling, norm epsilon and routing weights are the published ones, in either spelling."""
+    config, published = CONFIGS[name], PUBLISHED["constants"][name]
+    merged = {
+        key: {**config.get(key, {}), **value} if isinstance(value, dict) else value for key, value in published.items()
+    }
+    text = config.get("text_config", config)
+    read = _read({**text, "rope_parameters": None, **merged})
+    preset = load_architecture(name)
+    assert read.model_dump(include=CONSTANTS) == preset.model_dump(include=CONSTANTS)
+    assert preset.rope_theta
+    scaling = merged.pop("rope_scaling", {"rope_type": "default"})
+    theta = merged.pop("rope_theta", None)
+    if theta:  # transformers 5 keeps both in one mapping
+        again = _read({**text, **merged, "rope_parameters": {**scaling, "rope_theta": theta}})
+        assert again.model_dump(include=CONSTANTS) == preset.model_dump(include=CONSTANTS)
+
+
+def test_constants_of_the_wrong_type_are_refused():
+    """A rotary base that is text, and a scaling of a kind that is not known, end with the field's name."""
+    with pytest.raises(InputError, match=r"^architecture\.rope_theta: '1e6' is not a number"):
+        _read(_with(LLAMA, rope_theta="1e6"))
+    with pytest.raises(InputError, match=r"^architecture\.rope_scaling\.rope_type: 'spiral' is refused"):
+        load_architecture(_with(LLAMA, rope_scaling={"type": "spiral", "factor": 2.0}))
 
 
 def test_every_preset_has_a_config_to_compare_with():

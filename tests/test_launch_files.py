@@ -15,10 +15,10 @@ from launch_cases import full_job, name, record, solution
 from moeopt.__main__ import run
 from moeopt.errors import InputError
 from moeopt.frameworks.megatron_core import check
-from moeopt.launch.job import read_solution
-from moeopt.launch.shell import slug
-from moeopt.launch.smoke import smoke
-from moeopt.launch.write import LAUNCHERS, launch, launch_files
+from moeopt.writers.job import read_solution
+from moeopt.writers.shell import slug
+from moeopt.writers.smoke import smoke
+from moeopt.writers.write import LAUNCHERS, launch, launch_files
 
 HOSTILE = "$(touch pwned); `touch pwned` 'x\" \n#!/bin/sh\ntouch pwned\\ ../../evil <script> ${HOME} \x1b[31m"
 LAYOUTS = [case for case in record() if case["run"] == "layout"]
@@ -106,8 +106,8 @@ def test_a_hostile_name_runs_nothing(framework: str, tmp_path: Path) -> None:
 
 def test_script_hands_over_every_word(tmp_path: Path) -> None:
     """What torchrun receives is the arguments in order, whatever characters the layout string and patterns hold."""
-    from moeopt.launch import megatron_lm
-    from moeopt.launch.shell import words
+    from moeopt.writers import megatron_lm
+    from moeopt.writers.shell import words
 
     given = solution(
         {"tp": 2, "pp": 2, "ep": 4, "etp": 1, "pipeline_layout": "Et*13|t*14L"}, 8, "deepseek-v2-lite", "b300"

@@ -9,9 +9,9 @@ import yaml
 
 from launch_cases import full_job, name, record, solution
 from moeopt.errors import InputError
-from moeopt.launch import deepspeed, megatron_bridge, megatron_lm, torchtitan
-from moeopt.launch.job import Job, read_solution
-from moeopt.launch.shell import words
+from moeopt.writers import deepspeed, megatron_bridge, megatron_lm, torchtitan
+from moeopt.writers.job import Job, read_solution
+from moeopt.writers.shell import words
 
 LAYOUTS = [case for case in record() if case["run"] == "layout"]
 IDS = [f"{index}-{name(case)}" for index, case in enumerate(LAYOUTS)]

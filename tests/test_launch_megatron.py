@@ -6,10 +6,10 @@ import pytest
 
 from launch_cases import full_job, job, name, record, solution
 from moeopt.errors import InputError
-from moeopt.launch import megatron_lm
-from moeopt.launch.job import read_solution
-from moeopt.launch.patterns import pattern
-from moeopt.launch.shell import words
+from moeopt.writers import megatron_lm
+from moeopt.writers.job import read_solution
+from moeopt.writers.patterns import pattern
+from moeopt.writers.shell import words
 
 CASES = record()
 IDS = [f"{index}-{name(case)}-{case['run']}" for index, case in enumerate(CASES)]
@@ -94,11 +94,17 @@ def test_hardware_queues_follow_megatrons_rule(cluster: str, layout: dict[str, A
         ({"base": "qwen3-30b-a3b", "attention_output_bias": True}, {}, "attention_output_bias"),
         ({"base": "gpt-oss-20b", "router_bias": False}, {}, "router_bias"),
         ("qwen3-30b-a3b", {"cross_entropy": "te"}, "cross_entropy"),
+        ({"base": "qwen3-30b-a3b", "rope_theta": 1.5}, {}, "rope_theta"),
+        ({"base": "qwen3-30b-a3b", "rope_scaling": {"rope_type": "longrope"}}, {}, "rope_scaling"),
+        ({"base": "qwen3-30b-a3b", "rope_scaling": {"rope_type": "linear", "factor": 1.5}}, {}, "rope_scaling"),
+        ({"base": "llama-3-405b", "rope_scaling": {"high_freq_factor": 8}}, {}, "rope_scaling"),
+        ({"base": "moonlight-16b-a3b", "norm_topk_prob": False}, {}, "norm_topk_prob"),
     ],
 )
 def test_what_megatron_cannot_build_is_refused_by_name(architecture: Any, workload: dict[str, Any], word: str) -> None:
     """A field that no argument expresses ends the launch with that field's name, never with another transformer."""
-    given = solution({"ep": 16, "etp": 1}, 64, architecture, {"base": "b300", "memory": "4TB"}, **workload)
+    layout = {} if "llama" in str(architecture) else {"ep": 16, "etp": 1}
+    given = solution(layout, 64, architecture, {"base": "b300", "memory": "9TB"}, **workload)
     with pytest.raises(InputError, match=rf"^{word}.*megatron-lm cannot express"):
         megatron_lm.payload(read_solution(given))
 

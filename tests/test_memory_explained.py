@@ -5,7 +5,7 @@ import pytest
 from megatron_truth import CLUSTER
 from memory_problems import DEEPSEEK_V3, QWEN3_30B
 from moeopt.accounting.memory.explain import explain_stage
-from moeopt.evaluate import evaluate
+from moeopt.evaluation import evaluate
 from moeopt.layout import Layout
 from moeopt.problem.problem import Problem
 from moeopt.resolve import degrees_of, pipeline_of

@@ -207,7 +207,7 @@ def test_surprising_defaults_and_renamed_arguments_warn_with_the_fix(
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
-        ({"use_megatron_fsdp": ""}, "FSDP"),
+        ({"use_torch_fsdp2": ""}, "FSDP"),
         ({"hybrid_layer_pattern": "M*"}, "Mamba"),
         ({"num_layers": "forty"}, "--num-layers: 'forty' is not a whole number"),
         ({"num_layers_per_virtual_pipeline_stage": "5"}, r"48 % \(pp 4 \* 5\)"),
@@ -297,3 +297,49 @@ def test_suggest_shows_what_the_optimum_changes(tmp_path: Path, capsys: pytest.C
     best.write_text(json.dumps(suggestion["layout"]))
     assert run([*command, "--time-limit", "60", "--layout", str(best)]) == 0
     assert json.loads(capsys.readouterr().out)["suggestion"]["changes"] == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "value"),
+    [
+        ({"rotary_base": "1000000"}, "rope_theta", 1e6),
+        ({"rotary_percent": "0.5"}, "partial_rotary_factor", 0.5),
+        ({"rotary_percent": "1.0"}, "partial_rotary_factor", None),
+        ({"norm_epsilon": "1e-06"}, "rms_norm_eps", 1e-6),
+        ({"moe_router_topk_scaling_factor": "2.5"}, "routed_scaling_factor", 2.5),
+        ({}, "norm_topk_prob", True),
+        ({"moe_router_pre_softmax": ""}, "norm_topk_prob", False),
+        ({"moe_router_pre_softmax": "", "moe_router_topk": "1"}, "norm_topk_prob", None),
+        ({"moe_router_pre_softmax": "", "moe_router_score_function": "sigmoid"}, "norm_topk_prob", True),
+    ],
+)
+def test_constants_that_cost_nothing_are_read(
+    changes: dict[str, str | None], field: str, value: object, tmp_path: Path
+) -> None:
+    """Rotary base, norm epsilon and routing weights become fields; what a file does not say stays absent."""
+    architecture = problem_fields(changed(tmp_path, **changes))["architecture"]
+    assert getattr(architecture, field) == value
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"use_rope_scaling": "", "rope_scaling_factor": "32"}, ("llama3", 32.0, 8192)),
+        ({"rotary_seq_len_interpolation_factor": "4"}, ("linear", 4.0, None)),
+        ({"position_embedding_type": "yarn", "rotary_scaling_factor": "32"}, ("yarn", 32.0, 4096)),
+        ({"rotary_scaling_factor": "32"}, None),  # without yarn positions it does nothing
+    ],
+)
+def test_rotary_scaling_is_read(changes: dict[str, str | None], expected: object, tmp_path: Path) -> None:
+    """The kind of scaling, its factor and the length that it starts from."""
+    scaling = problem_fields(changed(tmp_path, **changes))["architecture"].rope_scaling
+    found = scaling and (scaling.rope_type, scaling.factor, scaling.original_max_position_embeddings)
+    assert found == expected
+
+
+def test_a_constant_that_is_not_known_is_ignored(tmp_path: Path) -> None:
+    """A rotary base that comes from outside changes no byte, so it refuses nothing and is listed as ignored."""
+    script = f"torchrun --nproc_per_node 8 --nnodes 8 pretrain_gpt.py --rotary-base $BASE {' '.join(listed().split())}"
+    found = reading(tmp_path, script)
+    assert problem_fields(found)["architecture"].rope_theta is None
+    assert "--rotary-base" in {each["name"] for each in found.ignored}

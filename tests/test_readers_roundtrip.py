@@ -6,24 +6,24 @@ from typing import Any
 
 import pytest
 
-from launch_cases import full_job, record, solution
+from launch_cases import full_job, name, record, solution
 from moeopt.errors import InputError
-from moeopt.evaluate import evaluate
-from moeopt.launch.job import Job, read_solution
-from moeopt.launch.write import launch_files
+from moeopt.evaluation import evaluate
 from moeopt.layout import Layout
 from moeopt.problem.base import read_fields
-from moeopt.problem.loading import load_problem
+from moeopt.problem.loading import load_problem, presets
 from moeopt.readers import read
 from moeopt.readers.question import layout_fields, problem_fields
+from moeopt.writers.job import Job, read_solution
+from moeopt.writers.write import launch_files
 
 SAME = ("gpus", "parameters", "memory", "step_time", "schedule", "layout")
 
 
 def returned(job: Job, framework: str, folder: Path) -> dict[str, Any]:
     """The evaluation of what a launch's files say; the cluster is not in them."""
-    for name, text in launch_files(job, job.answer, framework, "torchrun").items():
-        (folder / name).write_text(text)
+    for file, text in launch_files(job, job.answer, framework, "torchrun").items():
+        (folder / file).write_text(text)
     reading = read(folder)
     problem = load_problem({**problem_fields(reading), "cluster": job.problem.cluster})
     layout = read_fields(Layout, layout_fields(reading, {}), "layout")
@@ -42,6 +42,50 @@ def assert_same(job: Job, framework: str, folder: Path) -> None:
 def test_recorded_launches_come_back(framework: str, index: int, tmp_path: Path) -> None:
     """Every kind of architecture and layout in the record keeps its layout, GPUs, bytes and nanoseconds."""
     assert_same(full_job(record()[index]), framework, tmp_path)
+
+
+CONSTANTS = (
+    "rope_theta",
+    "partial_rotary_factor",
+    "rope_scaling",
+    "rms_norm_eps",
+    "norm_topk_prob",
+    "routed_scaling_factor",
+)
+
+
+def constants(job: Job, framework: str, folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The constants of a launch's architecture, given and read back from its files."""
+    for file, text in launch_files(job, job.answer, framework, "torchrun").items():
+        (folder / file).write_text(text)
+    read_back = load_problem({**problem_fields(read(folder)), "cluster": job.problem.cluster, "gpus": job.gpus})
+    given, found = (each.architecture.model_dump(include=set(CONSTANTS)) for each in (job.problem, read_back))
+    return given, found
+
+
+@pytest.mark.parametrize("framework", ["megatron-lm", "megatron-bridge"])
+@pytest.mark.parametrize("architecture", sorted({name(case) for case in record()} & set(presets("architectures"))))
+def test_constants_that_cost_nothing_come_back(framework: str, architecture: str, tmp_path: Path) -> None:
+    """Rotary base and scaling, norm epsilon and routing weights are in the files, or a README says they are not."""
+    case = next(case for case in record() if name(case) == architecture)
+    given, found = constants(full_job(case), framework, tmp_path)
+    if framework == "megatron-lm" and architecture == "kimi-k2":
+        assert "YaRN constants beta_fast 1:" in (tmp_path / "README.md").read_text()
+        given["rope_scaling"]["beta_fast"] = 32.0
+    assert found == given
+
+
+def test_constants_of_torchtitan_and_deepspeed_come_back(tmp_path: Path) -> None:
+    """Each of the two says the constants in its own names."""
+    for framework, architecture in (("torchtitan", "moonlight-16b-a3b"), ("deepspeed", "mixtral-8x7b")):
+        overlap = {"grad_reduce": True, "param_gather": framework == "torchtitan"}
+        layout = {"tp": 1, "pp": 1, "ep": 8, "etp": 1, "recompute": "full", "overlap": overlap}
+        answer = solution(layout, 64, architecture)
+        answer["problem"]["cluster"]["memory"] = 4 * 10**12
+        answer["status"] = "evaluated"
+        (tmp_path / framework).mkdir()
+        given, found = constants(read_solution(answer), framework, tmp_path / framework)
+        assert found == given
 
 
 LAYOUTS = [

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from moeopt.evaluate import evaluate
+from moeopt.evaluation import evaluate
 from moeopt.layout import Layout
 from moeopt.problem.base import read_fields
 

@@ -12,7 +12,7 @@ import pytest
 
 from moeopt.accounting.ledger import Ledger
 from moeopt.configurations import modes, recomputes
-from moeopt.evaluate import evaluate
+from moeopt.evaluation import evaluate
 from moeopt.frameworks.megatron_core import legal
 from moeopt.layout import Layout
 from moeopt.pipeline import PipelineLayout

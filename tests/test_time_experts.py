@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from moeopt.configurations import modes
-from moeopt.evaluate import evaluate
+from moeopt.evaluation import evaluate
 from moeopt.layout import Layout
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"

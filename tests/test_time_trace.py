@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from moeopt.__main__ import run
-from moeopt.evaluate import evaluate
+from moeopt.evaluation import evaluate
 from moeopt.layout import Layout, Overlap
 from moeopt.problem.base import read_fields
 from moeopt.report.trace import trace

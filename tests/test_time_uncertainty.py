@@ -13,7 +13,7 @@ from moeopt.accounting.time.uncertainty import (
     time_range,
     uncertainty_percent,
 )
-from moeopt.evaluate import evaluate
+from moeopt.evaluation import evaluate
 from moeopt.layout import Choices, Layout, OptimizerChoices, Overlap, Recompute
 from moeopt.report.times import render_ties
 from time_cases import degrees, problem

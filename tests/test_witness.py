@@ -12,7 +12,7 @@ from megatron_truth import CLUSTER
 from moeopt.accounting.ledger import Ledger
 from moeopt.accounting.memory.stage import activations_bytes
 from moeopt.accounting.pieces import contents
-from moeopt.evaluate import evaluate
+from moeopt.evaluation import evaluate
 from moeopt.layout import Layout
 from moeopt.pipeline import PipelineLayout
 from moeopt.problem.architecture import Architecture

@@ -14,14 +14,17 @@ import numpy as np
 
 from moeopt.candidate import Candidate
 from moeopt.configurations import decisions
+from moeopt.constraints.guide import ceilings
+from moeopt.constraints.placements import obeys
 from moeopt.cpsat.encode import Encoding
 from moeopt.cpsat.solve import ENGINE, Settings, minimise, rules_out
 from moeopt.cpsat.tie_break import break_tie
 from moeopt.incumbent import Found, place
 from moeopt.layout import Recompute
 from moeopt.problem.problem import Problem
+from moeopt.queue import Queue
 from moeopt.screening import Column, Limits, Pair, Screening
-from moeopt.space import check_names, row
+from moeopt.space import check_names
 
 _BATCH = 4
 """Candidates asked at once, a worker."""
@@ -30,6 +33,8 @@ _GROWTH = 1.2
 _ROUNDS = 16
 """... this many times: to 18 times the lowest bound. What fits only beyond is left to the solver."""
 _SAMPLES = 4
+_IMPROVEMENTS = 8
+_FEW = 96
 _FILLS = (1.0, 0.93, 0.85, 0.75, 0.6)
 """Shares of the memory limit: for each, and each recompute setting, the best pairs whose memory bound is below it are
 tried first."""
@@ -47,6 +52,8 @@ class Result:
     proven: bool = False
     bound: int = 0
     alternatives: list[Found] = field(default_factory=list)
+    further: list[int | None] = field(default_factory=list)
+    """Bounds on the problem's further objectives among the optima of those before; None where none is known."""
 
 
 class Search:
@@ -59,7 +66,7 @@ class Search:
         self.screening = Screening(problem)
         self.pool: list[Found] = []
         """The best layout of each candidate asked, best first; those beyond the `top` and ties of the last are cut."""
-        self._pairs: list[Pair] = []
+        self._queue: Queue | None = None
         self.asked = 0
         self.bound = 0
 
@@ -76,12 +83,14 @@ class Search:
         if not self.pool:
             return Result(None, proven, self.bound)
         if not proven:
-            return Result(self.pool[0], False, min(self.bound, self.pool[0].score), self.pool[: self.top])
-        best, _ = break_tie(
+            open_ = [None] * len(self.problem.then)
+            return Result(self.pool[0], False, min(self.bound, self.pool[0].score), self.pool[: self.top], open_)
+        best, settled = break_tie(
             self.pool[0], [f.candidate for f in self.pool if f.score == self.pool[0].score], self.settings
         )
         rest = [found for found in self.pool if found.candidate.order != best.candidate.order]
-        return Result(best, True, best.score, [best, *rest][: self.top])
+        further = [best.value(name) if settled else None for name in self.problem.then]
+        return Result(best, True, best.score, [best, *rest][: self.top], further)
 
     def facts(self, seconds: float) -> dict[str, Any]:
         """What the contract's `search` object holds."""
@@ -104,14 +113,14 @@ class Search:
 
     def limits(self, score: int | None) -> Limits:
         """What a layout must stay within to reach a value of the objective (None: any)."""
-        memory = self.problem.memory_limit
+        memory, longest = ceilings(self.problem)
         if score is None:
-            return Limits(memory)
+            return Limits(memory, longest)
         if self.problem.objective == "cost":
-            return Limits(memory, gpu_ns=score)
+            return Limits(memory, longest, gpu_ns=score)
         if self.problem.objective == "peak_memory":
-            return Limits(min(memory, score))
-        return Limits(memory, time_ns=score)
+            return Limits(min(memory, score), longest)
+        return Limits(memory, time_ns=score if longest is None else min(score, longest))
 
     def _score_bound(self, pair: Pair) -> Column:
         if self.problem.objective == "cost":
@@ -122,7 +131,7 @@ class Search:
         """Below every layout that fits, by the first level's bounds."""
         lows = []
         for block in self.screening.blocks:
-            fits = block.memory <= self.problem.memory_limit
+            fits = block.memory <= self.limits(None).memory_bytes
             if fits.any():
                 gpus = block.degrees.gpus
                 values = {"cost": block.time * gpus, "peak_memory": block.memory}.get(
@@ -144,11 +153,28 @@ class Search:
             if len(self.pool) >= self.top:
                 break
             score = int(score * _GROWTH)
-            self._try(self._samples(self.screening.pairs(self.limits(score), self._few_settings), tried))
+            pairs = self.screening.pairs(self.limits(score), self._few_settings)
+            self._try(self._samples(Queue(self.problem, pairs, self._score_bound), tried))
             tried = score
         if self.pool:
-            self._pairs = self.screening.pairs(self.limits(self.threshold))
-            self._try(self._samples(self._pairs))
+            self._improve()
+
+    def _improve(self) -> None:
+        """Place the most promising candidates until none of them is better than the best known."""
+        self._queue = self._all_within()
+        tried: set[tuple[object, ...]] = set()
+        for _ in range(_IMPROVEMENTS):
+            known = self.threshold
+            fresh = [item for item in self._samples(self._queue, each=True) if item.order not in tried]
+            self._try(fresh)
+            tried.update(item.order for item in fresh)
+            if self.threshold == known:
+                return
+            self._queue.tighten(self.limits(self.threshold))
+
+    def _all_within(self) -> Queue:
+        """Every candidate that could be within the threshold."""
+        return Queue(self.problem, self.screening.pairs(self.limits(self.threshold)), self._score_bound)
 
     @property
     def _few_settings(self) -> list[Recompute]:
@@ -172,31 +198,25 @@ class Search:
                 continue
             self._add(place(candidate, self.limits(threshold).memory_bytes))
 
-    def _samples(self, pairs: Sequence[Pair], above: int = -1) -> list[Candidate]:
-        """Some candidates worth placing: the best by bound, at several fill levels of memory.
+    def _samples(self, queue: Queue, above: int = -1, each: bool = False) -> list[Candidate]:
+        """Some candidates worth placing: the best by bound, at several fill levels of memory, and with `each` of every
+        mode and recompute setting; all if they are few.
 
         `above`: a bound up to which candidates were sampled before, and did not fit.
         """
-        if not any(pair.size for pair in pairs):
-            return []
-        score = np.concatenate([self._score_bound(pair) for pair in pairs])
-        memory = np.concatenate([pair.memory for pair in pairs])
-        origin = np.concatenate([np.full(pair.size, i) for i, pair in enumerate(pairs)])
-        index = np.concatenate([np.arange(pair.size) for pair in pairs])
-        picked: set[int] = set()
-        for fill in _FILLS:
-            fitting = np.flatnonzero((memory <= int(fill * self.problem.memory_limit)) & (score > above))
-            picked.update(fitting[np.argsort(score[fitting], kind="stable")[: _SAMPLES * self.top]].tolist())
-        order = sorted(picked, key=lambda i: int(score[i]))
-        return [self._candidate(pairs[origin[i]], int(index[i])) for i in order]
-
-    def _candidate(self, pair: Pair, index: int) -> Candidate:
-        choices = pair.mode.model_copy(update={"recompute": pair.recompute})
-        return Candidate(self.problem, row(pair.degrees, index), choices, int(pair.time[index]))
+        limit_bytes = self.limits(None).memory_bytes
+        picked = {
+            position
+            for fill in _FILLS
+            for position in queue.best_filled(int(fill * limit_bytes), above, _SAMPLES * self.top)
+        }
+        if each:
+            picked |= set(queue.lowest(_FEW) if len(queue) <= _FEW else queue.best_of_each())
+        return [queue.candidate(position) for position in sorted(picked, key=lambda i: (int(queue.bound[i]), i))]
 
     def _add(self, found: Found | None) -> None:
-        """Take a layout into the pool, one a candidate."""
-        if found is None:
+        """Take a layout into the pool, one a candidate, unless it breaks a constraint on its placement."""
+        if found is None or not obeys(found.candidate, found.pipeline, found.time_ns):
             return
         known = next((f for f in self.pool if f.candidate.order == found.candidate.order), None)
         if known is not None:
@@ -215,25 +235,22 @@ class Search:
 
     def _prove(self) -> None:
         """Ask every candidate whose bound is within the threshold, lowest bound first."""
-        pairs = self._pairs or self.screening.pairs(self.limits(self.threshold))
-        ordered = sorted(
-            (
-                (int(bound), self._candidate(pair, index))
-                for pair in pairs
-                for index, bound in enumerate(self._score_bound(pair))
-            ),
-            key=lambda item: (item[0], item[1].order),
-        )
+        queue = self._queue if self._queue is not None else self._all_within()
         width = _BATCH * self.settings.workers
         with ThreadPoolExecutor(self.settings.workers + 1) as pool:
-            for first in range(0, len(ordered), width):
-                batch = self._within_threshold(ordered[first : first + width])
-                if not batch:
-                    return
-                self._say(f"bound {self.bound:,}, at most {len(ordered) - first} candidates to ask")
+            while positions := queue.lowest(width):
+                self.bound = int(queue.bound[positions[0]])
+                self._check_deadline()
+                known = self.threshold
+                self._say(f"bound {self.bound:,}, at most {len(queue)} candidates to ask")
+                batch = [queue.candidate(position) for position in positions]
+                self.asked += len(batch)
                 for candidate, gone in zip(batch, list(pool.map(self._ruled_out, batch)), strict=True):
                     if not gone:
                         self._solve(candidate)
+                queue.close(positions)
+                if self.threshold != known:
+                    queue.tighten(self.limits(self.threshold))
 
     def _ruled_out(self, candidate: Candidate) -> bool:
         """Whether a quick solve shows that no placement is within the threshold (one thread builds, others solve)."""
@@ -241,13 +258,6 @@ class Search:
             return False
         model = self._encode(candidate, few_rows=True)
         return model is None or rules_out(model, self.settings)
-
-    def _within_threshold(self, items: Sequence[tuple[int, Candidate]]) -> list[Candidate]:
-        """The candidates whose bound still matters; raises Stopped when the time is over."""
-        self.bound = items[0][0]
-        self._check_deadline()
-        self.asked += len(items)
-        return [candidate for bound, candidate in items if self.threshold is None or bound <= self.threshold]
 
     def _solve(self, candidate: Candidate) -> None:
         """The best layout of one candidate, if it is within the threshold."""

@@ -6,7 +6,8 @@ import numpy as np
 
 from moeopt.accounting.pieces import Piece
 from moeopt.candidate import Candidate
-from moeopt.memory_gauge import MemoryGauge
+from moeopt.constraints.guide import Excess
+from moeopt.memory_gauge import Array, MemoryGauge
 from moeopt.pipeline import PipelineLayout
 from moeopt.schedule.placement import balanced_counts
 
@@ -22,7 +23,11 @@ class Found:
 
     @property
     def score(self) -> int:
-        """Value of the problem's objective."""
+        """Value of the problem's (first) objective."""
+        return self.value(self.candidate.problem.objective)
+
+    def value(self, objective: str) -> int:
+        """Value of an objective."""
         gpus = int(self.candidate.degrees.gpus)
         values = {
             "step_time": self.time_ns,
@@ -30,7 +35,7 @@ class Found:
             "gpus": gpus,
             "peak_memory": self.peak_bytes,
         }
-        return values[self.candidate.problem.objective]
+        return values[objective]
 
     @classmethod
     def judge(cls, candidate: Candidate, pipeline: PipelineLayout) -> "Found":
@@ -68,6 +73,14 @@ def place_with_mtp(candidate: Candidate, limit_bytes: int, mtp_stage: int) -> Fo
         return extra
 
     gauge = MemoryGauge(candidate, mtp_stage)
+    excess = Excess(problem, candidate.degrees, candidate.choices)
+    mtp_counts = [problem.mtp_layers * (stage == mtp_stage) for stage in range(stages)]
+
+    def over(counts: Array) -> Array:
+        ranks = gauge.ranks(counts)
+        beyond = np.maximum(0, ranks.max(axis=1) - limit_bytes)
+        return np.asarray(beyond + excess.of(counts, mtp_counts, ranks) if excess else beyond)
+
     end = mtp_stage if problem.mtp_layers else last
     placed = balanced_counts(
         candidate.schedule,
@@ -76,7 +89,7 @@ def place_with_mtp(candidate: Candidate, limit_bytes: int, mtp_stage: int) -> Fo
         extras(terms.forward_ns),
         extras(terms.backward_ns),
         terms.hop_ns,
-        lambda counts: np.maximum(0, gauge.peaks(counts) - limit_bytes),
+        over,
         [(int(0 < stage < end), len(layers) if stage <= end else 0) for stage in range(stages)],
     )
     if placed is None:

@@ -9,7 +9,7 @@ so `ep` folds inside `tp * cp * dp`; the product tp*pp*ep*dp is not the GPU tota
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from moeopt.arithmetic import Number
 from moeopt.problem.base import Input, NonNegative, Positive
@@ -24,6 +24,11 @@ RECOMPUTE_MODULES: tuple[RecomputeModule, ...] = (
     "moe_act",
     "shared_experts",
 )
+
+
+Sharding = Literal["none", "no_shard", "optim", "optim_grads", "optim_grads_params"]
+"""Megatron-FSDP's `--data-parallel-sharding-strategy`; none: DistributedDataParallel, without Megatron-FSDP."""
+OffloadModule = Literal["attn_norm", "attn_proj", "core_attn", "expert_fc1", "mlp_norm", "moe_act", "qkv_linear"]
 
 
 @dataclass(frozen=True)
@@ -123,6 +128,15 @@ class Choices(Input):
     dispatcher: Literal["alltoall", "deepep", "hybridep", "allgather"] = "alltoall"
     overlap: Overlap = Overlap()
     cuda_graphs: Literal["none", "router", "attention", "full_iteration"] = "none"
+    fsdp: Sharding = "none"
+    """What Megatron-FSDP shares out over data-parallel ranks (experts over theirs) beside or instead of the state."""
+    offload: tuple[OffloadModule, ...] = ()
+    """Modules whose saved inputs wait in host memory between the passes (fine-grained activation offloading)."""
+
+    @field_validator("offload", mode="after")
+    @classmethod
+    def _each_once(cls, modules: tuple[OffloadModule, ...]) -> tuple[OffloadModule, ...]:
+        return tuple(sorted(set(modules)))
 
 
 class Layout(Choices):

@@ -48,6 +48,10 @@ class MemoryGauge:
 
     def peaks(self, counts: Array) -> Array:
         """Bytes of the fullest rank for each row of decoder layers a stage (integers, rounded up)."""
+        return np.asarray(self.ranks(counts).max(axis=1))
+
+    def ranks(self, counts: Array) -> Array:
+        """Bytes of every rank, one row a placement."""
         ends = np.cumsum(counts, axis=1)
         starts = ends - counts
         shape = (len(counts), self._vpp, self._pp)
@@ -58,7 +62,7 @@ class MemoryGauge:
         for rank, vectors in enumerate(self._vectors):
             running = np.where(vectors > 0, passing[:, rank], 0.0).max(axis=1)
             total[:, rank] = static[:, rank] + (kept[:, :, rank] @ vectors.T + running).max(axis=1)
-        return np.asarray(np.ceil((total + self._fixed).max(axis=1)), dtype=np.int64)
+        return np.asarray(np.ceil(total + self._fixed), dtype=np.int64)
 
 
 def _static_bytes(candidate: Candidate, piece: Any) -> float:

@@ -45,16 +45,19 @@ def solve(
     if result.best is not None:
         return solved_answer(problem, result, facts)
     if result.proven:
-        return infeasible_answer(problem, explain(problem, search.screening), facts)
+        return infeasible_answer(problem, explain(problem, workers=settings.workers), facts)
     return unknown_answer(problem, result.bound, facts)
 
 
 def _fewest_gpus(problem: Problem, settings: Settings, top: int) -> tuple[Search | None, Result | None]:
-    """The smallest GPU count with any layout, and the fastest on it: each smaller count is proven to have none."""
+    """The smallest GPU count with any layout, and the best on it by the next objective (step time where none is named):
+    each smaller count is proven to have none."""
+    second, *rest = problem.then or ("step_time",)
     for gpus in gpu_counts(problem):
-        at = problem.model_copy(update={"gpus": gpus, "objective": "step_time"})
+        at = problem.model_copy(update={"gpus": gpus, "objective": second, "then": tuple(rest)})
         search = Search(at, settings, top)
         result = search.run()
         if result.best is not None or not result.proven:
-            return search, Result(result.best, result.best is not None, gpus, result.alternatives)
+            further = [result.bound, *result.further]
+            return search, Result(result.best, result.best is not None, gpus, result.alternatives, further)
     return None, None

@@ -1,6 +1,8 @@
 """The answer's JSON object: one builder for `solve` and `evaluate`, so that both say the same integers."""
 
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from itertools import zip_longest
 from typing import Any
 
 from moeopt.accounting.ledger import Ledger, StepTime
@@ -10,6 +12,7 @@ from moeopt.accounting.sharding import Elements, chunk_elements
 from moeopt.accounting.time.flops import sequence_flops
 from moeopt.accounting.time.uncertainty import time_range
 from moeopt.branch import Result
+from moeopt.constraints.placements import verdicts as placement_verdicts
 from moeopt.frameworks.megatron_core import check
 from moeopt.frameworks.rules import Verdict
 from moeopt.incumbent import Found
@@ -34,6 +37,7 @@ def describe(problem: Problem, ledger: Ledger, layout: Layout, pipeline: Pipelin
         "memory": _memory(problem, stages),
         "step_time": _step_time(problem, ledger, step),
         "schedule": _schedule(ledger, pipeline, step),
+        "cost": _cost(problem, gpus, step.total_ns),
         "routing": problem.workload.routing.description,
     }
 
@@ -64,15 +68,48 @@ def rules_json(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
     ]
 
 
-def objective_value(problem: Problem, answer: Mapping[str, Any]) -> tuple[int, str]:
-    """Value and unit of the problem's objective for a described layout."""
+def _cost(problem: Problem, gpus: int, step_ns: int) -> dict[str, Any]:
+    """GPU-hours and money of 10^12 tokens at this step time, with nothing lost to restarts; for display, as all rates.
+
+    Money at the cluster's price of a GPU-hour; null where the cluster has none.
+    """
+    tokens = problem.workload.global_batch_size * problem.workload.sequence_length
+    hours = Fraction(gpus * step_ns, 3600 * NS_PER_SECOND)
+    price = problem.cluster.price_per_gpu_hour_usd
+    a_trillion = hours * 10**12 / tokens
+    return {
+        "gpu_hours_per_step": round(float(hours), 6),
+        "gpu_hours_per_trillion_tokens": round(float(a_trillion), 1),
+        "price_per_gpu_hour_usd": price or None,
+        "usd_per_trillion_tokens": round(float(a_trillion * Fraction(str(price))), 2) if price else None,
+    }
+
+
+def objective_value(problem: Problem, answer: Mapping[str, Any], name: str | None = None) -> tuple[int, str]:
+    """Value and unit of the problem's objective (or of another one) for a described layout."""
     gpus, step_ns = answer["gpus"]["total"], answer["step_time"]["total_ns"]
     return {
         "step_time": (step_ns, "ns"),
         "gpus": (gpus, "GPUs"),
         "cost": (gpus * step_ns, "GPU*ns per step"),
         "peak_memory": (answer["memory"]["peak_bytes"], "bytes"),
-    }[problem.objective]
+    }[name or problem.objective]
+
+
+def _objectives(problem: Problem, result: Result, answer: Mapping[str, Any]) -> dict[str, Any]:
+    """The chain of objectives, each with its bound among the optima of those before it; nothing for a single one that
+    implies no other."""
+    names = [problem.objective, *problem.then]
+    if names == ["gpus"]:
+        names.append("step_time")
+    if len(names) == 1:
+        return {}
+    chain = []
+    for name, bound in zip_longest(names, [result.bound, *result.further][: len(names)]):
+        value, unit = objective_value(problem, answer, name)
+        proven = bound == value and (result.proven or not chain)
+        chain.append({"name": name, "value": value, "bound": bound, "unit": unit, "proven": proven})
+    return {"objectives": chain}
 
 
 def _parameters(problem: Problem, ledger: Ledger, pipeline: PipelineLayout) -> dict[str, Any]:
@@ -148,12 +185,13 @@ def solved_answer(problem: Problem, result: Result, facts: Mapping[str, Any]) ->
     layout = best.candidate.layout(best.pipeline)
     answer = describe(problem, best.candidate.ledger, layout, best.pipeline)
     value, unit = objective_value(problem, answer)
-    verdicts = check(problem, layout)
+    verdicts = [*check(problem, layout), *placement_verdicts(problem, layout, best.pipeline, answer)]
     return {
         "schema": SCHEMA,
         "status": "optimal" if result.proven else "feasible",
         **answer,
         "objective": {"name": problem.objective, "value": value, "bound": result.bound, "unit": unit},
+        **_objectives(problem, result, answer),
         "rules": rules_json(verdicts),
         "alternatives": [_alternative(problem, found) for found in result.alternatives[1:]],
         "search": dict(facts),

@@ -4,7 +4,7 @@ Domains follow from the problem (divisors of heads, experts, batch, ...), from `
 bounds below, which only keep the space to layouts that anybody would launch; `limits` in a problem replaces each.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
 
 import numpy as np
@@ -35,12 +35,12 @@ def domain(problem: Problem, degree: str) -> list[int]:
         fixed = problem.fix[degree]
         return [fixed] if problem.bound(degree).admits(fixed) else []
     bound = problem.bound(degree)
-    default = _default_maximum(problem, degree)
+    default = default_maximum(problem, degree)
     ceiling = bound.max if bound.max is not None else default
     return [value for value in values if bound.admits(value) and (ceiling is None or value <= ceiling)]
 
 
-def _default_maximum(problem: Problem, degree: str) -> int | None:
+def default_maximum(problem: Problem, degree: str) -> int | None:
     """Bounds that hold unless the problem's limits name a maximum of their own."""
     return {
         "tp": problem.cluster.nvlink_domain_size,
@@ -148,6 +148,13 @@ def with_chunks(problem: Problem, degrees: Degrees) -> tuple[Degrees, NDArray[np
 def select(degrees: Degrees, mask: NDArray[np.bool_] | NDArray[np.int64]) -> Degrees:
     """The rows of columns that a mask or an index picks."""
     return Degrees(**{field.name: getattr(degrees, field.name)[mask] for field in fields(Degrees)})
+
+
+def concatenate(parts: Sequence[Degrees]) -> Degrees:
+    """Columns one after the other."""
+    return Degrees(
+        **{field.name: np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Degrees)}
+    )
 
 
 def row(degrees: Degrees, index: int) -> Degrees:

@@ -101,7 +101,11 @@ class Footprint:
     def of(cls, problem: Problem, terms: MemoryTerms, recomputed: bool) -> "Footprint":
         """From the terms; `recomputed` tells full recompute."""
         kept = {**terms.kept_bytes, **(terms.kept_recomputed_bytes if recomputed else {})}
-        passing = [size for piece, size in terms.transient_bytes.items() if piece not in ("embedding", "loss")]
+        passing = [
+            size - terms.queued_bytes.get(piece, 0)
+            for piece, size in terms.transient_bytes.items()
+            if piece not in ("embedding", "loss")
+        ]
         blocks = [terms.present_bytes.get(kind.ffn, 0) for kind in problem.architecture.kinds]
         return cls(
             {piece: _static_bytes(terms, piece) for piece in terms.kept_bytes},

@@ -88,7 +88,7 @@ def _claims(given: Any) -> Claims:
 
 def judge(problem: Problem, layout: Layout, claims: Claims) -> dict[str, Any]:
     """The evaluation of a layout (of its nearest legal reading, where degrees contradict), each claim judged."""
-    from moeopt.evaluate import evaluate
+    from moeopt.evaluation import evaluate
 
     reading = nearest_reading(problem, layout)
     answer = evaluate(reading.problem, reading.layout, strict=False)

@@ -13,11 +13,14 @@ from moeopt import __version__
 COMMANDS = {
     "solve": "the best layout of a problem, with its proof",
     "evaluate": "legality, GPUs, memory and step time of one given layout; claims checked",
+    "pareto": "every layout that no other beats in two or more objectives",
+    "sweep": "the best layout of every point of a grid, in parallel and resumable",
     "launch": "files that start the run of a solution",
     "audit": "a deployment document's numbers checked one by one",
     "report": "one HTML page about a solution",
     "params": "exact total and active parameters of an architecture",
     "presets": "architectures and clusters that ship",
+    "completion": "the script that teaches a shell to complete all this",
 }
 """Command and one line about it; each lives in `moeopt.cli.<command>` as a click command of the same name."""
 
@@ -38,7 +41,7 @@ class _Lazy(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name = args[0]
-        if not name.startswith("-") and name not in COMMANDS:
+        if not name.startswith("-") and name not in COMMANDS and not ctx.resilient_parsing:
             close = get_close_matches(name, list(COMMANDS), n=1)
             raise click.UsageError(
                 f"command: no command is called {name!r}" + (f"; did you mean {close[0]!r}?" if close else "")

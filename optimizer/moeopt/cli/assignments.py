@@ -8,6 +8,8 @@ from moeopt.errors import InputError
 from moeopt.problem.reading import parse_text
 
 _LIMIT = re.compile(r"\s*([A-Za-z_]\w*)\s*(<=|>=|==?|<|>)\s*(\S.*?)\s*")
+_ONE_SIDED = {"peak_memory": "<=", "step_time": "<=", "tokens_per_second": ">="}
+"""Limits that are no degrees, and the only sign that makes sense for each."""
 _BARE = {"pipeline_layout"}
 """Values that are never read as YAML: their marks mean something else there."""
 
@@ -95,9 +97,9 @@ def parse_limits(texts: Iterable[str], field: str = "limit") -> dict[str, Any]:
         if match is None:
             raise InputError(f"{field}: {part.strip()!r} is not of the form ep<=64, tp>=2 or peak_memory<=76GiB")
         name, sign, value = match.groups()
-        if name == "peak_memory":
-            if sign != "<=":
-                raise InputError(f"{field}.peak_memory: {sign} is not possible, only <=")
+        if name in _ONE_SIDED:
+            if sign != _ONE_SIDED[name]:
+                raise InputError(f"{field}.{name}: {sign} is not possible, only {_ONE_SIDED[name]}")
             _put(limits, [name], value, field)
         else:
             for end, number in _ends(sign, parse_text(value, part, field), f"{field}.{name}").items():

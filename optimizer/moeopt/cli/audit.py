@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from moeopt.cli.completing import files
 from moeopt.cli.options import output_options
 from moeopt.cli.output import Output
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("claims", metavar="CLAIMS.yaml")
+@click.argument("claims", metavar="CLAIMS.yaml", shell_complete=files)
 @click.option(
     "--reconcile", is_flag=True, help="Also the smallest changes of dimensions that make a parameter claim true."
 )

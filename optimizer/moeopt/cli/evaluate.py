@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from moeopt.cli.completing import files
 from moeopt.cli.inputs import parse_claims, read_layout, read_problem
 from moeopt.cli.options import output_options, problem_options
 from moeopt.cli.output import Output
@@ -21,14 +22,29 @@ if TYPE_CHECKING:
 @click.command()
 @problem_options
 @click.option(
-    "--layout", required=False, metavar="FILE|tp=8,pp=4,…", help="The layout: a YAML or JSON file, or a list."
+    "--layout",
+    required=False,
+    metavar="FILE|tp=8,pp=4,…",
+    help="The layout: a YAML or JSON file, or a list.",
+    shell_complete=files,
 )
 @click.option(
     "--claim", multiple=True, metavar="NAME=VALUE", help="A number to check: gpus=512, params=30B, memory=149GB …"
 )
 @click.option("--explain-memory", metavar="STAGE", help="Also list every tensor kept on that stage, with its product.")
-@click.option("--trace", metavar="FILE", help="Also write the predicted step as a Chrome or Perfetto trace (JSON).")
-@click.option("--from", "from_", metavar="FILE", help="Read it from a launch script, YAML, TOML or JSON; runs nothing.")
+@click.option(
+    "--trace",
+    metavar="FILE",
+    help="Also write the predicted step as a Chrome or Perfetto trace (JSON).",
+    shell_complete=files,
+)
+@click.option(
+    "--from",
+    "from_",
+    metavar="FILE",
+    help="Read it from a launch script, YAML, TOML or JSON; runs nothing.",
+    shell_complete=files,
+)
 @click.option("--arguments", metavar="'A B …'", help="With --from: the arguments that the script is called with.")
 @click.option("--set", "set_", multiple=True, metavar="NAME=VALUE", help="With --from: a variable of its environment.")
 @click.option("--vocab-size", metavar="N", help="With --from: where the file gives none.")
@@ -128,7 +144,7 @@ def _total(layout: "Layout") -> int:
 
 
 def _answer(problem: "Problem", layout: "Layout", claims: list[tuple[str, str]]) -> dict[str, Any]:
-    from moeopt.evaluate import evaluate as judge
+    from moeopt.evaluation import evaluate as judge
 
     if not claims:
         return judge(problem, layout)

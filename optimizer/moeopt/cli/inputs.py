@@ -10,6 +10,7 @@ from moeopt.problem.base import nearest, read_fields
 from moeopt.problem.loading import load_architecture, load_cluster, load_gpus, load_problem, problem_fields
 from moeopt.problem.problem import DEGREES, Problem
 from moeopt.problem.reading import read_file
+from moeopt.problem.targets import TARGETS
 from moeopt.units import parse_count
 
 if TYPE_CHECKING:
@@ -75,14 +76,25 @@ def _override_decisions(fields: dict[str, Any], options: Mapping[str, Any]) -> N
         fields["fix"] = {**_as_mapping(fields.get("fix"), "fix"), **fix}
     limits = parse_limits(options.get("limit") or ())
     for name in limits:
-        if name not in (*DEGREES, "peak_memory"):
-            raise InputError(f"limit.{name}: no such degree{nearest(name, [*DEGREES, 'peak_memory'])}")
+        known = [*DEGREES, "peak_memory", *TARGETS]
+        if name not in known:
+            raise InputError(f"limit.{name}: no such degree{nearest(name, known)}")
     if limits:
         given = _as_mapping(fields.get("limits"), "limits")
         for name, limit in limits.items():
             both = isinstance(limit, dict) and isinstance(given.get(name), Mapping)
             given[name] = {**given[name], **limit} if both else limit
         fields["limits"] = given
+    if options.get("constraint"):
+        fields["constraints"] = [*_as_list(fields.get("constraints"), "constraints"), *options["constraint"]]
+
+
+def _as_list(value: Any, field: str) -> list[Any]:
+    if value is None or isinstance(value, str):
+        return [] if value is None else [value]
+    if not isinstance(value, (list, tuple)):
+        raise InputError(f"{field}: expected a list of expressions, got {value!r}")
+    return list(value)
 
 
 def _as_mapping(value: Any, field: str) -> dict[str, Any]:

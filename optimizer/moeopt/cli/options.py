@@ -5,6 +5,8 @@ from typing import Any, TypeVar
 
 import click
 
+from moeopt.cli import completing
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -13,9 +15,19 @@ def output_options(command: Command) -> Command:
     for option in reversed(
         [
             click.option(
-                "--format", "format_", metavar="text|json", help="text for people (default) or JSON for programs."
+                "--format",
+                "format_",
+                metavar="text|json",
+                help="text for people (default) or JSON for programs.",
+                shell_complete=completing.words("text", "json"),
             ),
-            click.option("-o", "--output", metavar="FILE", help="Write there instead of stdout; .json means JSON."),
+            click.option(
+                "-o",
+                "--output",
+                metavar="FILE",
+                help="Write there instead of stdout; .json means JSON.",
+                shell_complete=completing.files,
+            ),
             click.option("--force", is_flag=True, help="Let -o replace a file that exists."),
             click.option("-q", "--quiet", is_flag=True, help="No progress and no notes on stderr."),
             click.option("-v", "--verbose", is_flag=True, help="More: every rule with its numbers; faults in full."),
@@ -29,16 +41,42 @@ def problem_options(command: Command) -> Command:
     """PROBLEM and the options that stand for, or override, its fields."""
     for option in reversed(
         [
-            click.argument("problem", required=False, metavar="[PROBLEM]"),
-            click.option("--architecture", metavar="A", help="Preset, YAML file or Hugging Face config.json."),
-            click.option("--cluster", metavar="C", help="Preset or YAML file."),
+            click.argument("problem", required=False, metavar="[PROBLEM]", shell_complete=completing.files),
+            click.option(
+                "--architecture",
+                metavar="A",
+                help="Preset, YAML file or Hugging Face config.json.",
+                shell_complete=completing.presets_of("architectures"),
+            ),
+            click.option(
+                "--cluster",
+                metavar="C",
+                help="Preset or YAML file.",
+                shell_complete=completing.presets_of("clusters"),
+            ),
             click.option("--gpus", metavar="N", help="GPUs in all: 512, or a range 64..1024."),
             click.option("--sequence-length", metavar="S", help="Tokens in a sequence."),
             click.option("--global-batch-size", metavar="B", help="Sequences in an optimizer step."),
-            click.option("--precision", metavar="P", help="bf16, fp16, fp8 or mxfp8."),
-            click.option("--objective", metavar="O", help="step_time, gpus, cost or peak_memory."),
+            click.option(
+                "--precision",
+                metavar="P",
+                help="bf16, fp16, fp8 or mxfp8.",
+                shell_complete=completing.words_of(completing.precisions),
+            ),
+            click.option(
+                "--objective",
+                metavar="O",
+                help="step_time, gpus, cost or peak_memory; a chain (A,B): B among the optima of A.",
+                shell_complete=completing.lists_of(completing.objectives),
+            ),
             click.option("--fix", multiple=True, metavar="tp=8", help="A decision already made; repeat or use commas."),
             click.option("--limit", multiple=True, metavar="'ep<=64'", help="A bound on a degree or on peak_memory."),
+            click.option(
+                "--constraint",
+                multiple=True,
+                metavar="EXPR",
+                help="A condition on the layout: 'tp * cp <= 8', 'ep >= 16 or etp == 1', 'peak_memory[0] <= 60GiB'.",
+            ),
         ]
     ):
         command = option(command)

@@ -56,6 +56,21 @@ class Output:
             _to_stdout(answer, render, self.format)
 
 
+class SideFile:
+    """A further file that a command writes beside its answer: checked before the work, replaced whole."""
+
+    def __init__(self, given: str, field: str, force: bool) -> None:
+        if not given:
+            raise InputError(f"{field}: the file name is empty")
+        self.path = Path(given)
+        _check_writable(self.path, force, field)
+
+    def write(self, content: bytes, note: Callable[[str], None]) -> None:
+        """Put the content there. Raises InputError where it cannot be written."""
+        _replace(self.path, content)
+        note(f"wrote {self.path}")
+
+
 def _format(given: str | None, path: Path | None) -> str:
     if given is None:
         return "json" if path is not None and path.suffix == ".json" else "text"
@@ -64,21 +79,21 @@ def _format(given: str | None, path: Path | None) -> str:
     return given
 
 
-def _check_writable(path: Path, force: bool) -> None:
+def _check_writable(path: Path, force: bool, field: str = "output") -> None:
     try:
         if path.is_dir():
-            raise InputError(f"output: {path} is a directory")
+            raise InputError(f"{field}: {path} is a directory")
         if _is_device(path):
             return
         if path.exists() and not force:
-            raise InputError(f"output: {path} exists already; --force replaces it")
+            raise InputError(f"{field}: {path} exists already; --force replaces it")
         if path.exists() and not os.access(path, os.W_OK):
-            raise InputError(f"output: {path} cannot be written: Permission denied")
+            raise InputError(f"{field}: {path} cannot be written: Permission denied")
         handle, probe = tempfile.mkstemp(prefix=f".{path.name[:64]}.", dir=path.parent)
         os.close(handle)
         Path(probe).unlink()
     except OSError as error:
-        raise InputError(f"output: {path} cannot be written: {error.strerror}") from None
+        raise InputError(f"{field}: {path} cannot be written: {error.strerror}") from None
 
 
 def _is_device(path: Path) -> bool:
@@ -86,19 +101,18 @@ def _is_device(path: Path) -> bool:
     return path.exists() and not path.is_file() and not path.is_dir()
 
 
-def _replace(path: Path, text: str) -> None:
+def _replace(path: Path, content: str | bytes) -> None:
     """Write beside the file and rename: a reader sees the old file or the new one, never a part."""
     temporary = None
+    content = content.encode() if isinstance(content, str) else content
     try:
         if _is_device(path):
-            path.write_text(text, encoding="utf-8")
+            path.write_bytes(content)
             return
         path = path.resolve()
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", prefix=f".{path.name[:64]}.", dir=path.parent, delete=False
-        ) as stream:
+        with tempfile.NamedTemporaryFile(prefix=f".{path.name[:64]}.", dir=path.parent, delete=False) as stream:
             temporary = Path(stream.name)
-            stream.write(text)
+            stream.write(content)
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
     except OSError as error:

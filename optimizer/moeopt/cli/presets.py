@@ -4,15 +4,26 @@ from typing import Any
 
 import click
 
+from moeopt.cli.completing import words
 from moeopt.cli.options import output_options
 from moeopt.cli.output import Output
 from moeopt.errors import InputError
 from moeopt.problem.base import nearest
 
 
+def _names(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
+    """Presets of the kind that stands before."""
+    from moeopt.problem import loading
+
+    kind = context.params.get("kind")
+    return [name for name in loading.presets(kind) if name.startswith(incomplete)] if kind in loading.KINDS else []
+
+
 @click.command()
-@click.argument("kind", required=False, metavar="[architectures|clusters]")
-@click.argument("name", required=False)
+@click.argument(
+    "kind", required=False, metavar="[architectures|clusters]", shell_complete=words("architectures", "clusters")
+)
+@click.argument("name", required=False, shell_complete=_names)
 @output_options
 def presets(kind: str | None, name: str | None, **options: Any) -> int:
     """Architectures and clusters that ship; with NAME, all fields of one."""

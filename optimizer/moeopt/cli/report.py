@@ -5,12 +5,13 @@ from typing import Any
 
 import click
 
+from moeopt.cli.completing import files
 from moeopt.cli.options import output_options
 from moeopt.cli.output import Output
 
 
 @click.command()
-@click.argument("solution")
+@click.argument("solution", shell_complete=files)
 @output_options
 def report(solution: str, **options: Any) -> int:
     """One self-contained HTML page about SOLUTION: the JSON that solve, evaluate or pareto wrote.

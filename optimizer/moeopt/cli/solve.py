@@ -5,10 +5,11 @@ from typing import Any
 
 import click
 
-from moeopt.cli.inputs import positive_integer, read_problem
+from moeopt.cli.inputs import layout_fields, positive_integer, read_problem
 from moeopt.cli.options import output_options, problem_options
 from moeopt.cli.output import Output
 from moeopt.errors import InputError
+from moeopt.problem.base import read_fields
 from moeopt.units import parse_duration_ns
 
 EXIT_CODES = {"optimal": 0, "feasible": 0, "infeasible": 3, "unknown": 4}
@@ -21,6 +22,11 @@ EXIT_CODES = {"optimal": 0, "feasible": 0, "infeasible": 3, "unknown": 4}
 @click.option("--workers", metavar="N", help="Solver threads (default: one a core).")
 @click.option("--seed", metavar="N", default="0", show_default=True, help="Seed of the solver.")
 @click.option("--no-screening", is_flag=True, help="Give the solver every layout; slower, and the same optimum.")
+@click.option(
+    "--why-not",
+    metavar="FILE|tp=4,pp=8,…",
+    help="Also what stands against this layout: the rule it breaks, the bytes it lacks, or what it loses and where.",
+)
 @output_options
 def solve(**options: Any) -> int:
     """The best layout of a problem, with its proof.
@@ -30,26 +36,51 @@ def solve(**options: Any) -> int:
     """
     output = Output(options)
     settings = _settings(options)
+    given = None if options["why_not"] is None else _asked(options["why_not"])
     problem = read_problem(options)
     from moeopt.report.text import render
     from moeopt.search import solve as search
 
-    answer = search(problem, progress=None if output.quiet else output.note, **settings)
+    settings["progress"] = None if output.quiet else output.note
+    answer = search(problem, **settings)
+    if given is not None:
+        from moeopt.explain.why_not import why_not
+
+        answer["why_not"] = why_not(problem, given, answer, **settings)
     output.emit(answer, partial(render, verbose=output.verbose))
     return EXIT_CODES.get(answer["status"], 0)
 
 
-def _settings(options: dict[str, Any]) -> dict[str, Any]:
+def time_limit_seconds(options: dict[str, Any]) -> float | None:
+    """--time-limit in seconds."""
     limit = options["time_limit"]
     limit_ns = None if limit is None else parse_duration_ns(limit, "time-limit")
     if limit_ns == 0:
         raise InputError(f"time-limit: {limit!r} is not above 0")
+    return None if limit_ns is None else limit_ns / 10**9
+
+
+def seed_of(options: dict[str, Any]) -> int:
+    """--seed as an integer."""
     if not options["seed"].isdecimal() or int(options["seed"]) >= 2**31:
         raise InputError(f"seed: {options['seed']!r} is not a whole number from 0 to {2**31 - 1}")
+    return int(options["seed"])
+
+
+def _asked(text: str) -> dict[str, Any]:
+    """The fields of the layout asked about, checked before the search begins."""
+    from moeopt.layout import Layout
+
+    fields = layout_fields(text)
+    read_fields(Layout, fields, "why-not")
+    return fields
+
+
+def _settings(options: dict[str, Any]) -> dict[str, Any]:
     return {
-        "time_limit": None if limit_ns is None else limit_ns / 10**9,
+        "time_limit": time_limit_seconds(options),
         "workers": positive_integer(options["workers"], "workers"),
         "top": positive_integer(options["top"], "top") or 1,
         "screening": not options["no_screening"],
-        "seed": int(options["seed"]),
+        "seed": seed_of(options),
     }

@@ -4,9 +4,9 @@ from typing import TYPE_CHECKING
 
 from ortools.sat.python import cp_model
 
+from moeopt.accounting.pieces import piece_counts, priced_total
 from moeopt.candidate import Candidate
-from moeopt.schedule.chunk_cap import longest_chunk_ns
-from moeopt.sweep import longest_rank_ns, piece_counts, total
+from moeopt.schedule.chunk_cap import longest_chunk_ns, longest_rank_ns
 
 if TYPE_CHECKING:
     from moeopt.cpsat.encode import Encoding, GridVariables
@@ -15,10 +15,13 @@ if TYPE_CHECKING:
 def add_caps(encoding: "Encoding", candidate: Candidate, grid: "GridVariables", literal: cp_model.IntVar) -> None:
     """No chunk and no rank takes longer than any placement within the horizon allows."""
     counts = piece_counts(candidate.problem)
-    work = total(counts, candidate.ledger.time_terms.forward_ns) + total(counts, candidate.backward_ns)
+    work = priced_total(counts, candidate.ledger.time_terms.forward_ns) + priced_total(counts, candidate.backward_ns)
     pp, vpp = candidate.grid
-    chunk = int(longest_chunk_ns(*candidate.schedule[:4], work, encoding.horizon_ns))
-    rank = int(longest_rank_ns(candidate.degrees, work, encoding.horizon_ns))
+    if encoding.rows == "replayed":
+        chunk = rank = encoding.horizon_ns // int(candidate.degrees.num_microbatches)
+    else:
+        chunk = int(longest_chunk_ns(*candidate.schedule[:4], work, encoding.horizon_ns))
+        rank = int(longest_rank_ns(*candidate.schedule[:3], work, encoding.horizon_ns))
     times = [grid.forward[stage] + grid.backward[stage] for stage in range(pp * vpp)]
     for stage_time in times:
         encoding.at_least(chunk, stage_time, literal)

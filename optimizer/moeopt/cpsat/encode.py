@@ -14,17 +14,18 @@ from typing import Literal
 
 from ortools.sat.python import cp_model
 
+from moeopt.accounting.pieces import piece_counts, priced_total
 from moeopt.candidate import TIE_BREAK, Candidate
 from moeopt.cpsat import prices
+from moeopt.cpsat.constraints import add_constraints
 from moeopt.cpsat.expressions import Expression
 from moeopt.cpsat.placement import Placement
 from moeopt.cpsat.schedule import add_schedule
 from moeopt.incumbent import Found
 from moeopt.pipeline import PipelineLayout
 from moeopt.problem.problem import Problem
-from moeopt.sweep import piece_counts, total
 
-Rows = Literal["all", "few"]
+Rows = Literal["all", "few", "replayed"]
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Encoding:
     """The model of a list of candidates under a time and a memory limit.
 
     `rows` "few" leaves out all rows of a schedule but its ranks' own work: a relaxation that rules most things out.
+    With "replayed" the time is the replay's, not the ledger's: its rows are cuts (`moeopt.cpsat.replayed`).
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class Encoding:
             self.grids[grid] = self._grid(*grid)
         for candidate, literal in zip(self.candidates, self.chosen, strict=True):
             prices.add_candidate(self, candidate, self.grids[candidate.grid], literal)
+            add_constraints(self, candidate, literal)
         self._schedules()
         bounds = [candidate.bound_ns for candidate in self.candidates]
         self.cp.add(self.time >= cp_model.LinearExpr.weighted_sum(self.chosen, bounds))
@@ -121,8 +124,8 @@ class Encoding:
 
         return GridVariables(
             placement,
-            times("forward", max(total(counts, item.ledger.time_terms.forward_ns) for item in members)),
-            times("backward", max(total(counts, item.backward_ns) for item in members)),
+            times("forward", max(priced_total(counts, item.ledger.time_terms.forward_ns) for item in members)),
+            times("backward", max(priced_total(counts, item.backward_ns) for item in members)),
             sizes("kept", pp * vpp),
             sizes("passing", pp * vpp),
             sizes("static", pp),

@@ -12,13 +12,12 @@ from ortools.sat.python import cp_model
 
 from moeopt.accounting.memory.persistent import Feature
 from moeopt.accounting.memory.stage import BUFFER_MULTIPLE, piece_features
-from moeopt.accounting.pieces import Piece
+from moeopt.accounting.pieces import Piece, piece_counts, priced_total
 from moeopt.accounting.time.step_end import SCALE
 from moeopt.arithmetic import ceil_div
 from moeopt.candidate import Candidate
 from moeopt.cpsat.caps import add_caps
 from moeopt.cpsat.expressions import Expression
-from moeopt.sweep import piece_counts, total
 
 if TYPE_CHECKING:
     from moeopt.cpsat.encode import Encoding, GridVariables
@@ -100,7 +99,7 @@ class _Rows:
             return units * replicated + -(-units * state.numerator // state.denominator)
         padded = elements
         if unit > 1:
-            padded = self.encoding.cp.new_int_var(0, self.encoding.limit_bytes // replicated, "")
+            padded = self.encoding.cp.new_int_var(0, self.encoding.limit_bytes // max(replicated, 1), "")
             self.at_least(unit * padded, elements)
         return padded * replicated + self._ceiling(padded, state)
 
@@ -135,7 +134,7 @@ class _Rows:
 def longest_end_ns(candidate: Candidate) -> int:
     """The step's end of a rank that holds everything; a rank's own work only ever hides some of it."""
     counts, memory = piece_counts(candidate.problem), candidate.ledger.memory_terms
-    dense, expert = total(counts, memory.dense_elements), total(counts, memory.expert_elements)
+    dense, expert = priced_total(counts, memory.dense_elements), priced_total(counts, memory.expert_elements)
     rows = candidate.ledger.time_terms.step_end.rows
     return int(max(ceil_div(row.dense * dense + row.expert * expert, SCALE) for row in rows))
 

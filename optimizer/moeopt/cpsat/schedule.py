@@ -25,6 +25,8 @@ def add_schedule(
 ) -> None:
     """Everything that the order of operations says, while `literal` holds."""
     _add_memory(encoding, schedule, grid, literal)
+    if encoding.rows == "replayed":
+        return
     surrogate = _surrogate(encoding, schedule, grid, literal) if schedule[1] > 1 else None
     for row in lower_bound_rows(*schedule):
         if encoding.rows == "few" and not row.name.startswith("R1"):

@@ -13,30 +13,56 @@ from moeopt.cpsat.encode import Encoding
 from moeopt.cpsat.expressions import Expression
 from moeopt.cpsat.solve import Settings, minimise
 from moeopt.incumbent import Found
+from moeopt.problem.problem import Problem
 from moeopt.screening import MOST_NS
 
 _LARGEST_WEIGHT = 2**55
 
 
 def break_tie(best: Found, equals: Sequence[Candidate], settings: Settings) -> tuple[Found, bool]:
-    """The canonical layout among those with the best layout's value; and whether every goal was proven."""
+    """The canonical layout among those with the best layout's value; and whether every further objective was proven
+    (all but the order of layers on stages, which no objective names)."""
     finalists = []
     for candidate in sorted(equals, key=lambda item: item.order):
         encoding = _encode(best, candidate)
-        second = encoding.time if best.candidate.problem.objective == "peak_memory" else encoding.peak
-        outcome = minimise(encoding, second, settings, "tie-break")
-        if outcome.found is None or not outcome.proven:
+        reached = _settle_objectives(encoding, best, settings)
+        if reached is None:
             return best, False
-        finalists.append((int(candidate.degrees.gpus), outcome.bound, candidate.order, outcome.found, encoding, second))
-    *_, chosen, encoding, second = min(finalists, key=lambda item: item[:3])
-    encoding.settle(second, min(finalists, key=lambda item: item[:3])[1], chosen)
+        values, found = reached
+        finalists.append((values, candidate.order, found, encoding))
+    *_, chosen, encoding = min(finalists, key=lambda item: item[:2])
     for goal in _placement_goals(encoding, chosen):
         outcome = minimise(encoding, goal, settings, "tie-break")
         if outcome.found is None or not outcome.proven:
-            return chosen, False
+            return chosen, True
         chosen = outcome.found
         encoding.settle(goal, outcome.bound, chosen)
     return chosen, True
+
+
+def _settle_objectives(encoding: Encoding, best: Found, settings: Settings) -> tuple[tuple[int, ...], Found] | None:
+    """One candidate's best values of every objective after the first, each with those before it fixed; None where the
+    time was over."""
+    candidate, values, found = encoding.candidates[0], [], None
+    for name in further_objectives(candidate.problem):
+        if name == "gpus":
+            values.append(int(candidate.degrees.gpus))
+            continue
+        goal = encoding.peak if name == "peak_memory" else encoding.time
+        outcome = minimise(encoding, goal, settings, "tie-break")
+        if outcome.found is None or not outcome.proven:
+            return None
+        found = outcome.found
+        values.append(outcome.bound * (int(candidate.degrees.gpus) if name == "cost" else 1))
+        encoding.settle(goal, outcome.bound, found)
+    return (tuple(values), found) if found is not None else None
+
+
+def further_objectives(problem: Problem) -> list[str]:
+    """The problem's own after the first; then fewest GPUs, and least peak memory (after peak memory: least time)."""
+    own = [problem.objective, *problem.then]
+    last = "step_time" if "peak_memory" in own else "peak_memory"
+    return list(dict.fromkeys([*own, "gpus", last]))[1:]
 
 
 def _encode(best: Found, candidate: Candidate) -> Encoding:

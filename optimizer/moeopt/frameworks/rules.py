@@ -43,6 +43,8 @@ class Rule:
     checked: Checked
     applies: Applies = always
     """Whether the rule is in play at all; where it is not, it holds."""
+    waits: bool = False
+    """Whether it reads the recompute setting, which a search decides after the degrees."""
 
     def holds(self, problem: Problem, degrees: Degrees, choices: Choices) -> Number:
         """True or False, or a boolean column as long as the scope's columns. Unread degrees may be None."""

@@ -1,8 +1,10 @@
-"""The problem's own rules: what its `fix` and `limits` say about a layout. (Memory is the ledger's to judge.)"""
+"""The problem's own rules: what its `fix`, `limits` and `constraints` say about a layout. (Memory is the ledger's to
+judge, and so are constraints on the placement of layers.)"""
 
 from collections.abc import Mapping
 
 from moeopt.arithmetic import Number, both
+from moeopt.constraints.rules import constraint_rules
 from moeopt.frameworks.rules import Rule
 from moeopt.layout import Choices, Degrees
 from moeopt.problem.problem import DEGREES, Bound, Problem
@@ -12,11 +14,11 @@ _BY_FIELD = ("overlap", "optimizer")
 
 
 def wish_rules(problem: Problem) -> tuple[Rule, ...]:
-    """One rule a limited degree, one a fixed degree and one a fixed choice."""
+    """One rule a limited degree, one a fixed degree, one a fixed choice and one a constraint."""
     limited = [name for name in DEGREES if problem.bound(name) != Bound()]
     fixed = [name for name in problem.fix if name in Degrees.__dataclass_fields__]
     chosen = [name for name in problem.fix if name in Choices.model_fields]
-    return (*map(_limit, limited), *map(_fixed, fixed), *map(_chosen, chosen))
+    return (*map(_limit, limited), *map(_fixed, fixed), *map(_chosen, chosen), *constraint_rules(problem))
 
 
 def _limit(name: str) -> Rule:

@@ -23,6 +23,28 @@ class LayerKind:
         return self.ffn if not self.window else f"{self.ffn}, window {self.window}"
 
 
+PositiveFloat = Annotated[float, Field(gt=0)]
+
+
+class RopeScaling(Input):
+    """How rotary positions stretch beyond the trained length, in the names of Hugging Face's `rope_scaling`.
+
+    Costs nothing: it is carried to the launch files and back. longrope's per-dimension factors are not kept.
+    """
+
+    rope_type: Literal["linear", "dynamic", "yarn", "longrope", "llama3"]
+    factor: PositiveFloat | None = None
+    original_max_position_embeddings: Positive | None = None
+    beta_fast: PositiveFloat | None = None
+    beta_slow: PositiveFloat | None = None
+    mscale: PositiveFloat | None = None
+    mscale_all_dim: PositiveFloat | None = None
+    low_freq_factor: PositiveFloat | None = None
+    high_freq_factor: PositiveFloat | None = None
+    truncate: bool | None = None
+    """YaRN: whether the ends of the correction range are rounded to whole dimensions (absent: yes)."""
+
+
 class Architecture(Input):
     """Dimensions of a decoder-only transformer; an architecture with `num_experts: 0` is dense.
 
@@ -41,7 +63,15 @@ class Architecture(Input):
     tie_word_embeddings: bool = False
     position_embedding: Literal["rope", "learned", "none"] = "rope"
 
+    rope_theta: PositiveFloat | None = None
+    """Base of the rotary embedding. This and the other constants that cost nothing are absent where not known."""
+    partial_rotary_factor: Annotated[PositiveFloat, Field(le=1)] | None = None
+    """Part of a head that is rotated (GLM-4.5: half); absent means all of it."""
+    rope_scaling: RopeScaling | None = None
+
     norm: Literal["rmsnorm", "layernorm"] = "rmsnorm"
+    rms_norm_eps: PositiveFloat | None = None
+    """What norms of either kind add below the root."""
     norm_bias: bool = Field(default=None, validate_default=False)  # type: ignore[assignment]
     """Whether a norm has a bias beside its weight; defaults to true for layernorm."""
     qk_norm: Literal["none", "head", "hidden"] = "none"
@@ -80,6 +110,10 @@ class Architecture(Input):
     router_correction_bias: bool = False
     """The load-balancing bias that is updated without a gradient (DeepSeek-V3)."""
     router_score_function: Literal["softmax", "sigmoid"] = "softmax"
+    norm_topk_prob: bool | None = None
+    """Whether the chosen experts' weights are scaled to add up to 1."""
+    routed_scaling_factor: PositiveFloat | None = None
+    """What the routed experts' weights are multiplied with."""
     n_group: Positive | None = None
     topk_group: Positive | None = None
     first_k_dense_replace: NonNegative = 0

@@ -71,10 +71,11 @@ def read_fields(kind: type[InputType], values: Mapping[str, Any], where: str) ->
     try:
         return kind.model_validate(dict(values))
     except ValidationError as error:
-        raise InputError(_sentence(kind, error, where)) from None
+        raise InputError(sentence(kind, error, where)) from None
 
 
-def _sentence(kind: type[Input], error: ValidationError, where: str) -> str:
+def sentence(kind: type[Input], error: ValidationError, where: str) -> str:
+    """The first thing wrong as one sentence that starts with its field."""
     first = error.errors()[0]
     path = ".".join(str(part) for part in first["loc"])
     field = f"{where}.{path}" if path else where

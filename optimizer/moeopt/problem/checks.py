@@ -93,6 +93,8 @@ def check_rules(problem: Problem) -> None:
     degrees = Degrees(**{field.name: fixed.get(field.name) for field in fields(Degrees)})
     choices = read_fields(Choices, {n: v for n, v in problem.fix.items() if n in Choices.model_fields}, "fix")
     for rule in degree_rules(problem, choices):
+        if rule.source.startswith("constraints["):  # they may read choices that are still open: the search decides
+            continue
         if set(rule.scope) <= set(fixed) and not rule.holds(problem, degrees, choices):
             name = rule.scope[0]
             raise InputError(

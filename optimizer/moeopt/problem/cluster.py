@@ -37,6 +37,8 @@ class Cluster(Input):
     network_bandwidth_bytes_per_s: Rate
     network_latency_ns: Nanoseconds
     host: Literal["x86", "grace"] = "x86"
+    host_bandwidth_bytes_per_s: Rate | None = None
+    """Between one GPU and host memory, over PCIe or NVLink-C2C. Absent: as `host` usually has it."""
     compute_capability: str = "9.0"
     efficiency: str = "hopper"
     """Table of measured efficiencies: the name of a shipped one (presets/efficiency) or a YAML file."""

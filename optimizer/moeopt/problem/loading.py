@@ -156,18 +156,21 @@ def load_problem(given: Mapping[str, Any], folder: Path | None = None) -> Proble
     for required in ("architecture", "cluster", "gpus"):
         if fields.get(required) is None:
             raise InputError(f"problem.{required}: this field is required and is missing")
-    fields["gpus"] = load_gpus(fields["gpus"])
-    fields["architecture"] = load_architecture(fields["architecture"], "architecture", folder)
-    fields["cluster"] = load_cluster(fields["cluster"], "cluster", folder)
-    if not isinstance(fields.get("workload"), Workload):
-        fields["workload"] = read_fields(Workload, _or_empty(fields.get("workload")), "workload")
-    fields["fix"] = _or_empty(fields.get("fix"))
-    fields["limits"] = _or_empty(fields.get("limits"))
-    return read_fields(Problem, fields, "problem")
+    return read_fields(Problem, resolved(fields, folder), "problem")
 
 
-def _or_empty(value: Any) -> Any:
-    return {} if value is None else value
+def resolved(given: Mapping[str, Any], folder: Path | None = None) -> dict[str, Any]:
+    """Fields of a problem with names, paths and mappings read into objects; a field that is None is absent."""
+    fields = {name: value for name, value in given.items() if value is not None}
+    if "gpus" in fields:
+        fields["gpus"] = load_gpus(fields["gpus"])
+    if "architecture" in fields:
+        fields["architecture"] = load_architecture(fields["architecture"], "architecture", folder)
+    if "cluster" in fields:
+        fields["cluster"] = load_cluster(fields["cluster"], "cluster", folder)
+    if "workload" in fields and not isinstance(fields["workload"], Workload):
+        fields["workload"] = read_fields(Workload, fields["workload"], "workload")
+    return fields
 
 
 def load_problem_file(path: Path) -> Problem:

@@ -1,11 +1,22 @@
 """A question: architecture + cluster + GPUs + workload + what is fixed, limited and wanted."""
 
+from collections.abc import Mapping
+from os import PathLike
+from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
+from moeopt.errors import InputError
 from moeopt.problem.architecture import Architecture
-from moeopt.problem.base import Bytes, Input, NonNegative, Positive
+from moeopt.problem.base import Bytes, Input, NonNegative, Positive, sentence
 from moeopt.problem.cluster import Cluster
 from moeopt.problem.workload import Workload
 
@@ -62,7 +73,12 @@ class Limits(Input):
 
 
 class Problem(Input):
-    """Everything that a solve needs; `gpus` is exact or a range."""
+    """Everything that a solve needs; `gpus` is exact or a range.
+
+    `Problem(architecture="deepseek-v3", cluster="h100-sxm", gpus=1024, workload={"precision": "fp8"})`: architecture
+    and cluster are objects, names of presets, paths, or mappings of fields, as in a problem file, which `Problem.load`
+    reads.
+    """
 
     architecture: Architecture
     cluster: Cluster
@@ -71,7 +87,79 @@ class Problem(Input):
     fix: dict[str, Any] = Field(default_factory=dict)
     """Decisions that are made already: degrees by name, and the layout's other fields (dispatcher, recompute, ...)."""
     limits: Limits = Limits()
+    constraints: tuple[str, ...] = ()
+    """Further conditions on a layout, as expressions over its decisions (`moeopt.constraints`)."""
     objective: Objective = "step_time"
+    then: tuple[Objective, ...] = ()
+    """Further objectives, each minimised among the optima of those before it (`objective: step_time,peak_memory`)."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _spelled_out(cls, values: Any) -> Any:
+        """A chain of objectives in one field, and targets among the limits (they become constraints)."""
+        from moeopt.problem.targets import spell_out
+
+        return spell_out(values) if isinstance(values, dict) else values
+
+    @model_validator(mode="after")
+    def _each_once(self) -> "Problem":
+        chain = (self.objective, *self.then)
+        for name in chain:
+            if chain.count(name) > 1:
+                raise ValueError(f"objective: {name} is given twice")
+        return self
+
+    @field_validator("constraints", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    @field_validator("constraints")
+    @classmethod
+    def _readable(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if value:
+            from moeopt.constraints import check_all
+
+            try:
+                check_all(value)
+            except InputError as error:
+                raise ValueError(str(error)) from None
+        return value
+
+    @model_serializer(mode="wrap")
+    def _without_nothing(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """An answer's problem says nothing of constraints or further objectives where there are none."""
+        fields: dict[str, Any] = handler(self)
+        for name in ("constraints", "then"):
+            if not getattr(self, name):
+                fields.pop(name, None)
+        return fields
+
+    def __init__(self, **fields: Any) -> None:
+        """Raises InputError: one sentence with the field, the value and what is wrong with it."""
+        from moeopt.problem.loading import resolved
+
+        try:
+            super().__init__(**resolved(fields))
+        except ValidationError as error:
+            raise InputError(sentence(type(self), error, "problem")) from None
+
+    @classmethod
+    def load(cls, source: "str | PathLike[str] | Mapping[str, Any]", **changes: Any) -> "Problem":
+        """From a problem or solution file (YAML, JSON) or a mapping of its fields; `changes` replace whole fields.
+
+        Checked like a command's problem: raises InputError where no layout at all can satisfy what is fixed.
+        """
+        from moeopt.problem.checks import check
+        from moeopt.problem.loading import load_problem, problem_fields
+
+        if isinstance(source, Mapping):
+            fields, folder = dict(source), None
+        else:
+            fields, folder = problem_fields(Path(source)), Path(source).parent
+        problem = load_problem({**fields, **changes}, folder)
+        check(problem)
+        return problem
 
     @property
     def gpu_range(self) -> GpuRange:

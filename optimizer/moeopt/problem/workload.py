@@ -19,6 +19,8 @@ class Routing(Input):
     imbalance: Annotated[float, Field(ge=1.0)] = 1.0
     capacity_factor: Annotated[float, Field(gt=0.0)] | None = None
     worst: bool = False
+    initial: bool = False
+    """As uneven as the router of a run from random weights is at first (`accounting.routing`), by ep."""
 
     @property
     def description(self) -> str:
@@ -27,6 +29,8 @@ class Routing(Input):
             return "worst case: every token of the expert-parallel group may reach one rank"
         if self.capacity_factor is not None:
             return f"capacity factor {self.capacity_factor:g}: tokens above it are dropped"
+        if self.initial:
+            return "initial: the busiest rank receives what a freshly initialised router sends it (by formula, with ep)"
         if self.imbalance == 1.0:
             return "balanced: every expert receives the same number of tokens"
         return f"imbalance {self.imbalance:g}: the busiest rank receives {self.imbalance:g} times the mean"
@@ -56,10 +60,10 @@ class Workload(Input):
     @classmethod
     def _routing_words(cls, values: Any) -> Any:
         if isinstance(values, dict) and isinstance(values.get("routing"), str):
-            words = {"balanced": {}, "worst": {"worst": True}}
+            words = {"balanced": {}, "worst": {"worst": True}, "initial": {"initial": True}}
             if values["routing"] not in words:
                 raise ValueError(
-                    f"routing: {values['routing']!r} is unknown; write balanced, worst, {{imbalance: 1.2}} or "
+                    f"routing: {values['routing']!r} is unknown; write balanced, initial, worst, {{imbalance: 1.2}} or "
                     "{capacity_factor: 1.0}"
                 )
             return {**values, "routing": words[values["routing"]]}

@@ -43,12 +43,19 @@ _NAMES = {
     "overlap_grad_sync": "overlap-grad-reduce",
     "overlap_param_sync": "overlap-param-gather",
     "vocab_size": "vocab-size",
+    "layernorm_epsilon": "norm-epsilon",
+    "rope_scaling": "use-rope-scaling",
+    "seq_len_interpolation_factor": "rotary-seq-len-interpolation-factor",
+    "yarn_rotary_scaling_factor": "rotary-scaling-factor",
+    "yarn_mscale": "mscale",
+    "yarn_mscale_all_dim": "mscale-all-dim",
 }
 _NEGATED = {
     "add_bias_linear": "disable-bias-linear",
     "bias": "disable-bias-linear",
     "share_embeddings_and_output_weights": "untie-embeddings-and-output-weights",
     "grad_reduce_in_fp32": "grad-reduce-in-bf16",
+    "yarn_correction_range_round_to_int": "no-yarn-correction-range-round-to-int",
 }
 _GATED = ("fast-swiglu", "swiglu", "fast-geglu", "geglu", "reglu")
 _TYPES = {

@@ -16,6 +16,8 @@ _ARGUMENTS = {
     "topk": "moe-router-topk",
     "moe-train-capacity-factor": "moe-expert-capacity-factor",
     "rotary-position-embeddings": "use-rotary-position-embeddings",
+    "rotary-position-embeddings-theta": "rotary-base",
+    "layernorm-epsilon": "norm-epsilon",
 }
 """Megatron-DeepSpeed's own names (4efb479, megatron/arguments.py) -> Megatron-LM's."""
 _KEYS = ("train_batch_size", "train_micro_batch_size_per_gpu", "zero_optimization", "gradient_accumulation_steps")

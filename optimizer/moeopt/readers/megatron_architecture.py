@@ -8,6 +8,7 @@ from typing import Any
 
 from moeopt.errors import InputError
 from moeopt.readers.flags import Flags
+from moeopt.readers.megatron_constants import read_constants
 from moeopt.readers.patterns import read_pattern
 from moeopt.readers.reading import Reading, integer
 
@@ -36,6 +37,7 @@ def read_architecture(flags: Flags, reading: Reading) -> None:
     _experts(flags, fields, reading)
     _biases(flags, fields)
     _windows(flags, fields)
+    read_constants(flags, fields)
     fields["num_nextn_predict_layers"] = flags.integer("mtp-num-layers") or 0
     reading.architecture = fields
 

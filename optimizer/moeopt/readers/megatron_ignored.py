@@ -39,7 +39,8 @@ _FAMILIES = {
 }
 """What a group of arguments is about -> patterns of their names."""
 _PRICED_WITHOUT = (
-    r"cpu-offloading.*|fine-grained-activation.*|offload-modules|activation-offload.*|delta-offload.*|distribute-saved.*",
+    r"cpu-offloading.*|activation-offload.*|delta-offload.*|min-offloaded.*|distribute-saved.*|fsdp-.*|outer-dp.*",
+    r"suggested-communication.*|megatron-fsdp-.*|enable-full-sharding.*|create-all-gather.*|delay-offload.*|use-custom-fsdp",
     r"hierarchical-context.*|cp-comm-type|fp8-.*|reuse-grad-buf.*|first-last-layers.*|num-layers-at-(start|end).*",
     r"moe-shared-expert-overlap|delay-wgrad.*|ddp-.*|defer-embedding.*|moe-expert-rank.*|rampup-batch-size|keep-fp8.*",
     r"step-batch-size.*|overlap-cpu.*|overlap-param-gather-with.*|moe-latent.*|tp-comm-.*|(no-)?align-.*|use-nccl.*",
@@ -47,8 +48,7 @@ _PRICED_WITHOUT = (
     r"no-gradient-acc.*",
 )
 _REFUSED = {
-    "use-megatron-fsdp": "Megatron-FSDP shards parameters and gradients, which is not priced",
-    "use-custom-fsdp": "Megatron-FSDP shards parameters and gradients, which is not priced",
+    "cpu-offloading": "offloading whole layers is not priced (by module it is: --fine-grained-activation-offloading)",
     "use-torch-fsdp2": "FSDP2 shards parameters and gradients, which is not priced",
     "hybrid-layer-pattern": "layers of other kinds (Mamba) are not priced",
     "hybrid-override-pattern": "layers of other kinds (Mamba) are not priced",

@@ -10,6 +10,7 @@ from moeopt.errors import InputError
 from moeopt.layout import RECOMPUTE_MODULES
 from moeopt.pipeline import PipelineLayout
 from moeopt.readers.flags import Flags
+from moeopt.readers.megatron_sharding import read_sharding
 from moeopt.readers.reading import Reading
 
 _OPTIONAL_DEGREES = {
@@ -51,6 +52,7 @@ def read_layout(flags: Flags, reading: Reading) -> None:
         "tp_comm": flags.on("tp-comm-overlap"),
     }
     layout["cuda_graphs"] = _cuda_graphs(flags, reading)
+    read_sharding(flags, reading)
 
 
 def _expert_tensor_parallel(flags: Flags, reading: Reading, experts: bool) -> None:

@@ -23,6 +23,15 @@ _DIMENSIONS = {
     "qk_rope_head_dim": "qk_rope_head_dim",
     "v_head_dim": "v_head_dim",
     "enable_weight_tying": "tie_word_embeddings",
+    "norm_eps": "rms_norm_eps",
+    "rope_theta": "rope_theta",
+}
+_YARN = {
+    "rope_factor": "factor",
+    "original_seq_len": "original_max_position_embeddings",
+    "beta_fast": "beta_fast",
+    "beta_slow": "beta_slow",
+    "mscale": "mscale",
 }
 
 
@@ -60,6 +69,7 @@ def _fields(given: dict[str, Any]) -> dict[str, Any]:
     fields["q_lora_rank"] = given.get("q_lora_rank") or None
     if "kv_lora_rank" in fields:
         fields["num_key_value_heads"] = fields.get("num_attention_heads")
+        fields["rope_scaling"] = _yarn(given)
     fields["qk_norm"] = "head" if given.get("qk_norm") else "none"
     moe = given.get("moe_args")
     if isinstance(moe, dict) and given.get("moe_enabled", True):
@@ -70,8 +80,18 @@ def _fields(given: dict[str, Any]) -> dict[str, Any]:
             "moe_intermediate_size": width,
             "shared_expert_intermediate_size": moe.get("num_shared_experts", 1) * width,
             "router_score_function": moe.get("score_func", "sigmoid"),
+            "norm_topk_prob": moe.get("route_norm"),
+            "routed_scaling_factor": moe.get("route_scale"),
             "n_group": moe.get("num_expert_groups"),
             "topk_group": moe.get("num_limited_groups"),
             "router_correction_bias": moe.get("load_balance_coeff", 1e-3) is not None,
         }
     return fields
+
+
+def _yarn(given: dict[str, Any]) -> dict[str, Any] | None:
+    """MLA's scaling, where the file gives a factor above 1; one mscale stands for both of DeepSeek's."""
+    if given.get("rope_factor", 1) == 1:
+        return None
+    found = {ours: given[theirs] for theirs, ours in _YARN.items() if theirs in given}
+    return {"rope_type": "yarn", **found, "mscale_all_dim": found.get("mscale")}

@@ -45,6 +45,10 @@ def render_kept_tensors(answer: Mapping[str, Any], console: Console) -> None:
         total = sum(tensor["bytes"] for tensor in piece["tensors"])
         console.print(f"  {piece['count']} x {escape(piece['piece'])}: {format_bytes(total)} each")
         _table(console, (_tensor(tensor) for tensor in piece["tensors"]), indent=4)
+        if piece.get("offloaded"):
+            away = sum(tensor["bytes"] for tensor in piece["offloaded"])
+            console.print(f"    [dim]in host memory between the passes, not kept: {format_bytes(away)}[/dim]")
+            _table(console, (_tensor(tensor) for tensor in piece["offloaded"]), indent=6)
         if piece["dropped"]:
             again = sum(tensor["bytes"] for tensor in piece["dropped"])
             console.print(f"    [dim]computed again, not kept: {format_bytes(again)}[/dim]")

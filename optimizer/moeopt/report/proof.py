@@ -1,6 +1,6 @@
 """What is proven: the optimum and its bound, or why a problem has no answer."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -32,7 +32,8 @@ def proof_text(answer: Mapping[str, Any]) -> str:
     how = search_text(search)
     bound = value_text(objective.get("bound"), unit)
     if status == "optimal":
-        return f"Optimal: no legal layout {BETTER.get(name, 'is better')}; {name} = bound = {bound}; {how}."
+        chain = chain_text(answer.get("objectives") or [])
+        return f"Optimal: no legal layout {BETTER.get(name, 'is better')}; {name} = bound = {bound}{chain}; {how}."
     if status == "feasible":
         value = objective["value"]
         gap = f", at most {1 - objective['bound'] / value:.2%} better" if objective.get("bound") and value else ""
@@ -41,6 +42,18 @@ def proof_text(answer: Mapping[str, Any]) -> str:
         rest = "" if objective.get("bound") is None else f" ({name} cannot be below {bound})"
         return f"No answer within the time limit: no layout was found and none was ruled out{rest}; {how}."
     return ""
+
+
+def chain_text(objectives: Sequence[Mapping[str, Any]]) -> str:
+    """What is proven about the further objectives of a chain."""
+    text = ""
+    for item in objectives[1:]:
+        value = value_text(item["value"], item["unit"])
+        state = "optimal" if item["proven"] else "not proven"
+        if not item["proven"] and item.get("bound") is not None:
+            state += f", not below {value_text(item['bound'], item['unit'])}"
+        text += f"; among these {item['name']} {value} ({state})"
+    return text
 
 
 def search_text(search: Mapping[str, Any]) -> str:
@@ -60,15 +73,19 @@ def render_explanation(answer: Mapping[str, Any], console: Console) -> None:
     """Why no layout exists: the smallest set of rules that cannot hold together, and what would help."""
     explanation = answer.get("explanation") or {}
     console.print("\n[bold]Infeasible: proven, no legal layout exists[/bold]")
+    relaxations = explanation.get("relaxations") or []
     if explanation.get("text"):
-        console.print(Padding(escape(str(explanation["text"])), (0, 0, 0, 2)))
-    if explanation.get("conflict"):
-        console.print("  These cannot hold together:")
-        for rule in explanation["conflict"]:
+        reason = str(explanation["text"]).partition(" What would change it:")[0] if relaxations else explanation["text"]
+        console.print(Padding(escape(str(reason)), (0, 0, 0, 2)))
+    members = explanation.get("members") or explanation.get("conflict")
+    if members:
+        least = "" if explanation.get("minimal", True) else " (perhaps not all are needed: the time was over)"
+        console.print(f"  These cannot hold together{least}:")
+        for rule in members:
             console.print(Padding(escape(f"- {_rule(rule)}"), (0, 0, 0, 4)))
-    if explanation.get("relaxations"):
+    if relaxations:
         console.print("  Any one of these makes it feasible:")
-        for relaxation in explanation["relaxations"]:
+        for relaxation in relaxations:
             console.print(Padding(escape(f"- {relaxation_text(relaxation)}"), (0, 0, 0, 4)))
     search = answer.get("search") or {}
     if search:
@@ -77,7 +94,7 @@ def render_explanation(answer: Mapping[str, Any], console: Console) -> None:
 
 def _rule(rule: Any) -> str:
     if isinstance(rule, Mapping):
-        return f"{rule.get('rule', '')}: {rule.get('equation', '')}"
+        return f"{rule.get('rule', '')}: {rule.get('equation') or rule.get('text', '')}"
     return str(rule)
 
 
@@ -85,7 +102,9 @@ def relaxation_text(relaxation: Any) -> str:
     """`gpus to 256 (…)`: the change, its new value and whatever else is said about it."""
     if not isinstance(relaxation, Mapping):
         return str(relaxation)
-    known = ("change", "to", "text")
+    known = ("change", "to", "text", "layout", "step_time_ns", "peak_bytes")
+    if relaxation.get("layout"):  # the text says everything
+        return str(relaxation["text"])
     rest = ", ".join(f"{name} {value}" for name, value in relaxation.items() if name not in known and value is not None)
     text = str(relaxation.get("text") or f"{relaxation.get('change')} to {relaxation.get('to')}")
     return f"{text} ({rest})" if rest else text

@@ -13,6 +13,7 @@ from moeopt.report.layouts import render_alternatives, render_layout
 from moeopt.report.memory import render_memory
 from moeopt.report.proof import render_explanation, render_proof
 from moeopt.report.times import render_step_time
+from moeopt.report.why_not import render_why_not
 from moeopt.units import format_bytes, format_count
 
 Answer = Mapping[str, Any]
@@ -27,9 +28,11 @@ def render(answer: Answer, console: Console, verbose: bool = False) -> None:
     render_claims(answer, console)
     if answer["status"] == "infeasible":
         render_explanation(answer, console)
+        render_why_not(answer, console)
         return
     if answer["status"] == "unknown" or not answer.get("layout"):
         render_proof(answer, console)
+        render_why_not(answer, console)
         return
     render_gpus(answer, console)
     render_rules(answer, console, verbose)
@@ -39,6 +42,7 @@ def render(answer: Answer, console: Console, verbose: bool = False) -> None:
     render_step_time(answer, console)
     render_proof(answer, console)
     render_alternatives(answer, console)
+    render_why_not(answer, console)
 
 
 def section(console: Console, title: str) -> None:
@@ -72,7 +76,8 @@ def render_headline(answer: Answer, console: Console) -> None:
     routing = routing_text(workload.get("routing"))
     decided = [f"fix {name}={_plain(value)}" for name, value in (problem.get("fix") or {}).items()]
     limits = [_limit(name, limit) for name, limit in (problem.get("limits") or {}).items()]
-    paragraph(console, "; ".join([f"routing {routing}", *decided, *(limit for limit in limits if limit)]))
+    wanted = [f"constraint {text}" for text in problem.get("constraints") or ()]
+    paragraph(console, "; ".join([f"routing {routing}", *decided, *(limit for limit in limits if limit), *wanted]))
 
 
 def routing_text(routing: Any) -> str:

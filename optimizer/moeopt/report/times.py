@@ -33,9 +33,19 @@ def render_step_time(answer: Mapping[str, Any], console: Console) -> None:
         f"  {time['tokens_per_second_per_gpu']:,.0f} tokens/s/GPU, "
         f"{time['model_tflops_per_gpu']:,.0f} model TFLOP/s/GPU, MFU {time['mfu']:.1%}"
     )
+    if answer.get("cost"):
+        console.print(f"  {cost_text(answer['cost'])}")
     for reason in (time.get("range") or {}).get("reasons", ()):
         console.print(Padding(f"wider range: {escape(reason)}", (0, 0, 0, 2)))
     _render_schedule(answer.get("schedule"), console)
+
+
+def cost_text(cost: Mapping[str, Any]) -> str:
+    """`70,312 GPU-hours per trillion tokens, 281,250 USD at 4 USD a GPU-hour`."""
+    text = f"{cost['gpu_hours_per_trillion_tokens']:,.0f} GPU-hours per trillion tokens"
+    if cost.get("usd_per_trillion_tokens") is not None:
+        text += f", {cost['usd_per_trillion_tokens']:,.0f} USD at {cost['price_per_gpu_hour_usd']:g} USD a GPU-hour"
+    return text
 
 
 def _range(given: Mapping[str, Any] | None) -> str:

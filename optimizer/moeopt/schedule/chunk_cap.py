@@ -16,7 +16,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from moeopt.arithmetic import Number
+from moeopt.arithmetic import Number, maximum
 
 Column: TypeAlias = NDArray[np.float64]
 _SLACK = 1e-9
@@ -60,3 +60,16 @@ def longest_chunk_ns(
         within = m * w / p + ub2_at_least(p, several, m, group, w, middle) <= 2 * limit
         low, high = np.where(within, middle, low), np.where(within, high, middle)
     return np.ceil(np.where(v == 1, np.maximum(plain, 0), high)).astype(np.int64) + 1
+
+
+def longest_rank_ns(
+    pp: Number, vpp: Number, num_microbatches: Number, work_ns: Number, limit_ns: Number
+) -> NDArray[np.int64]:
+    """The longest that one rank may take for one micro-batch when the ledger's pipeline time is within the limit.
+
+    M times a rank's work is a row. 1F1B: the row is the time. Interleaved: the time is the middle of the rows and UB2,
+    which is at least (M v + p - 1) times the mean chunk.
+    """
+    surrogate = (num_microbatches * vpp + pp - 1) * (work_ns // (pp * vpp))
+    chunked = maximum(2 * limit_ns - surrogate, 0) // num_microbatches
+    return np.asarray(np.where(vpp == 1, limit_ns // num_microbatches, chunked))

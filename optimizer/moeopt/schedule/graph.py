@@ -104,11 +104,29 @@ class Graph:
         self, kind_ns: Sequence[int], hop_ns: int, saved_ns: Sequence[Sequence[int]] | None
     ) -> list[int]:
         ends = [0]
-        for event in range(1, len(self.kinds)):
-            start = max(ends[self.previous[event]], ends[self.inputs[event]] + self.hops[event] * hop_ns)
-            if self.second_kinds[event] >= 0:
-                start = max(start, ends[self.second_inputs[event]] + self.second_hops[event] * hop_ns)
-            ends.append(start + self.duration(event, kind_ns, saved_ns))
+        latency = (0, hop_ns)
+        second_ns = [*kind_ns, 0]  # kind -1, no second half, is the last entry
+        walk = zip(
+            self.previous,
+            self.inputs,
+            self.hops,
+            self.kinds,
+            self.second_inputs,
+            self.second_hops,
+            self.second_kinds,
+            strict=True,
+        )
+        next(walk)
+        for previous, source, hop, kind, other, other_hop, second in walk:
+            start, ready, late = ends[previous], ends[source] + latency[hop], ends[other] + latency[other_hop]
+            if ready > start:
+                start = ready
+            if late > start:
+                start = late
+            end = start + kind_ns[kind] + second_ns[second]
+            if saved_ns and second >= 0:
+                end -= saved_ns[kind][second - self.stages]
+            ends.append(end)
         return ends
 
     def duration(self, event: int, kind_ns: Sequence[int], saved_ns: Sequence[Sequence[int]] | None) -> int:

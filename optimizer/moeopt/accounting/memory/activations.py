@@ -56,12 +56,13 @@ def kept_tensors(
     choices: Choices,
     recipe: Recipe = DEFAULT_RECIPE,
 ) -> list[TensorBytes]:
-    """Tensors that one piece keeps for one in-flight micro-batch on one GPU, without those that selective
-    recomputation drops, each with its arithmetic in letters and numbers (for one layout: integers). Under full
-    recomputation this is the list of a layer that is not recomputed."""
+    """Tensors that one piece keeps for one in-flight micro-batch on one GPU, without those that selective recomputation
+    drops or that offloading moves to the host, each with its arithmetic in letters and numbers (for one layout:
+    integers). Under full recomputation this is the list of a layer that is not recomputed."""
     sizes = symbols(problem, degrees, choices)
     tensors = all_tensors(problem, sizes, piece, choices, recipe)
-    return [with_numbers(sizes, item) for item in tensors if item.kept_under(choices)]
+    kept = [item for item in tensors if item.kept_under(choices) and not item.host_bytes(choices)]
+    return [with_numbers(sizes, item) for item in kept]
 
 
 def recomputed_bytes(sizes: Symbols, piece: Piece, choices: Choices, kept: Number) -> Number:

@@ -44,7 +44,7 @@ def dense_tensors(problem: Problem, sizes: Symbols, recipe: Recipe) -> list[Tens
 def moe_tensors(problem: Problem, sizes: Symbols, choices: Choices, recipe: Recipe) -> list[TensorBytes]:
     """MoE block: residual, norm, router, dispatch, routed experts and shared experts."""
     entry = [
-        tensor(sizes, "feed-forward input (residual)", "2*T*h", (), _MLP),
+        tensor(sizes, "feed-forward input (residual)", "2*T*h", (), _MLP, offload="mlp_norm"),
         tensor(sizes, "MoE input (normed)", "2*T*h", ("layernorm",), "pre_mlp_layernorm: router, experts and shared"),
         tensor(sizes, "feed-forward norm statistics", _statistics(problem), ("layernorm",), "pre_mlp_layernorm"),
     ]
@@ -82,16 +82,31 @@ def _experts(problem: Problem, sizes: Symbols) -> list[TensorBytes]:
     drop: tuple[RecomputeModule, ...] = ("moe",)
     found = [
         tensor(
-            sizes, "routed fc1 input (sorted)", "R*h" if quantized else "2*R*h", drop, _EXPERTS, quantized=quantized
+            sizes,
+            "routed fc1 input (sorted)",
+            "R*h" if quantized else "2*R*h",
+            drop,
+            _EXPERTS,
+            quantized=quantized,
+            offload="expert_fc1",
         ),
-        tensor(sizes, "routed fc1 output", "2*R*gate*fe", drop, _EXPERTS),
+        tensor(sizes, "routed fc1 output", "2*R*gate*fe", drop, _EXPERTS, offload="moe_act"),
     ]
     if not problem.architecture.gated:
-        found.append(tensor(sizes, "routed activation before its probability", "2*R*fe", ("moe", "moe_act"), _EXPERTS))
+        found.append(
+            tensor(
+                sizes,
+                "routed activation before its probability",
+                "2*R*fe",
+                ("moe", "moe_act"),
+                _EXPERTS,
+                offload="moe_act",
+            )
+        )
     elements = "R*fe" if quantized else "2*R*fe"
     found += [
         tensor(sizes, "routed activation (fc2 input)", elements, ("moe", "moe_act"), _EXPERTS, quantized=quantized),
-        tensor(sizes, "probabilities of the rows", "4*R", drop, _EXPERTS),
+        tensor(sizes, "probabilities of the rows", "4*R", drop, _EXPERTS, offload="moe_act", width=4),
     ]
     return found
 

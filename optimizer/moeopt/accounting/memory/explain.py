@@ -5,10 +5,12 @@ from typing import Any
 
 from moeopt.accounting.buffers import chunk_buffer_elements
 from moeopt.accounting.memory.activations import all_tensors, without_recompute
+from moeopt.accounting.memory.gathered import Gathered, gathered
 from moeopt.accounting.memory.overhead import default_overheads, overhead_parts
 from moeopt.accounting.memory.persistent import present_parts
 from moeopt.accounting.memory.recipe import DEFAULT_RECIPE
 from moeopt.accounting.memory.stage import buffer_elements, chunk_kept_bytes, covered_pieces, features
+from moeopt.accounting.memory.states import host_bytes_per_shard_element
 from moeopt.accounting.memory.symbols import symbols
 from moeopt.accounting.memory.tensors import with_numbers
 from moeopt.accounting.memory.terms import MemoryTerms, memory_terms
@@ -53,7 +55,7 @@ def explain_stage(
         ],
         "activations": {
             **_activations(terms, counts, kept, vectors),
-            "moments": _moments(problem, degrees, choices, total),
+            "moments": _moments(problem, degrees, choices, terms, total),
         },
         "states": list(_states(problem, degrees, choices, terms, counts, orders, stage)),
         "buffers": list(_buffers(problem, degrees, choices, terms, counts)),
@@ -80,22 +82,42 @@ def _piece(problem: Problem, degrees: Degrees, choices: Choices, piece: Piece, n
             "source": item.source,
         }
 
+    kept = [item for item in found if item.bytes and item.kept_under(plain)]
+    away = [item for item in kept if item.host_bytes(plain)]
+
     return {
         "piece": str(piece),
         "count": number,
-        "tensors": [line(item) for item in found if item.bytes and item.kept_under(plain)],
+        "tensors": [line(item) for item in kept if item not in away],
+        "offloaded": [{**line(item), "offloaded_by": item.offloaded_by} for item in away],
         "dropped": [line(item) for item in found if item.bytes and not item.kept_under(plain)],
     }
 
 
-def _moments(problem: Problem, degrees: Degrees, choices: Choices, total: Mapping[Piece, int]) -> dict[str, Any]:
+def _moments(
+    problem: Problem, degrees: Degrees, choices: Choices, terms: MemoryTerms, total: Mapping[Piece, int]
+) -> dict[str, Any]:
     """What passes at each moment of each piece, the largest first."""
     sizes = symbols(problem, degrees, choices)
+    waiting = _gathered(problem, degrees, choices, terms)
     found = {piece: moments(problem, sizes, piece, choices, DEFAULT_RECIPE) for piece in total}
+    for piece in total:
+        extra = waiting[piece].transient
+        if extra:
+            text = f"{{name}}, with {int(extra)} bytes of gathered parameters and waiting gradients"
+            found[piece] = {text.format(name=name): size + extra for name, size in found[piece].items()}
     return {
         str(piece): [{"name": name, "bytes": int(size)} for name, size in sorted(of.items(), key=lambda item: -item[1])]
         for piece, of in found.items()
     }
+
+
+def _gathered(problem: Problem, degrees: Degrees, choices: Choices, terms: MemoryTerms) -> dict[Piece, Gathered]:
+    """Megatron-FSDP's part of the passing and the present bytes, as the terms count it."""
+    full = choices.recompute.granularity == "full"
+    gradient = terms.gradient_bytes_per_element + terms.sharded_gradient_bytes_per_element
+    kept = terms.kept_recomputed_bytes if full else terms.kept_bytes
+    return gathered(problem, degrees, choices, gradient, kept)
 
 
 def _activations(
@@ -138,6 +160,7 @@ def _states(
     for index, chunk in enumerate(counts):
         first = stage == 0 and index == 0
         walked = chunk_buffer_elements(problem, degrees, choices, chunk, first, order=orders[index])
+        sharded = choices.fsdp != "none"
         kinds: tuple[tuple[str, Mapping[Piece, Any], Any], ...] = (
             ("dense", terms.dense_elements, terms.dense_shards),
             ("experts", terms.expert_elements, terms.expert_shards),
@@ -147,26 +170,36 @@ def _states(
             if held:
                 apart = 0 if walked.expert.numel else int(sum(n * terms.expert_elements[p] for p, n in chunk.items()))
                 exact = walked.dense.numel - apart if kind == "dense" else walked.expert.numel or held
-                yield _state(choices, terms, f"chunk {index}, {kind}", held, int(shards), exact)
+                yield _state(choices, terms, f"chunk {index}, {kind}", held, int(shards), None if sharded else exact)
         quantized = sum(number * int(terms.quantized_bytes[piece]) for piece, number in chunk.items())
         if quantized:
             yield {"name": f"chunk {index}, 8-bit copies of weights", "weights_bytes": quantized}
 
 
-def _state(choices: Choices, terms: MemoryTerms, name: str, held: int, shards: int, walked: int) -> dict[str, Any]:
+def _state(
+    choices: Choices, terms: MemoryTerms, name: str, held: int, shards: int, walked: int | None
+) -> dict[str, Any]:
+    """One buffer. `walked` None: Megatron-FSDP, whose buckets the elements count already."""
     padded = buffer_elements(held, shards, choices)
-    price = terms.optimizer_bytes_per_shard_element
+    shard = padded // shards
+    state = terms.state_bytes_per_shard_element
+    weight, gradient = terms.weight_bytes_per_element, terms.gradient_bytes_per_element
+    shares = terms.sharded_weight_bytes_per_element, terms.sharded_gradient_bytes_per_element
+    parts = [
+        f"{shard}*{share}" if share else f"{padded}*{price}"
+        for price, share in zip((weight, gradient), shares, strict=True)
+    ]
     return {
         "name": name,
         "elements": held,
         "padded": padded,
         "shards": shards,
-        "bucket_walk": walked,
-        "weights_bytes": padded * terms.weight_bytes_per_element,
-        "gradients_bytes": padded * terms.gradient_bytes_per_element,
-        "optimizer_bytes": -(-(padded // shards) * price.numerator // price.denominator),
-        "arithmetic": f"{padded}*{terms.weight_bytes_per_element}, {padded}*{terms.gradient_bytes_per_element}, "
-        f"{padded}/{shards}*{price}",
+        "bucket_walk": padded if walked is None else walked,
+        "weights_bytes": padded * weight + shard * shares[0],
+        "gradients_bytes": padded * gradient + shard * shares[1],
+        "optimizer_bytes": -(-shard * state.numerator // state.denominator),
+        "host_bytes": -(-shard * host_bytes_per_shard_element(choices) // 1),
+        "arithmetic": f"{', '.join(parts)}, {padded}/{shards}*{state}",
     }
 
 
@@ -178,6 +211,11 @@ def _buffers(
         for name, size in parts[feature].items():
             if size:
                 yield {"name": name, "bytes": int(size)}
+    waiting = _gathered(problem, degrees, choices, terms)
+    for piece in dict.fromkeys(piece for chunk in counts for piece, number in chunk.items() if number):
+        if waiting[piece].present:
+            name = f"parameters outside layers, gathered for good, with gradients that wait ({piece})"
+            yield {"name": name, "bytes": int(waiting[piece].present)}
     if terms.chunk_fixed_bytes:
         size = len(counts) * int(terms.chunk_fixed_bytes)
         yield {"name": f"input gradients that the schedule holds, {len(counts)} chunks", "bytes": size}

@@ -2,6 +2,7 @@
 
 P            = sum of a chunk's elements, rounded up to lcm(shards, 128), for dense and expert parameters apart
 weights      = P * w + quantized;  gradients = P * g;  optimizer = ceil(P / shards * o)
+               (Megatron-FSDP: w and g of what it shards are part of o's price, and are told apart here)
 activations  = max over in-flight vectors q, over pieces of chunks that have q_c >= 1, of
                sum_c q_c * (sum_pieces n * kept + chunk_kept) + transient[piece]
 buffers      = sum of present_bytes over the features present + chunks * chunk_fixed
@@ -58,6 +59,7 @@ def stage_memory(
     chunk in their true order, for full recomputation with method block (absent: kind by kind, as `chunks` lists them).
     """
     weights = gradients = optimizer = 0
+    state = terms.state_bytes_per_shard_element
     for chunk in chunks:
         for elements, shards in (
             (terms.dense_elements, terms.dense_shards),
@@ -66,8 +68,10 @@ def stage_memory(
             padded = buffer_elements(sum(n * elements[piece] for piece, n in chunk.items()), shards, choices)
             weights += padded * terms.weight_bytes_per_element
             gradients += padded * terms.gradient_bytes_per_element
-            price = terms.optimizer_bytes_per_shard_element
-            optimizer += ceil_div(padded // shards * price.numerator, price.denominator)
+            shard = padded // shards
+            weights += shard * terms.sharded_weight_bytes_per_element
+            gradients += shard * terms.sharded_gradient_bytes_per_element
+            optimizer += ceil_div(shard * state.numerator, state.denominator)
         weights += sum(n * terms.quantized_bytes[piece] for piece, n in chunk.items())
     buffers = sum(terms.present_bytes[feature] for feature in features(problem, chunks))
     return StageMemory(

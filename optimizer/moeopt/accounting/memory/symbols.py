@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from fractions import Fraction
 
+from moeopt.accounting.routing import UNIT, initial_imbalance
 from moeopt.arithmetic import Number, both, ceil_div, minimum, round_up, where
 from moeopt.layout import Choices, Degrees
 from moeopt.problem.problem import Problem
@@ -139,6 +140,8 @@ def _routed_rows(problem: Problem, local: Number, e: Number) -> tuple[Number, Nu
         factor = _ratio(routing.capacity_factor)
         padded = a.num_experts * ceil_div(even * factor.numerator, a.num_experts * factor.denominator)
         return padded, padded
+    if routing.initial:
+        return even, ceil_div(even * initial_imbalance(a, e), UNIT)
     factor = _ratio(routing.imbalance)
     return even, ceil_div(even * factor.numerator, factor.denominator)
 

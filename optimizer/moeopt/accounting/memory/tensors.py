@@ -4,8 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from moeopt.accounting.memory.symbols import QUANTIZED_DENOMINATOR, QUANTIZED_NUMERATOR, Symbols
-from moeopt.arithmetic import Number, ceil_div
-from moeopt.layout import Choices, RecomputeModule
+from moeopt.arithmetic import Number, ceil_div, where
+from moeopt.layout import Choices, OffloadModule, RecomputeModule
+
+MIN_OFFLOADED_ELEMENTS = 2**20
+"""Smaller tensors stay on the GPU (transformer_config.py:1343, --min-offloaded-tensor-size)."""
 
 
 @dataclass(frozen=True)
@@ -19,10 +22,20 @@ class TensorBytes:
     dropped_by: tuple[RecomputeModule, ...]
     """Selective recomputation of any of these modules drops the tensor."""
     source: str
+    offloaded_by: OffloadModule | None = None
+    """Offloading this module's saved inputs moves the tensor to the host, if it is large enough."""
+    width: int = 2
+    """Bytes of one element."""
 
     def kept_under(self, choices: Choices) -> bool:
         """Whether no chosen module drops the tensor."""
         return not any(choices.recompute.drops(module) for module in self.dropped_by)
+
+    def host_bytes(self, choices: Choices) -> Number:
+        """Bytes that wait in host memory between the passes, where the tensor is kept at all."""
+        if self.offloaded_by not in choices.offload:
+            return 0 * self.bytes
+        return where(self.bytes >= self.width * MIN_OFFLOADED_ELEMENTS, self.bytes, 0)
 
 
 def tensor(
@@ -33,6 +46,8 @@ def tensor(
     source: str = "",
     *,
     quantized: bool = False,
+    offload: OffloadModule | None = None,
+    width: int = 2,
 ) -> TensorBytes:
     """A tensor of `factors` bytes, such as "2*T*h": literals and names of `Symbols`, multiplied.
 
@@ -44,7 +59,7 @@ def tensor(
     if quantized:
         product = ceil_div(product * QUANTIZED_NUMERATOR, QUANTIZED_DENOMINATOR)
         factors = f"{factors}*{QUANTIZED_NUMERATOR}/{QUANTIZED_DENOMINATOR}"
-    return TensorBytes(name, product, factors, dropped_by, source)
+    return TensorBytes(name, product, factors, dropped_by, source, offload, 1 if quantized else width)
 
 
 def with_numbers(sizes: Symbols, item: TensorBytes) -> TensorBytes:
@@ -54,6 +69,13 @@ def with_numbers(sizes: Symbols, item: TensorBytes) -> TensorBytes:
         (head if head.isdigit() else str(int(getattr(sizes, head)))) + slash + tail for head, slash, tail in factors
     )
     return replace(item, arithmetic=f"{item.arithmetic} = {numbers}")
+
+
+def on_gpu(tensors: Sequence[TensorBytes], choices: Choices) -> list[TensorBytes]:
+    """The tensors without what is offloaded to the host."""
+    if not choices.offload:
+        return list(tensors)
+    return [replace(item, bytes=item.bytes - item.host_bytes(choices)) for item in tensors]
 
 
 def total(tensors: Sequence[TensorBytes]) -> Number:

@@ -1,19 +1,21 @@
 """Every price in bytes that a stage's memory is made of, for one layout or a column of layouts."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 
+from moeopt.accounting.fsdp import unit_elements
 from moeopt.accounting.memory.activations import all_tensors, recomputed_bytes, without_recompute
+from moeopt.accounting.memory.gathered import gathered
 from moeopt.accounting.memory.overhead import Overheads, default_overheads, overhead_bytes
 from moeopt.accounting.memory.persistent import Feature, chunk_fixed_bytes, present_bytes
 from moeopt.accounting.memory.recipe import DEFAULT_RECIPE, Recipe
-from moeopt.accounting.memory.states import quantized_weight_bytes, shard_counts, state_prices
+from moeopt.accounting.memory.states import StatePrices, quantized_weight_bytes, shard_counts, state_prices
 from moeopt.accounting.memory.symbols import Symbols, symbols
-from moeopt.accounting.memory.tensors import TensorBytes, total
+from moeopt.accounting.memory.tensors import TensorBytes, on_gpu, total
 from moeopt.accounting.memory.transients import transient_bytes
 from moeopt.accounting.pieces import Piece, pieces
-from moeopt.accounting.sharding import aligned_elements, piece_elements
+from moeopt.accounting.sharding import Elements, aligned_elements, piece_elements
 from moeopt.arithmetic import Number, where
 from moeopt.layout import RECOMPUTE_MODULES, Choices, Degrees, RecomputeModule
 from moeopt.problem.problem import Problem
@@ -40,8 +42,20 @@ class MemoryTerms:
     weight_bytes_per_element: int
     gradient_bytes_per_element: int
     optimizer_bytes_per_shard_element: Fraction
+    """Everything that a shard element costs; Megatron-FSDP's sharded weights and gradients are in it."""
     dense_shards: Number
     expert_shards: Number
+    sharded_weight_bytes_per_element: int = 0
+    sharded_gradient_bytes_per_element: int = 0
+    queued_bytes: dict[Piece, Number] = field(default_factory=dict)
+    """Of transient_bytes: the part that falls as kept_bytes rise (Megatron-FSDP's waiting gradients). A bound for every
+    recompute setting at once must leave it out."""
+
+    @property
+    def state_bytes_per_shard_element(self) -> Fraction:
+        """The optimizer's own part of a shard element: master weight and moments."""
+        sharded = self.sharded_weight_bytes_per_element + self.sharded_gradient_bytes_per_element
+        return self.optimizer_bytes_per_shard_element - sharded
 
 
 def memory_terms(
@@ -58,28 +72,55 @@ def memory_terms(
     prices = state_prices(problem, choices, recipe)
     shards = shard_counts(degrees, choices)
     used = [piece for piece in pieces(problem.architecture) if piece != "mtp" or problem.mtp_layers]
-    counted = aligned_elements if choices.distributed_optimizer else piece_elements
-    elements = {piece: counted(problem, piece, degrees) for piece in used}
+    elements = {piece: buffer_parameters(problem, piece, degrees, choices) for piece in used}
     tensors = {piece: all_tensors(problem, sizes, piece, without_recompute(choices), recipe) for piece in used}
     kept = {piece: _kept(sizes, tensors[piece], choices) for piece in used}
+    again = _each(used, lambda piece: recomputed_bytes(sizes, piece, choices, kept[piece]))
+    full = choices.recompute.granularity == "full"
+    waiting = gathered(problem, degrees, choices, _gradient_bytes(prices), again if full else kept)
+    present = present_bytes(problem, sizes, choices, table, recipe)
+    for piece in ("embedding", "mtp", "loss"):
+        if piece in waiting:
+            present[piece] = present[piece] + waiting[piece].present
     return MemoryTerms(
         dense_elements={piece: elements[piece].dense for piece in used},
         expert_elements={piece: elements[piece].expert for piece in used},
         quantized_bytes=_each(used, lambda piece: quantized_weight_bytes(problem, sizes, piece)),
         kept_bytes=kept,
-        freed_bytes={module: {piece: _freed(tensors[piece], module) for piece in used} for module in RECOMPUTE_MODULES},
-        kept_recomputed_bytes=_each(used, lambda piece: recomputed_bytes(sizes, piece, choices, kept[piece])),
-        transient_bytes=_each(used, lambda piece: transient_bytes(problem, sizes, piece, choices, recipe)),
+        freed_bytes={
+            module: {piece: _freed(tensors[piece], module, choices) for piece in used} for module in RECOMPUTE_MODULES
+        },
+        kept_recomputed_bytes=again,
+        transient_bytes=_each(
+            used, lambda piece: transient_bytes(problem, sizes, piece, choices, recipe) + waiting[piece].transient
+        ),
         chunk_kept_bytes=_chunk_kept(sizes, choices),
         chunk_fixed_bytes=chunk_fixed_bytes(sizes),
-        present_bytes=present_bytes(problem, sizes, choices, table, recipe),
+        present_bytes=present,
         overhead_bytes=overhead_bytes(problem, degrees, choices, table),
         weight_bytes_per_element=prices.weight,
         gradient_bytes_per_element=prices.gradient,
         optimizer_bytes_per_shard_element=prices.optimizer,
         dense_shards=shards[0],
         expert_shards=shards[1],
+        sharded_weight_bytes_per_element=prices.sharded_weight,
+        sharded_gradient_bytes_per_element=prices.sharded_gradient,
+        queued_bytes={piece: waiting[piece].queued for piece in used},
     )
+
+
+def _gradient_bytes(prices: StatePrices) -> int:
+    return prices.gradient + prices.sharded_gradient
+
+
+def buffer_parameters(problem: Problem, piece: Piece, degrees: Degrees, choices: Choices) -> Elements:
+    """Elements that one piece adds to a chunk's buffers: as Megatron-FSDP pads its buckets, as a distributed optimizer
+    aligns parameters, or as they are."""
+    if choices.fsdp != "none":
+        found = unit_elements(problem, piece, degrees, choices)
+        return Elements(found.dense + found.outside, found.expert)
+    counted = aligned_elements if choices.distributed_optimizer else piece_elements
+    return counted(problem, piece, degrees)
 
 
 def _each(used: list[Piece], function: Callable[[Piece], Number]) -> dict[Piece, Number]:
@@ -87,11 +128,11 @@ def _each(used: list[Piece], function: Callable[[Piece], Number]) -> dict[Piece,
 
 
 def _kept(sizes: Symbols, tensors: list[TensorBytes], choices: Choices) -> Number:
-    return total([item for item in tensors if item.kept_under(choices)]) + 0 * sizes.T
+    return total(on_gpu([item for item in tensors if item.kept_under(choices)], choices)) + 0 * sizes.T
 
 
-def _freed(tensors: list[TensorBytes], module: RecomputeModule) -> Number:
-    return total([item for item in tensors if module in item.dropped_by])
+def _freed(tensors: list[TensorBytes], module: RecomputeModule, choices: Choices) -> Number:
+    return total(on_gpu([item for item in tensors if module in item.dropped_by], choices))
 
 
 def _chunk_kept(sizes: Symbols, choices: Choices) -> Number:

@@ -8,7 +8,7 @@ of the MoE forward pass, the first dense block of the backward pass, the head's 
 from moeopt.accounting.memory.activations import layer_attention, layer_ffn, without_recompute
 from moeopt.accounting.memory.recipe import Recipe
 from moeopt.accounting.memory.symbols import Symbols
-from moeopt.accounting.memory.tensors import TensorBytes, total
+from moeopt.accounting.memory.tensors import TensorBytes, on_gpu, total
 from moeopt.accounting.pieces import Piece
 from moeopt.arithmetic import Number, maximum, where
 from moeopt.layout import Choices
@@ -20,7 +20,8 @@ Moments = dict[str, Number]
 
 def transient_bytes(problem: Problem, sizes: Symbols, piece: Piece, choices: Choices, recipe: Recipe) -> Number:
     """The largest moment of one piece."""
-    return maximum(*moments(problem, sizes, piece, choices, recipe).values(), 0)
+    mask = sizes.batch * sizes.s * sizes.s_local if recipe.dataloader_mask else 0
+    return maximum(*moments(problem, sizes, piece, choices, recipe).values(), 0) + mask
 
 
 def moments(problem: Problem, sizes: Symbols, piece: Piece, choices: Choices, recipe: Recipe) -> Moments:
@@ -44,15 +45,33 @@ def layer_moments(problem: Problem, sizes: Symbols, kind: LayerKind, choices: Ch
     """Moments of one layer under selective recomputation: in its feed-forward block, or in its attention."""
     ffn = layer_ffn(problem, sizes, kind, choices, recipe)
     block = moe_moments(problem, sizes, ffn, choices) if kind.ffn == "moe" else dense_moments(sizes, ffn, choices)
-    freed = total([item for item in ffn if item.kept_under(choices)])
+    freed = total(on_gpu([item for item in ffn if item.kept_under(choices)], choices))
     attention = attention_moments(problem, sizes, choices, recipe)
     found = {**block, **{name: size - freed for name, size in attention.items()}}
     if choices.overlap.ep_all_to_all:
         # The forward layer of a joint step stores its tensors before the backward layer frees those of its own.
         kept = [item for item in layer_attention(problem, sizes, recipe) if item.kept_under(choices)]
-        joint = freed + total(kept)
-        return {f"{name}, beside a forward layer": maximum(size, 0) + joint for name, size in found.items()}
+        joint = freed + total(on_gpu(kept, choices))
+        found = {f"{name}, beside a forward layer": maximum(size, 0) + joint for name, size in found.items()}
+    if choices.offload:
+        window = offload_window_bytes([*ffn, *layer_attention(problem, sizes, recipe)], choices)
+        return {f"{name}, a layer not yet offloaded": size + window for name, size in found.items()}
     return found
+
+
+def offload_window_bytes(tensors: list[TensorBytes], choices: Choices) -> Number:
+    """What activation offloading holds on the GPU of one layer: the layer whose backward pass comes first stays there,
+    and the next module's tensors are on their way (pipeline_parallel/fine_grained_activation_offload.py:614-640,
+    1176-1240). Taken as all of a layer's offloaded bytes and, once more, those of its largest module,
+    whatever is recomputed beside it (a bound for all recompute settings relies on that)."""
+    if not choices.offload:
+        return 0
+    by_module: dict[str, Number] = {}
+    for item in tensors:
+        if item.offloaded_by in choices.offload:
+            by_module[item.offloaded_by] = by_module.get(item.offloaded_by, 0) + item.host_bytes(choices)
+    sizes = list(by_module.values())
+    return sum(sizes) + maximum(sizes[0], *sizes[1:]) if sizes else 0
 
 
 def _dropped(tensors: list[TensorBytes], choices: Choices) -> Number:

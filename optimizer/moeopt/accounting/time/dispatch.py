@@ -53,10 +53,10 @@ def hit_share(architecture: Architecture, destinations: int) -> Fraction:
     return 1 - missed
 
 
-def _scaled_bytes(tokens: Tokens, hidden: int, copies: Number, imbalance: Fraction) -> Number:
+def _scaled_bytes(tokens: Tokens, hidden: int, copies: Number, imbalance: tuple[Number, int]) -> Number:
     """2 T h bytes times copies (in units), for the busiest rank."""
-    units = SHARE_UNIT * imbalance.denominator
-    return ceil_div(tokens.local * copies * imbalance.numerator, units) * (2 * hidden)
+    units = SHARE_UNIT * imbalance[1]
+    return ceil_div(tokens.local * copies * imbalance[0], units) * (2 * hidden)
 
 
 def all_to_all_ns(problem: Problem, degrees: Degrees, tokens: Tokens, rates: Rates) -> Number:
@@ -77,7 +77,7 @@ def deduplicated_ns(problem: Problem, degrees: Degrees, tokens: Tokens, rates: R
     Across domains (N - 1) P(domain) copies a token; inside, all that a rank receives, e P(rank), but for its own share
     of the domain's g ranks: (g - 1)/g of it. Both run at once; the slower one counts.
     """
-    architecture, imbalance = problem.architecture, load(problem)
+    architecture, imbalance = problem.architecture, load(problem, degrees.ep)
     spanned = domains(problem, degrees, degrees.etp * degrees.ep)
     inside = maximum(1, ceil_div(degrees.ep, spanned))
     visits = tabulate(lambda ranks: ceil(ranks * hit_share(architecture, ranks) * SHARE_UNIT), degrees.ep)

@@ -11,8 +11,9 @@ from moeopt.layout import Choices, Degrees, RecomputeModule
 from moeopt.problem.problem import Problem
 
 COMPUTE = ("gemm", "attention", "memory_bound", "unfused")
-PARTS = (*COMPUTE, "tp_comm", "cp_comm", "ep_comm", "recompute", "host")
-"""Names of the parts; a layer's time is their sum. `unfused` is what biased experts cost beyond their shapes."""
+PARTS = (*COMPUTE, "tp_comm", "cp_comm", "ep_comm", "fsdp_comm", "offload", "recompute", "host")
+"""Names of the parts; a layer's time is their sum. `unfused` is what biased experts cost beyond their shapes,
+`fsdp_comm` and `offload` what Megatron-FSDP and activation offloading leave exposed."""
 
 
 @dataclass

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from moeopt.accounting.fsdp import shards_gradients, shards_parameters, shards_state
 from moeopt.accounting.time.efficiency import Rates
 from moeopt.accounting.time.gemm import gradient_bytes
 from moeopt.accounting.time.topology import ring_bytes_per_us
@@ -121,21 +122,45 @@ def step_end(problem: Problem, degrees: Degrees, choices: Choices, rates: Rates)
     distributed optimizer an all-reduce, every rank updating everything. Ignored: the norm's all-reduce, tied
     embeddings, the small tensor-parallel gradients."""
     grads = gradient_bytes(choices)
-    sizes = (degrees.dp * degrees.cp, degrees.edp)
-    strides = (degrees.tp, degrees.etp * degrees.ep)
-    rings = [ring_bytes_per_us(problem, degrees, rates, sizes[i], strides[i]) for i in range(2)]
-    sharded = choices.distributed_optimizer
+    instances = choices.optimizer.instances
+    sizes, rings = _rings(problem, degrees, rates)
+    sharded = shards_state(choices)
     reduce = [_ring_price(grads * (1 if sharded else 2), sizes[i], rings[i]) for i in range(2)]
     gather = [_ring_price(2 if sharded else 0, sizes[i], rings[i]) for i in range(2)]
-    instances = choices.optimizer.instances
+    if shards_gradients(choices):
+        # Every micro-batch has reduced already: what is left is the all-reduce of shards between instances.
+        shard = [_ring_price(2 * grads, instances, rings[i]) for i in range(2)]
+        reduce = [ceil_div(shard[i], maximum(1, sizes[i] // instances)) for i in range(2)]
+    if shards_parameters(choices):
+        gather = [0, 0]
     shards = [maximum(1, size // instances) if sharded else 1 for size in sizes]
     clear = ceil_div(UNIT * 1000 * grads, rates.memory_bytes_per_us)
+    cleared = [ceil_div(clear, count) if shards_gradients(choices) else clear for count in shards]
     return StepEnd(
         reduce=_reduce_rows(choices, reduce, gather),
         gather=_gather_rows(choices, gather),
-        clear=_price((clear, clear)),
+        clear=_price(cleared),
         optimizer=_price([_update_price(problem, choices, rates, count) for count in shards]),
     )
+
+
+def _rings(problem: Problem, degrees: Degrees, rates: Rates) -> tuple[list[Number], list[Number]]:
+    """Ranks that share gradients, dense and expert, and the bandwidth of their rings."""
+    sizes = [degrees.dp * degrees.cp, degrees.edp]
+    strides = (degrees.tp, degrees.etp * degrees.ep)
+    return sizes, [ring_bytes_per_us(problem, degrees, rates, sizes[i], strides[i]) for i in range(2)]
+
+
+def ring_ns(
+    problem: Problem, degrees: Degrees, choices: Choices, rates: Rates, dense_bytes: Number, expert_bytes: Number
+) -> Number:
+    """One reduce-scatter or all-gather of so many unsharded bytes over each piece's ranks (within an instance)."""
+    sizes, rings = _rings(problem, degrees, rates)
+    time: Number = 0
+    for size, ring, sent in zip(sizes, rings, (dense_bytes, expert_bytes), strict=True):
+        ranks = ceil_div(size, choices.optimizer.instances)
+        time = time + ceil_div(sent * 1000 // ranks * (ranks - 1), ring)
+    return time
 
 
 def step_end_ns(

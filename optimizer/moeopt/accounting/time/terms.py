@@ -7,7 +7,9 @@ from moeopt.accounting.pieces import Piece
 from moeopt.accounting.time import special
 from moeopt.accounting.time.collectives import hop_ns
 from moeopt.accounting.time.efficiency import rates
+from moeopt.accounting.time.fsdp import add_sharded_communication
 from moeopt.accounting.time.layer import layer
+from moeopt.accounting.time.offload import add_offload
 from moeopt.accounting.time.recompute import effective
 from moeopt.accounting.time.scene import PARTS, Pass, Scene, Timed
 from moeopt.accounting.time.step_end import StepEnd, step_end
@@ -55,6 +57,9 @@ def _pieces(scene: Scene) -> dict[Piece, Timed]:
     if scene.problem.mtp_layers:
         timed["mtp"] = special.mtp(scene, timed[architecture.mtp_kind])
     timed["loss"] = special.loss(scene)
+    for piece, run in timed.items():
+        add_sharded_communication(scene, piece, run)
+        add_offload(scene, piece, run)
     return timed
 
 

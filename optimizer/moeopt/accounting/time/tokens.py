@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from fractions import Fraction
 
+from moeopt.accounting.routing import UNIT, initial_imbalance
 from moeopt.arithmetic import Number, ceil_div, round_up
 from moeopt.layout import Choices, Degrees
 from moeopt.problem.problem import Problem
@@ -26,14 +27,18 @@ class Tokens:
     local_experts: Number
 
 
-def load(problem: Problem) -> Fraction:
-    """Rows on the busiest rank over the mean: the imbalance, or the capacity factor that everything is padded to.
+def load(problem: Problem, ep: Number) -> tuple[Number, int]:
+    """Rows on the busiest rank over the mean, as numerator and denominator: the imbalance, or the capacity factor that
+    everything is padded to.
 
     `worst` sizes memory only: time is then that of balanced routing (no run routes all tokens to one rank).
     """
     routing = problem.workload.routing
+    if routing.initial and routing.capacity_factor is None:
+        return initial_imbalance(problem.architecture, ep), UNIT
     given = routing.capacity_factor if routing.capacity_factor is not None else routing.imbalance
-    return Fraction(str(given)).limit_denominator(1000)
+    share = Fraction(str(given)).limit_denominator(1000)
+    return share.numerator, share.denominator
 
 
 def fused_experts(problem: Problem, choices: Choices) -> bool:
@@ -48,10 +53,10 @@ def tokens(problem: Problem, degrees: Degrees, choices: Choices) -> Tokens:
     local = ceil_div(inside, degrees.tp) if choices.sequence_parallel else inside
     if not architecture.num_experts:
         return Tokens(inside, local, 0, 0, 0)
-    share = load(problem)
+    numerator, denominator = load(problem, degrees.ep)
     experts = ceil_div(architecture.num_experts, degrees.ep)
     visits = local * architecture.num_experts_per_tok * degrees.etp
-    each = ceil_div(visits * degrees.ep * share.numerator, architecture.num_experts * share.denominator)
+    each = ceil_div(visits * degrees.ep * numerator, architecture.num_experts * denominator)
     block = FUSED_PADDING if fused_experts(problem, choices) else PADDING.get(workload.precision, 1)
-    routed = ceil_div(visits * share.numerator, share.denominator)
+    routed = ceil_div(visits * numerator, denominator)
     return Tokens(inside, local, routed, round_up(each, block) * experts, experts)

@@ -5,12 +5,14 @@ Three kinds, by what they read: degrees (a scope of degree names: the sweep and 
 """
 
 from moeopt.arithmetic import Number, both
+from moeopt.constraints.rules import screening_rules
 from moeopt.frameworks.megatron_core.dimensions import DIMENSIONS
 from moeopt.frameworks.megatron_core.experts import EXPERTS
 from moeopt.frameworks.megatron_core.grids import BATCH, OWN_TOTAL, grid_rules
 from moeopt.frameworks.megatron_core.interleaving import INTERLEAVING
 from moeopt.frameworks.megatron_core.precision import PRECISION
 from moeopt.frameworks.megatron_core.sequence import SEQUENCE
+from moeopt.frameworks.megatron_core.sharding import SHARDING
 from moeopt.frameworks.megatron_core.stages import PIPELINE
 from moeopt.frameworks.megatron_core.training import TRAINING
 from moeopt.frameworks.rules import PipelineRule, Rule, Stages, Verdict
@@ -20,18 +22,35 @@ from moeopt.pipeline import PipelineLayout, unroll
 from moeopt.problem.problem import Problem
 from moeopt.resolve import degrees_of, own_gpus
 
-FRAMEWORK_RULES: tuple[Rule, ...] = (BATCH, *DIMENSIONS, *SEQUENCE, *INTERLEAVING, *EXPERTS, *TRAINING, *PRECISION)
+FRAMEWORK_RULES: tuple[Rule, ...] = (
+    BATCH,
+    *DIMENSIONS,
+    *SEQUENCE,
+    *INTERLEAVING,
+    *EXPERTS,
+    *TRAINING,
+    *SHARDING,
+    *PRECISION,
+)
 """The rules that are the same for every problem (the GPU equations depend on whether the count is exact)."""
 PIPELINE_RULES: tuple[PipelineRule, ...] = PIPELINE
 
 
 def rules_for(problem: Problem) -> tuple[Rule, ...]:
-    """Every rule on degrees and choices: GPU equations, Megatron-Core's, and the problem's own fix and limits."""
-    return (*grid_rules(problem), *FRAMEWORK_RULES, *wish_rules(problem))
+    """Every rule on degrees and choices: GPU equations, Megatron-Core's, and the problem's own wishes, with what
+    constraints on placements say before anything is placed."""
+    return (*grid_rules(problem), *FRAMEWORK_RULES, *wish_rules(problem), *screening_rules(problem))
 
 
 def degree_rules(problem: Problem, choices: Choices) -> tuple[Rule, ...]:
-    """The rules that read degrees and are in play under these choices: what a search over degrees must ask."""
+    """The rules that read degrees and are in play under these choices: what a search over degrees must ask.
+
+    Those that read the recompute setting too are asked by `legal`.
+    """
+    return tuple(rule for rule in _degree_rules(problem, choices) if not rule.waits)
+
+
+def _degree_rules(problem: Problem, choices: Choices) -> tuple[Rule, ...]:
     return tuple(rule for rule in rules_for(problem) if rule.scope and rule.applies(problem, choices))
 
 
@@ -52,7 +71,7 @@ def broken_choices(problem: Problem, choices: Choices) -> tuple[Rule, ...]:
 
 def legal(problem: Problem, degrees: Degrees, choices: Choices) -> Number:
     """Whether every rule on degrees and choices holds: a bool, or a boolean column. Pipeline rules are apart."""
-    verdicts = [rule.holds(problem, degrees, choices) for rule in degree_rules(problem, choices)]
+    verdicts = [rule.holds(problem, degrees, choices) for rule in _degree_rules(problem, choices)]
     return both(*verdicts, choices_legal(problem, choices))
 
 

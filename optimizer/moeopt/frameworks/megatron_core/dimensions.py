@@ -116,6 +116,14 @@ DIMENSIONS = (
         "megatron/core/extensions/transformer_engine.py:1289 (recorded at launch)",
         _has_dense,
     ),
+    _width(
+        "mtp_projection_by_tp",
+        "tensor parallelism splits the hidden size that an MTP module's projection puts out",
+        "hidden_size",
+        "tp",
+        "megatron/core/transformer/multi_token_prediction.py:1174-1186 (eh_proj, column-parallel), core/utils.py:592",
+        lambda problem, _: problem.mtp_layers > 0,
+    ),
     Rule(
         "moe_bias_needs_etp_1",
         "experts with bias cannot be split by expert tensor parallelism",

@@ -23,8 +23,9 @@ def _requires(name: str, meaning: str, says: str, source: str, applies: Applies,
 
 
 def _narrow_types(_problem: Problem, choices: Choices) -> bool:
-    kept = choices.optimizer
-    return not (kept.moments == kept.main_params == kept.main_grads == "fp32")
+    """Not main gradients: --grad-reduce-in-bf16 makes their buffer bf16 under any optimizer (arguments.py:1204-1217),
+    which is what a layout's `main_grads: bf16` launches."""
+    return not (choices.optimizer.moments == choices.optimizer.main_params == "fp32")
 
 
 def _full(_problem: Problem, choices: Choices) -> bool:
@@ -43,6 +44,14 @@ RECOMPUTE = (
         f"{_CONFIG}:1969-1973",
         lambda _problem, choices: choices.recompute.drops("mla_up_proj"),
         lambda problem, _choices: problem.architecture.is_mla,
+    ),
+    _requires(
+        "moe_act_recompute_needs_experts",
+        "recompute module moe_act exists only in grouped experts",
+        "recompute module moe_act with num_experts above 1",
+        f"{_CONFIG}:1964-1967 (needs --moe-grouped-gemm)",
+        lambda _problem, choices: choices.recompute.drops("moe_act"),
+        lambda problem, _choices: problem.architecture.is_moe,
     ),
     Rule(
         "mtp_full_recompute_one_layer",
@@ -63,7 +72,7 @@ RECOMPUTE = (
 OPTIMIZER = (
     _requires(
         "optimizer_types_need_precision_aware",
-        "moments, main parameters or main gradients below fp32 need the precision-aware optimizer",
+        "moments or main parameters below fp32 need the precision-aware optimizer",
         "optimizer types below fp32 with optimizer.precision_aware true",
         f"{_OPTIMIZER}:468-480",
         _narrow_types,
@@ -84,6 +93,22 @@ OPTIMIZER = (
         "megatron/training/arguments.py:1883-1888",
         lambda _problem, choices: choices.optimizer.offload_fraction > 0,
         lambda _problem, choices: choices.optimizer.precision_aware,
+    ),
+    _requires(
+        "offload_without_mxfp8",
+        "quantised parameters that are gathered as such exclude an optimizer in host memory",
+        "optimizer.offload_fraction above 0 without precision mxfp8",
+        "megatron/training/arguments.py:1889-1892 (--fp8-param-gather, which mxfp8 launches use)",
+        lambda _problem, choices: choices.optimizer.offload_fraction > 0,
+        lambda problem, _choices: problem.workload.precision != "mxfp8",
+    ),
+    _requires(
+        "mxfp8_needs_distributed_optimizer",
+        "parameters kept in mxfp8 are gathered by the distributed optimizer",
+        "precision mxfp8 with distributed_optimizer true",
+        "megatron/training/arguments.py:1095-1097 (--fp8-param-gather, which mxfp8 launches use)",
+        lambda problem, _choices: problem.workload.precision == "mxfp8",
+        lambda _problem, choices: choices.distributed_optimizer,
     ),
     _requires(
         "instances_need_distributed_optimizer",

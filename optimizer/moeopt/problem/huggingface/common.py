@@ -19,10 +19,49 @@ def transformer(config: Config) -> Fields:
         "vocab_size": config.integer("vocab_size"),
         "max_position_embeddings": config.optional("max_position_embeddings"),
         "tie_word_embeddings": config.flag("tie_word_embeddings"),
+        **constants(config),
     }
     if config.given("head_dim"):
         fields["head_dim"] = config.integer("head_dim")
     return fields
+
+
+def constants(config: Config) -> Fields:
+    """Numbers that cost nothing and that a launch passes on; a null or absent one stays absent.
+
+    `rope_parameters` is what transformers 5 writes in place of `rope_theta` and `rope_scaling`.
+    """
+    fields: Fields = {"rms_norm_eps": config.number("rms_norm_eps", "layer_norm_eps", "norm_eps")}
+    for holder in (config, config.section("rope_parameters")):
+        for name in ("rope_theta", "partial_rotary_factor"):
+            fields[name] = fields.get(name) or holder.number(name)
+    fields["rope_scaling"] = rope_scaling(config.section("rope_scaling")) or rope_scaling(
+        config.section("rope_parameters")
+    )
+    return fields
+
+
+def rope_scaling(config: Config) -> Fields | None:
+    """The scaling of rotary positions; `type` is the older name of `rope_type`, `su` that of `longrope`."""
+    kind = config.values.get("rope_type") or config.values.get("type") or "default"
+    kind = {"su": "longrope", "mrope": "default"}.get(str(kind), kind)
+    if kind == "default":
+        return None
+    found: Fields = {"rope_type": kind}
+    for name in ("factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "low_freq_factor", "high_freq_factor"):
+        found[name] = config.number(name) or None  # a scale of 0 is Hugging Face's "off"
+    found["original_max_position_embeddings"] = config.optional("original_max_position_embeddings")
+    found["truncate"] = config.flag("truncate") if config.given("truncate") else None
+    return found
+
+
+def routing(config: Config, normalised: bool | None = None) -> Fields:
+    """How the chosen experts are weighed; `normalised` where the family always (or never) scales them to one."""
+    given = config.flag("norm_topk_prob") if config.given("norm_topk_prob") else None
+    return {
+        "norm_topk_prob": given if normalised is None else normalised,
+        "routed_scaling_factor": config.number("routed_scaling_factor"),
+    }
 
 
 def attention_biases(config: Config, default: bool = False) -> Fields:

@@ -36,6 +36,16 @@ class Config:
         """An integer, or None where the field is absent or null."""
         return self.integer(name) if self.given(name) else None
 
+    def number(self, *names: str) -> float | None:
+        """The first of the names that is given, as a number, or None where all are absent or null."""
+        for name in names:
+            if self.given(name):
+                value = self.values[name]
+                if isinstance(value, bool) or not isinstance(value, (int, float)):
+                    raise InputError(f"{self.where}.{name}: {value!r} is not a number")
+                return value
+        return None
+
     def flag(self, name: str, default: bool = False) -> bool:
         """A boolean."""
         value = self.values[name] if self.given(name) else default
@@ -50,6 +60,10 @@ class Config:
             expected = "a list" if length is None else f"a list of {length} entries, one a layer"
             raise InputError(f"{self.where}.{name}: expected {expected}")
         return value
+
+    def section(self, name: str) -> "Config":
+        """A nested config that may be absent or null: then it is empty."""
+        return self.inner(name) if self.given(name) else Config({}, f"{self.where}.{name}")
 
     def inner(self, name: str) -> "Config":
         """A nested config."""

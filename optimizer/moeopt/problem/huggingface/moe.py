@@ -1,7 +1,15 @@
 """Mixture-of-experts families."""
 
 from moeopt.errors import InputError
-from moeopt.problem.huggingface.common import Fields, attention_biases, qwen_windows, transformer, windows
+from moeopt.problem.huggingface.common import (
+    Fields,
+    attention_biases,
+    constants,
+    qwen_windows,
+    routing,
+    transformer,
+    windows,
+)
 from moeopt.problem.huggingface.config import Config
 
 
@@ -10,6 +18,7 @@ def mixtral(config: Config) -> Fields:
     return {
         **transformer(config),
         **windows(config, "sliding_attention", "sliding_window", lambda _: True),
+        **routing(config, normalised=True),
         "num_experts": config.integer("num_local_experts", "num_experts"),
         "num_experts_per_tok": config.integer("num_experts_per_tok"),
         "moe_intermediate_size": config.integer("intermediate_size"),
@@ -34,6 +43,7 @@ def _qwen_experts(config: Config) -> Fields:
     return {
         **_sparse_step(config),
         **qwen_windows(config),
+        **routing(config),
         "num_experts": config.integer("num_experts", "num_local_experts"),
         "num_experts_per_tok": config.integer("num_experts_per_tok"),
         "moe_intermediate_size": config.integer("moe_intermediate_size"),
@@ -62,6 +72,7 @@ def _deepseek(config: Config) -> Fields:
     fields = {
         **transformer(config),
         **attention_biases(config),
+        **routing(config),
         "q_lora_rank": config.optional("q_lora_rank"),
         "intermediate_size": config.integer("intermediate_size"),
         "num_experts": config.integer("n_routed_experts", "num_local_experts"),
@@ -100,6 +111,7 @@ def glm4_moe(config: Config) -> Fields:
     expert = config.integer("moe_intermediate_size")
     return {
         **transformer(config),
+        **routing(config),
         "attention_bias": config.flag("attention_bias"),
         "qk_norm": "head" if config.flag("use_qk_norm") else "none",
         "intermediate_size": config.integer("intermediate_size"),
@@ -122,6 +134,7 @@ def gpt_oss(config: Config) -> Fields:
         **transformer(config),
         **attention_biases(config, True),
         **windows(config, "sliding_attention", "sliding_window", lambda i: i % 2 == 0),
+        **routing(config, normalised=True),
         "attention_sinks": True,
         "num_experts": config.integer("num_local_experts", "num_experts"),
         "num_experts_per_tok": config.integer("num_experts_per_tok", "experts_per_token"),
@@ -136,6 +149,7 @@ def olmoe(config: Config) -> Fields:
     return {
         **transformer(config),
         **attention_biases(config),
+        **routing(config),
         "qk_norm": "hidden",
         "num_experts": config.integer("num_experts", "num_local_experts"),
         "num_experts_per_tok": config.integer("num_experts_per_tok"),
@@ -155,6 +169,9 @@ def dbrx(config: Config) -> Fields:
         "vocab_size": config.integer("vocab_size"),
         "max_position_embeddings": config.optional("max_seq_len"),
         "tie_word_embeddings": config.flag("tie_word_embeddings"),
+        **constants(config),
+        **constants(attention),
+        **routing(config, normalised=ffn.number("moe_normalize_expert_weights") == 1),
         "norm": "layernorm",
         "norm_bias": False,
         "num_experts": ffn.integer("moe_num_experts"),
@@ -168,6 +185,7 @@ def phimoe(config: Config) -> Fields:
     return {
         **mixtral(config),
         **attention_biases(config),
+        **routing(config),
         "norm": "layernorm",
         "norm_bias": True,
         "lm_head_bias": config.flag("lm_head_bias"),
@@ -210,8 +228,12 @@ def minimax_m2(config: Config) -> Fields:
     per_layer = config.values.get("qk_norm_type", "per_layer") == "per_layer"
     norm = ("hidden" if per_layer else "head") if config.flag("use_qk_norm", True) else "none"
     mtp = config.integer("num_mtp_modules", "num_nextn_predict_layers", default=0)
+    common, rotated = transformer(config), config.optional("rotary_dim")
+    if rotated and common["partial_rotary_factor"] is None:
+        common["partial_rotary_factor"] = rotated / config.integer("head_dim")
     return {
-        **transformer(config),
+        **common,
+        **routing(config, normalised=True),
         "qk_norm": norm,
         "num_experts": config.integer("num_local_experts", "num_experts"),
         "num_experts_per_tok": config.integer("num_experts_per_tok"),
@@ -235,6 +257,7 @@ def ernie4_5_moe(config: Config) -> Fields:
     bias = config.flag("use_bias")
     return {
         **transformer(config),
+        **routing(config, normalised=True),
         "tie_word_embeddings": config.flag("tie_word_embeddings", True),
         "attention_bias": bias,
         "attention_output_bias": bias,

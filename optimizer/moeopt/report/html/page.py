@@ -22,7 +22,7 @@ from moeopt.report.html.timeline import timeline_section
 from moeopt.units import format_bytes, format_count, format_ns
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
-_STYLE = """
+STYLE = """
 :root{color-scheme:light dark;--line:#8884;--dim:#777}
 body{font:15px/1.5 system-ui,sans-serif;margin:0 auto;max-width:1180px;padding:1rem 1.5rem 4rem}
 h1{font-size:1.5rem;margin:.5rem 0}h2{font-size:1.15rem;margin:2.2rem 0 .5rem;border-bottom:1px solid var(--line)}
@@ -108,7 +108,7 @@ def _document(answer: Mapping[str, Any], sections: list[str]) -> str:
         f'<meta http-equiv="Content-Security-Policy" content="{text(_POLICY)}">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         '<link rel="icon" href="data:,">'
-        f"<title>{text(title)}</title><style>{_STYLE}</style>"
+        f"<title>{text(title)}</title><style>{STYLE}</style>"
     )
     body = element("header", element("h1", text(title)) + _cards(answer)) + element("main", "".join(sections))
     body += element("footer", paragraph(f"moeopt {__version__}", "dim"))

@@ -1,0 +1,100 @@
+"""The buffers of a layout to the last element, as Megatron's DistributedDataParallel lays them out, and how far the law
+of `stage.py` is from them.
+
+The law pads the dense and the expert elements of each chunk once, which CP-SAT can use. Megatron pads every bucket of
+the first chunk of the first stage (with overlapped gradient reduction) and a table that two stages share, and it pads
+once where experts lie in the dense buffer. Each padding is less than lcm(shards, 128) elements, so the two differ by
+less than that for every bucket beyond the first one of a buffer, and for one buffer less where experts share it; the
+proof of a search is about the law.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from moeopt.accounting.buffers import Buffer, ChunkBuffers, chunk_buffer_elements
+from moeopt.accounting.memory.stage import BUFFER_MULTIPLE, stage_memory
+from moeopt.accounting.memory.terms import MemoryTerms, memory_terms
+from moeopt.accounting.pieces import contents
+from moeopt.arithmetic import ceil_div, lcm
+from moeopt.layout import Choices, Degrees
+from moeopt.pipeline import PipelineLayout
+from moeopt.problem.problem import Problem
+
+
+def exact_buffers(
+    problem: Problem, degrees: Degrees, choices: Choices, pipeline: PipelineLayout
+) -> list[dict[str, Any]] | None:
+    """One entry a pipeline rank: its chunks' buffers, their bytes, and those minus the law's. None under Megatron-FSDP,
+    which has no such buffers."""
+    if choices.fsdp != "none":
+        return None
+    terms = memory_terms(problem, degrees, choices)
+    return [_rank(problem, degrees, choices, pipeline, terms, rank) for rank in range(pipeline.pp)]
+
+
+def _rank(
+    problem: Problem,
+    degrees: Degrees,
+    choices: Choices,
+    pipeline: PipelineLayout,
+    terms: MemoryTerms,
+    rank: int,
+) -> dict[str, Any]:
+    chunks = pipeline.of_rank(rank)
+    counts = [contents(problem.architecture, chunk) for chunk in chunks]
+    orders = [problem.architecture.layers[chunk.first : chunk.last] for chunk in chunks]
+    walked = [
+        chunk_buffer_elements(problem, degrees, choices, held, rank == 0 and index == 0, order=order)
+        for index, (held, order) in enumerate(zip(counts, orders, strict=True))
+    ]
+    law = stage_memory(terms, problem, choices, counts, [[0] * len(chunks)], orders)
+    quantized = sum(int(n * terms.quantized_bytes[piece]) for held in counts for piece, n in held.items())
+    buffers = [buffer for chunk in walked for buffer in (chunk.dense, chunk.expert)]
+    elements = sum(buffer.numel for buffer in buffers)
+    found = {
+        "weights_bytes": elements * terms.weight_bytes_per_element + quantized,
+        "gradients_bytes": elements * terms.gradient_bytes_per_element,
+        "optimizer_bytes": sum(
+            _state_bytes(terms, buffer) for chunk in walked for buffer in (chunk.dense, chunk.expert)
+        ),
+    }
+    claimed = law.weights_bytes + law.gradients_bytes + law.optimizer_bytes
+    return {
+        "stage": rank,
+        "chunks": [{"dense": _shown(chunk.dense), "expert": _shown(chunk.expert)} for chunk in walked],
+        **found,
+        "difference_bytes": sum(found.values()) - claimed,
+        "margin_bytes": margin_bytes(terms, choices, walked),
+    }
+
+
+def _state_bytes(terms: MemoryTerms, buffer: Buffer) -> int:
+    price = terms.optimizer_bytes_per_shard_element
+    return int(ceil_div(buffer.shard * price.numerator, price.denominator))
+
+
+def _shown(buffer: Buffer) -> dict[str, int]:
+    return {
+        "numel": buffer.numel,
+        "numel_unpadded": buffer.numel_unpadded,
+        "buckets": buffer.buckets,
+        "shards": buffer.shards,
+        "shard": buffer.shard,
+    }
+
+
+def margin_bytes(terms: MemoryTerms, choices: Choices, walked: Sequence[ChunkBuffers]) -> int:
+    """What the law and the walk can differ by at most, either way: one padding for every bucket beyond the first of a
+    buffer, and one where experts share the dense buffer, each of less than lcm(shards, 128) elements (none without the
+    distributed optimizer); and the final norm, which the law keeps with the loss though MTP modules move it."""
+    if not choices.distributed_optimizer:
+        return 0
+    total = 0
+    for chunk in walked:
+        for buffer, shards in ((chunk.dense, terms.dense_shards), (chunk.expert, terms.expert_shards)):
+            padding = lcm(int(shards), BUFFER_MULTIPLE)
+            joint = 1 if buffer is chunk.dense and not chunk.expert.numel else 0
+            elements = padding * (max(buffer.buckets - 1, 0) + joint + 1)
+            price = terms.weight_bytes_per_element + terms.gradient_bytes_per_element
+            total += elements * price + int(ceil_div(elements, shards)) * 16
+    return total

@@ -1,0 +1,100 @@
+"""What Megatron-FSDP holds for a while: gathered parameters ahead of their use, gradients until they are reduced.
+
+Sources (Megatron-LM d98e8a6, megatron/core/distributed/fsdp/src/megatron_fsdp): megatron_fsdp.py:419-444 (how much is
+gathered ahead and how much waits to be reduced), :684-706 and :977-1000 (a unit's parameters go after each pass),
+param_and_grad_buffer.py:4388-4510 (whole buckets are gathered until the target is passed), :3880-3955 (finished
+gradients wait in a queue that is only emptied at its capacity and at the end of a micro-batch), :4339-4363 (parameters
+outside units stay gathered). Double buffers (--fsdp-double-buffer), user buffers and hybrid sharding's communication
+buffers are off, as by default.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from moeopt.accounting.fsdp import UnitElements, shards_gradients, shards_parameters, unit_elements
+from moeopt.accounting.pieces import Piece, pieces
+from moeopt.arithmetic import Number, both, ceil_div, maximum, minimum, where
+from moeopt.layout import Choices, Degrees
+from moeopt.problem.architecture import LayerKind
+from moeopt.problem.problem import Problem
+
+COMMUNICATION_ELEMENTS = 1_000_000_000
+"""Least elements that may wait for their reduction; half of it is gathered ahead (megatron_fsdp.py:419-444)."""
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """Bytes of one piece under Megatron-FSDP, beyond its shards."""
+
+    passing: Number
+    """While the piece runs: its unit and those gathered ahead, and the gradients of the unit."""
+    queued: Number
+    """More gradients that wait than activations were freed meanwhile: the backward pass of a chunk peaks later where a
+    unit's gradients are larger than what its layer keeps."""
+    present: Number
+    """For good: gathered parameters of no unit; and their gradients where backward passes start with them."""
+
+    @property
+    def transient(self) -> Number:
+        """Everything that passes."""
+        return self.passing + self.queued
+
+
+def gathered(
+    problem: Problem, degrees: Degrees, choices: Choices, gradient_bytes: int, kept: Mapping[Piece, Number]
+) -> dict[Piece, Gathered]:
+    """By piece. `kept` is what a layer keeps for one micro-batch under these choices. The units ahead are taken to be
+    like the piece's own, and never more than the architecture has."""
+    used = [piece for piece in pieces(problem.architecture) if piece != "mtp" or problem.mtp_layers]
+    if not shards_gradients(choices):
+        return {piece: Gathered(0, 0, 0) for piece in used}
+    units = {piece: unit_elements(problem, piece, degrees, choices) for piece in used}
+    layers = problem.architecture.layers
+    total: Number = 0
+    for piece, held in units.items():
+        count = layers.count(piece) if isinstance(piece, LayerKind) else problem.mtp_layers
+        total = total + count * held.unit
+    return {
+        piece: _of_piece(problem, piece, held, total, choices, gradient_bytes, kept[piece])
+        for piece, held in units.items()
+    }
+
+
+def _of_piece(
+    problem: Problem,
+    piece: Piece,
+    held: UnitElements,
+    total: Number,
+    choices: Choices,
+    gradient_bytes: int,
+    kept: Number,
+) -> Gathered:
+    weight = 2 if shards_parameters(choices) else 0
+    unit, outside = held.unit, held.outside
+    if piece == "embedding":
+        return Gathered(gradient_bytes * outside, 0 * outside, weight * outside)
+    if piece == "loss":
+        ahead = minimum(COMMUNICATION_ELEMENTS // 2, total)
+        return Gathered(weight * ahead, 0 * outside, (weight + gradient_bytes) * outside)
+    ahead = weight * minimum(unit + ahead_elements(held), total)
+    gradients = gradient_bytes * unit
+    layers = problem.architecture.num_hidden_layers
+    waiting = minimum(ceil_div(_capacity(unit), maximum(unit, 1)) + 2, layers)
+    queued = maximum(gradients - kept, 0) * (waiting - 1)
+    modules = problem.mtp_layers if piece == "mtp" else 1
+    return Gathered(ahead + gradients, queued, (weight + gradient_bytes) * outside * modules)
+
+
+def _capacity(unit: Number) -> Number:
+    return maximum(2 * unit, COMMUNICATION_ELEMENTS)
+
+
+def ahead_elements(held: UnitElements) -> Number:
+    """Elements gathered ahead: whole buckets of the next units (forward: dense before experts; backward: the other way)
+    until half of the communication size is reached."""
+    unit = maximum(held.unit, 1)
+    target = _capacity(held.unit) // 2
+    rest = target - target // unit * unit
+    first = where(held.dense >= rest, held.dense, held.unit)
+    last = where(both(held.expert > 0, held.expert >= rest), held.expert, held.unit)
+    return target // unit * unit + where(rest == 0, 0, maximum(first, last))

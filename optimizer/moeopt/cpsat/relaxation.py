@@ -1,0 +1,134 @@
+"""The best time of one candidate if its layers could be cut anywhere: a linear program over cuts from replays.
+
+Variables are the share of each piece on each stage. Each round replays the program's optimum and a point nearer to the
+best one known, adds both critical paths as cuts, and solves again (Kelley's method, damped). The result is a weighting
+of cuts, `CombinedRow`, whose validity needs neither the program's optimality nor its floats: any weights are valid.
+"""
+
+from collections.abc import Callable, Iterable
+
+from ortools.linear_solver import pywraplp
+
+from moeopt.accounting.pieces import Piece
+from moeopt.candidate import Candidate
+from moeopt.schedule.bounds import lower_bound_rows
+from moeopt.schedule.combined import CombinedRow, Counts, stages_of
+from moeopt.schedule.replay import replay
+from moeopt.schedule.shape import Schedule
+from moeopt.accounting.pieces import piece_counts
+
+_DAMPED = (1.0, 0.3)
+"""How far from the best point known towards the program's optimum each round replays."""
+_CLOSE = 2e-4
+"""Rounds end where the best replay is within this share of the program's value."""
+_LARGE = 10**6
+"""Integer times of a replay: the longest stage takes about this."""
+
+
+class Relaxation:
+    """The linear program of one schedule, with a representative candidate's prices."""
+
+    def __init__(self, candidate: Candidate, schedule: Schedule, cuts: Iterable[Counts] = ()) -> None:
+        self.schedule = schedule
+        self.counts = piece_counts(candidate.problem)
+        terms = candidate.ledger.time_terms
+        work = sum(n * (terms.forward_ns[piece] + candidate.backward_ns[piece]) for piece, n in self.counts.items())
+        self._unit = max(work / schedule.stages, 1.0)
+        """Nanoseconds of a mean chunk: the program counts in these."""
+        self._forward = {piece: terms.forward_ns[piece] / self._unit for piece in self.counts}
+        self._backward = {piece: candidate.backward_ns[piece] / self._unit for piece in self.counts}
+        self._hop = terms.hop_ns / self._unit
+        self._length = schedule.num_microbatches * schedule.vpp
+        """Rows are divided by this, so that coefficients are about one."""
+        self.rounds = 0
+        self.cuts: list[Counts] = []
+        self._known: set[Counts] = set()
+        self._rows: list[pywraplp.Constraint] = []
+        self._build()
+        for row in lower_bound_rows(*schedule.shape, schedule.ep_overlap):
+            self._add((row.forward, row.backward, row.hops))
+        for cut in cuts:
+            self._add(cut)
+
+    def _build(self) -> None:
+        self._lp = pywraplp.Solver.CreateSolver("GLOP")
+        self._lp.SuppressOutput()
+        self._time = self._lp.NumVar(0.0, self._lp.infinity(), "time")
+        self._share: dict[tuple[Piece, int], pywraplp.Variable] = {}
+        for piece, count in self.counts.items():
+            whole = self._lp.Constraint(float(count), float(count))
+            for stage in stages_of(self.schedule, piece):
+                self._share[piece, stage] = self._lp.NumVar(0.0, float(count), "")
+                whole.SetCoefficient(self._share[piece, stage], 1.0)
+        self._lp.Minimize(self._time)
+
+    def _add(self, cut: Counts) -> bool:
+        if cut in self._known:
+            return False
+        forward, backward, hops = cut
+        row = self._lp.Constraint(hops * self._hop / self._length, self._lp.infinity())
+        row.SetCoefficient(self._time, 1.0)
+        for (piece, stage), share in self._share.items():
+            price = forward[stage] * self._forward[piece] + backward[stage] * self._backward[piece]
+            row.SetCoefficient(share, -price / self._length)
+        self._known.add(cut)
+        self.cuts.append(cut)
+        self._rows.append(row)
+        return True
+
+    def refine(self, rounds: int, stop: Callable[[], bool]) -> CombinedRow | None:
+        """Add cuts for so many rounds; the weighting of the last program that was solved."""
+        best, at = float("inf"), self._even()
+        combined = None
+        for self.rounds in range(1, rounds + 1):
+            if not self._solved():
+                break
+            low = self._time.solution_value() * self._length
+            combined = CombinedRow.of(self.schedule, self.cuts, [row.dual_value() for row in self._rows]) or combined
+            if best * (1 - _CLOSE) <= low or stop():
+                break
+            found = {key: share.solution_value() for key, share in self._share.items()}
+            new = False
+            for step in _DAMPED:
+                point = {key: step * found[key] + (1 - step) * at[key] for key in found}
+                total, cut = self._replay(point)
+                new |= self._add(cut)
+                if total < best:
+                    best, at = total, point
+            if not new:
+                break
+        return combined
+
+    def _solved(self) -> bool:
+        """Solve from the last basis by the dual simplex, which a new row leaves feasible; else from none."""
+        kind = pywraplp.MPSolverParameters
+        for start, algorithm in ((kind.INCREMENTALITY_ON, kind.DUAL), (kind.INCREMENTALITY_OFF, kind.PRIMAL)):
+            parameters = kind()
+            parameters.SetIntegerParam(kind.INCREMENTALITY, start)
+            parameters.SetIntegerParam(kind.PRESOLVE, kind.PRESOLVE_OFF)
+            parameters.SetIntegerParam(kind.LP_ALGORITHM, algorithm)
+            if self._lp.Solve(parameters) == pywraplp.Solver.OPTIMAL:
+                return True
+        return False
+
+    def _even(self) -> dict[tuple[Piece, int], float]:
+        return {
+            (piece, stage): self.counts[piece] / len(stages_of(self.schedule, piece)) for piece, stage in self._share
+        }
+
+    def _replay(self, point: dict[tuple[Piece, int], float]) -> tuple[float, Counts]:
+        """Time in mean chunks, and the critical path."""
+        forward, backward = [0.0] * self.schedule.stages, [0.0] * self.schedule.stages
+        for (piece, stage), share in point.items():
+            forward[stage] += share * self._forward[piece]
+            backward[stage] += share * self._backward[piece]
+        result = replay(
+            *self.schedule.shape,
+            [round(max(time, 0.0) * _LARGE) for time in forward],
+            [round(max(time, 0.0) * _LARGE) for time in backward],
+            round(self._hop * _LARGE),
+            ep_overlap=self.schedule.ep_overlap,
+            exact=True,
+        )
+        assert result.cut is not None
+        return result.total_ns / _LARGE, (result.cut.forward, result.cut.backward, result.cut.hops)

@@ -1,0 +1,69 @@
+"""The CP-SAT model of the replayed time of one candidate: cuts instead of the ledger's rows.
+
+Every critical path of a replay is a row that no placement of the same schedule goes below, tight at the placement that
+was replayed. So a model with such rows is a relaxation, and solve, replay, cut ends with the best placement: a solution
+whose replay is above the limit is cut off by its own path, one below it is a better layout, and an infeasible model
+means that there is none.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from ortools.sat.python import cp_model
+
+from moeopt.candidate import Candidate
+from moeopt.cpsat.encode import Encoding
+from moeopt.cpsat.solve import Settings, rules_out
+from moeopt.pipeline import PipelineLayout
+from moeopt.schedule.combined import Counts
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """`none`: no placement is within the limit; `found`: one satisfies the rows so far; `open`: the time was over."""
+
+    status: Literal["none", "found", "open"]
+    pipeline: PipelineLayout | None = None
+
+
+class ReplayedModel(Encoding):
+    """One candidate's placements whose step is within the limit as far as the cuts tell."""
+
+    def __init__(self, candidate: Candidate, limit_ns: int, limit_bytes: int, cuts: Iterable[Counts]) -> None:
+        super().__init__(candidate.problem, [candidate], limit_ns, limit_bytes, "replayed")
+        self._known: set[Counts] = set()
+        self.add_cuts(cuts)
+
+    def add_cuts(self, cuts: Iterable[Counts]) -> None:
+        """Rows of the pipeline's time."""
+        candidate = self.candidates[0]
+        grid, hop_ns = self.grids[candidate.grid], int(candidate.ledger.time_terms.hop_ns)
+        for cut in cuts:
+            if cut not in self._known:
+                self._known.add(cut)
+                forward = cp_model.LinearExpr.weighted_sum(grid.forward, cut[0])
+                backward = cp_model.LinearExpr.weighted_sum(grid.backward, cut[1])
+                self.cp.add(self.pipeline_time >= forward + backward + cut[2] * hop_ns)
+
+    def tighten(self, limit_ns: int) -> None:
+        """Only steps within a lower limit matter from now on."""
+        self.cp.add(self.time <= limit_ns)
+
+    def refuted(self, settings: Settings) -> bool:
+        """Whether a quick solve shows that no placement is within the limit."""
+        return rules_out(self, settings)
+
+    def solve(self, settings: Settings) -> Outcome:
+        """Any placement that satisfies the rows so far."""
+        solver = cp_model.CpSolver()
+        solver.parameters.num_workers = settings.workers
+        solver.parameters.random_seed = settings.seed
+        if settings.seconds_left is not None:
+            solver.parameters.max_time_in_seconds = settings.seconds_left
+        status = solver.solve(self.cp)
+        if status == cp_model.INFEASIBLE:
+            return Outcome("none")
+        if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
+            return Outcome("open")
+        return Outcome("found", self.read(solver)[1])

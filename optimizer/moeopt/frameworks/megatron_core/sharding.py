@@ -1,0 +1,150 @@
+"""Megatron-FSDP and fine-grained activation offloading: what excludes what. Sources: Megatron-LM d98e8a6."""
+
+from moeopt.accounting.fsdp import shards_parameters
+from moeopt.frameworks.rules import Applies, Checked, Rule
+from moeopt.layout import Choices
+from moeopt.problem.problem import Problem
+
+_CONFIG = "megatron/core/transformer/transformer_config.py"
+_ADAPTER = "megatron/core/distributed/fsdp/mcore_fsdp_adapter.py"
+_INSIDE_EXPERTS = ("expert_fc1", "moe_act")
+
+
+def _fsdp(_problem: Problem, choices: Choices) -> bool:
+    return choices.fsdp != "none"
+
+
+def _offloads(*modules: str) -> Applies:
+    def applies(_problem: Problem, choices: Choices) -> bool:
+        return any(module in choices.offload for module in modules) if modules else bool(choices.offload)
+
+    return applies
+
+
+def _requires(
+    name: str,
+    meaning: str,
+    says: str,
+    source: str,
+    applies: Applies,
+    wanted: Applies,
+    checked: Checked = "launch",
+) -> Rule:
+    return Rule(
+        name,
+        meaning,
+        (),
+        lambda problem, _d, choices: wanted(problem, choices),
+        lambda problem, _d, choices: says if wanted(problem, choices) else f"{says}: does not hold",
+        source,
+        checked,
+        applies,
+    )
+
+
+FSDP = (
+    _requires(
+        "fsdp_needs_distributed_optimizer",
+        "Megatron-FSDP turns the distributed optimizer on, so a layout without it is not what runs",
+        "fsdp with distributed_optimizer true",
+        "megatron/training/arguments.py:1128-1135 (a warning, then it is switched on)",
+        _fsdp,
+        lambda _problem, choices: choices.distributed_optimizer,
+        "never",
+    ),
+    Rule(
+        "fsdp_ep_overlap_needs_pp_1",
+        "Megatron-FSDP runs the overlapped expert all-to-all without a pipeline only",
+        ("pp",),
+        lambda _problem, d, _: d.pp == 1,
+        lambda _problem, d, choices: (
+            f"fsdp {choices.fsdp} and overlap.ep_all_to_all with pp {d.pp}" + (", pp must be 1" if d.pp > 1 else "")
+        ),
+        "megatron/core/pipeline_parallel/combined_1f1b.py:206-214 (an overlapped pipeline is interleaved)",
+        "run",
+        lambda problem, choices: _fsdp(problem, choices) and choices.overlap.ep_all_to_all,
+    ),
+    _requires(
+        "fsdp_ep_overlap_graphs",
+        "Megatron-FSDP with the overlapped expert all-to-all allows no CUDA graphs but one of the whole iteration",
+        "fsdp and overlap.ep_all_to_all with cuda_graphs none or full_iteration",
+        f"{_ADAPTER}:176-188",
+        lambda problem, choices: _fsdp(problem, choices) and choices.overlap.ep_all_to_all,
+        lambda _problem, choices: choices.cuda_graphs in ("none", "full_iteration"),
+    ),
+    _requires(
+        "fsdp_16_bit",
+        "8-bit training under Megatron-FSDP that shards parameters is not priced (its copies have their own buffers)",
+        "fsdp optim_grads_params with precision bf16 or fp16",
+        "megatron/core/distributed/fsdp/src/megatron_fsdp/param_and_grad_buffer.py: transpose_weight_buffer",
+        lambda _problem, choices: shards_parameters(choices),
+        lambda problem, _choices: problem.workload.precision in ("bf16", "fp16"),
+        "moeopt",
+    ),
+    _requires(
+        "fsdp_without_optimizer_offload",
+        "optimizer offload under Megatron-FSDP is not priced (Megatron-FSDP holds the main parameters itself)",
+        "fsdp with optimizer.offload_fraction 0",
+        "megatron/core/optimizer/__init__.py:1097-1162 builds it; no test of Megatron-LM runs the two together",
+        _fsdp,
+        lambda _problem, choices: choices.optimizer.offload_fraction == 0,
+        "moeopt",
+    ),
+)
+
+OFFLOAD = (
+    _requires(
+        "offload_attn_proj_needs_core_attn",
+        "the projection's input is the core's output: it can leave the GPU only with the core's tensors",
+        "offload attn_proj with offload core_attn",
+        f"{_CONFIG}:2149-2154",
+        _offloads("attn_proj"),
+        lambda _problem, choices: "core_attn" in choices.offload,
+    ),
+    _requires(
+        "offload_without_moe_recompute",
+        "recomputing whole MoE blocks leaves nothing of the experts to offload",
+        "offload expert_fc1 or moe_act without recompute module moe",
+        f"{_CONFIG}:2166-2177",
+        _offloads(*_INSIDE_EXPERTS),
+        lambda _problem, choices: not choices.recompute.drops("moe"),
+    ),
+    _requires(
+        "offload_without_full_recompute",
+        "full recompute keeps nothing but layer inputs, which offloading by module does not reach",
+        "offload without recompute full",
+        "docs/user-guide/features/fine_grained_activation_offloading.md: combines with fine-grained recomputation",
+        _offloads(),
+        lambda _problem, choices: choices.recompute.granularity != "full",
+        "moeopt",
+    ),
+    _requires(
+        "offload_experts_need_experts",
+        "expert_fc1 and moe_act are modules of routed experts",
+        "offload expert_fc1 or moe_act with num_experts above 1",
+        "megatron/core/transformer/moe/experts.py:254-262 (without experts nothing is offloaded)",
+        _offloads(*_INSIDE_EXPERTS),
+        lambda problem, _choices: problem.architecture.is_moe,
+        "never",
+    ),
+    _requires(
+        "offload_norms_without_graphs",
+        "norms at the edge of a captured part are not offloaded, whatever is asked",
+        "offload attn_norm or mlp_norm with cuda_graphs none or full_iteration",
+        "megatron/core/transformer/transformer_layer.py:1560-1598 (a warning, then it is switched off)",
+        _offloads("attn_norm", "mlp_norm"),
+        lambda _problem, choices: choices.cuda_graphs in ("none", "full_iteration"),
+        "never",
+    ),
+    _requires(
+        "offload_graphs_need_attention",
+        "with graphs of parts of a layer, offloading works where attention and router are captured",
+        "offload with cuda_graphs none, attention or full_iteration",
+        "docs/user-guide/features/fine_grained_activation_offloading.md: CUDA graph integration",
+        _offloads(),
+        lambda _problem, choices: choices.cuda_graphs != "router",
+        "run",
+    ),
+)
+
+SHARDING = (*FSDP, *OFFLOAD)

@@ -1,0 +1,63 @@
+"""The complete frontier of two or more objectives, each point proven. Only wiring is here."""
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from moeopt.configurations import decisions
+from moeopt.cpsat.solve import ENGINE, Progress, Settings
+from moeopt.frontier.answer import answer
+from moeopt.frontier.candidates import Candidates
+from moeopt.frontier.explore import Exploration
+from moeopt.frontier.goals import Goals, check_objectives, essential
+from moeopt.frontier.resolution import automatic, read_resolution
+from moeopt.problem.problem import Problem
+from moeopt.space import check_names
+
+_MOST_WORKERS = 8
+
+
+def pareto(
+    problem: Problem,
+    objectives: Sequence[str] = ("step_time", "peak_memory"),
+    *,
+    time_limit: float | None = None,
+    workers: int | None = None,
+    seed: int = 0,
+    resolution: str | Mapping[str, Any] = "auto",
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Every layout that no other beats, as the contract's JSON object: `points` are solutions, best first objective
+    first.
+
+    `objectives`: two or more of step_time, peak_memory, gpus, cost. `resolution`: `exact`, or how much better a layout
+    must be to count (`{"step_time": "1%", "peak_memory": "64MiB"}`); `auto` is exact for small problems and a coarse
+    step for large ones (`moeopt.frontier.resolution`), and the answer states which. `complete` is True where it is proven that every
+    layout is covered: some point is at least as good in each objective (within the resolution). Interrupted (Ctrl-C,
+    time limit) it returns the points found; each tells by `proven` whether anything could still dominate it.
+    """
+    names = check_objectives(objectives)
+    check_names(problem, decisions())
+    started = time.monotonic()
+    settings = Settings(
+        workers=workers or min(os.cpu_count() or 1, _MOST_WORKERS),
+        seed=seed,
+        deadline=None if time_limit is None else started + time_limit,
+        progress=progress,
+    )
+    candidates = Candidates(problem, settings)
+    wanted = automatic(candidates.screening.rows, names) if resolution == "auto" else resolution
+    steps, stated = read_resolution(wanted, names)
+    chosen = essential(problem, names, steps)
+    exploration = Exploration(Goals(problem, tuple(names[j] for j in chosen)), candidates, steps.only(chosen))
+    complete = exploration.run()
+    facts = {
+        "legal_layouts": exploration.candidates.screening.rows,
+        "candidates_given_to_solver": exploration.asked,
+        "seconds": round(time.monotonic() - started, 3),
+        "engine": ENGINE,
+        "seed": seed,
+        "workers": settings.workers,
+    }
+    return answer(Goals(problem, names), exploration, complete, stated, facts)

@@ -1,0 +1,93 @@
+"""The objectives of a frontier: each is a function of a layout's step time, peak memory and GPU count."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from moeopt.errors import InputError
+from moeopt.frontier.boxes import Corner, Point, Resolution
+from moeopt.incumbent import Found
+from moeopt.problem.base import nearest
+from moeopt.problem.problem import Problem
+from moeopt.screening import MOST_NS, Limits
+
+GOALS: dict[str, Callable[[int, int, int], int]] = {
+    "step_time": lambda time_ns, _peak_bytes, _gpus: time_ns,
+    "peak_memory": lambda _time_ns, peak_bytes, _gpus: peak_bytes,
+    "gpus": lambda _time_ns, _peak_bytes, gpus: gpus,
+    "cost": lambda time_ns, _peak_bytes, gpus: gpus * time_ns,
+}
+"""Objective -> its value from nanoseconds of a step, bytes of the fullest GPU, and GPUs. None falls as one of these
+rises, so a limit on it is a limit on them."""
+UNITS = {"step_time": "ns", "peak_memory": "bytes", "gpus": "GPUs", "cost": "GPU*ns per step"}
+
+
+def check_objectives(names: Sequence[str]) -> tuple[str, ...]:
+    """The names as a tuple. Raises InputError for one that is unknown or given twice, and for fewer than two."""
+    for name in names:
+        if name not in GOALS:
+            raise InputError(f"objectives: {name!r} is none of {', '.join(GOALS)}{nearest(name, list(GOALS))}")
+        if list(names).count(name) > 1:
+            raise InputError(f"objectives: {name} is given twice")
+    if len(names) < 2:
+        raise InputError(f"objectives: a frontier needs two or more of {', '.join(GOALS)}, got {', '.join(names)!r}")
+    return tuple(names)
+
+
+def essential(problem: Problem, names: Sequence[str], resolution: Resolution) -> list[int]:
+    """Positions of the objectives that decide the frontier: without one that never differs, and without cost where
+    the step time and the GPUs decide it."""
+    fixed = problem.gpu_range.min == problem.gpu_range.max
+    kept = [j for j, name in enumerate(names) if not (fixed and name == "gpus")]
+    if "cost" in names and "step_time" in names and (fixed or "gpus" in names):
+        cost, time = names.index("cost"), names.index("step_time")
+        same_gpus = fixed or not (resolution.share[j := names.index("gpus")] or resolution.units[j])
+        if same_gpus and not resolution.units[time] and resolution.share[time] <= resolution.share[cost]:
+            kept.remove(cost)
+    return kept
+
+
+@dataclass(frozen=True)
+class Region:
+    """Everything within a box of objective values: what a layout may take to matter."""
+
+    limits: Limits
+    gpus: int
+    """At most so many GPUs."""
+
+    def time_ns(self, gpus: int) -> int:
+        """Nanoseconds of a step allowed on so many GPUs."""
+        time_ns = MOST_NS if self.limits.time_ns is None else min(MOST_NS, self.limits.time_ns)
+        return time_ns if self.limits.gpu_ns is None else min(time_ns, self.limits.gpu_ns // gpus)
+
+
+@dataclass(frozen=True)
+class Goals:
+    """Some objectives, in order, for one problem."""
+
+    problem: Problem
+    names: tuple[str, ...]
+
+    def point(self, found: Found) -> Point:
+        """A layout's objective values."""
+        return self.values(found.time_ns, found.peak_bytes, int(found.candidate.degrees.gpus))
+
+    def values(self, time_ns: int, peak_bytes: int, gpus: int) -> Point:
+        """Objective values of these integers."""
+        return tuple(GOALS[name](time_ns, peak_bytes, gpus) for name in self.names)
+
+    @property
+    def most(self) -> Corner:
+        """The box of every layout that the problem allows."""
+        return self.values(MOST_NS, self.problem.memory_limit, self.problem.gpu_range.max)
+
+    def region(self, corner: Corner) -> Region:
+        """The limits that keep a layout in the box of a corner."""
+        given = dict(zip(self.names, corner, strict=True))
+        return Region(
+            Limits(
+                min(self.problem.memory_limit, given.get("peak_memory", self.problem.memory_limit)),
+                time_ns=given.get("step_time"),
+                gpu_ns=given.get("cost"),
+            ),
+            min(self.problem.gpu_range.max, given.get("gpus", self.problem.gpu_range.max)),
+        )

@@ -1,0 +1,95 @@
+"""First points of a frontier, by heuristic placements alone: what the proof starts from.
+
+Walks down in memory: at each level the time limit grows until a placement fits. Only a part of the rows is looked at:
+those on the first fronts of (time bound, memory bound), pipeline length by pipeline length. Nothing here is trusted.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moeopt.frontier.candidates import Candidates, Entry, Stopped
+from moeopt.frontier.goals import Goals, Region
+from moeopt.incumbent import Found
+from moeopt.screening import MOST_NS, Limits
+
+_LEVEL = 0.8
+"""Each level of memory is this share of the one before, or of what was reached there ..."""
+_GROWTH = 1.2
+"""... and at each the time limit grows in steps of this factor ..."""
+_SLOWEST = 64
+"""... up to so many times the fastest bound."""
+_FEW = 2000
+"""Rows of the first level that are looked at all at once: no sketch is needed."""
+_FRONTS = 6
+_TRIED = 4
+
+
+def sketch(goals: Goals, candidates: Candidates) -> Iterator[Found]:
+    """Layouts from the fastest to the lightest, on the most GPUs and, where they count, on fewer and fewer."""
+    if candidates.screening.rows <= _FEW:
+        return
+    counts = _gpu_counts(goals, candidates)
+    for gpus in counts:
+        on = candidates.exactly(gpus) if len(counts) > 1 else candidates
+        yield from _walk(goals, on.thinned(_first_fronts), gpus)
+
+
+def _gpu_counts(goals: Goals, candidates: Candidates) -> list[int]:
+    """Some of the GPU counts, by halving from the most."""
+    known = sorted({int(n) for block in candidates.screening.blocks for n in np.unique(block.degrees.gpus)})
+    chosen: list[int] = []
+    while known and (not chosen or {"gpus", "cost"} & set(goals.names)):
+        chosen.append(known[-1])
+        known = [count for count in known if 2 * count <= chosen[-1]]
+    return chosen
+
+
+def _walk(goals: Goals, candidates: Candidates, gpus: int) -> Iterator[Found]:
+    blocks = [block for block in candidates.screening.blocks if len(block.time)]
+    limit = goals.problem.memory_limit
+    fitting = [block.time[block.memory <= limit] for block in blocks]
+    if not any(len(times) for times in fitting):
+        return
+    fastest = min(int(times.min()) for times in fitting if len(times))
+    lowest = min(int(block.memory.min()) for block in blocks)
+    level, time_ns = limit, fastest
+    while level >= lowest and time_ns <= min(_SLOWEST * fastest, MOST_NS):
+        region = Region(Limits(level, time_ns=int(time_ns * _GROWTH)), gpus)
+        found = list(_placed(candidates, region))
+        yield from found
+        if found:
+            level = int(_LEVEL * min(item.peak_bytes for item in found))
+        else:
+            time_ns = int(time_ns * _GROWTH)
+
+
+def _placed(candidates: Candidates, region: Region) -> Iterator[Found]:
+    pairs = candidates.pairs(region)
+    if not pairs:
+        return
+    entries: Sequence[Entry] = list(candidates.entries(pairs))
+    lightest = sorted(entries, key=lambda entry: entry.memory_bytes)
+    for entry in dict.fromkeys([*entries[:_TRIED], *lightest[:_TRIED]]):
+        if candidates.settings.expired:
+            raise Stopped
+        found = candidates.place(entry, region)
+        if found is not None:
+            yield found
+
+
+def _first_fronts(pp: NDArray[np.int64], time: NDArray[np.int64], memory: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Rows on the first fronts of their pipeline length."""
+    keep = np.zeros(len(pp), dtype=bool)
+    for length in np.unique(pp):
+        rest = np.flatnonzero(pp == length)
+        for _ in range(_FRONTS):
+            order = rest[np.lexsort((memory[rest], time[rest]))]
+            if not len(order):
+                break
+            lowest = np.minimum.accumulate(memory[order])
+            front = order[np.concatenate([[True], memory[order[1:]] < lowest[:-1]])]
+            keep[front] = True
+            rest = np.setdiff1d(rest, front)
+    return keep

@@ -1,0 +1,64 @@
+"""Candidates that are still open, lowest bound first."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from moeopt.candidate import Candidate
+from moeopt.problem.problem import Problem
+from moeopt.screening import Column, Limits, Pair, tightened
+from moeopt.space import row
+
+
+class Queue:
+    """Rows of pairs with the bound on their objective; taken in order, and cut again as limits become tighter."""
+
+    def __init__(self, problem: Problem, pairs: Sequence[Pair], bound_of: Callable[[Pair], Column]) -> None:
+        self.problem, self._bound_of = problem, bound_of
+        self._fill(pairs)
+
+    def _fill(self, pairs: Sequence[Pair]) -> None:
+        self.pairs = [pair for pair in pairs if pair.size]
+        sizes = [pair.size for pair in self.pairs]
+        empty = [np.zeros(0, dtype=np.int64)]
+        self.bound = np.concatenate([self._bound_of(pair) for pair in self.pairs] or empty)
+        self.memory = np.concatenate([pair.memory for pair in self.pairs] or empty)
+        self._origin = np.repeat(np.arange(len(sizes)), sizes)
+        self._index = np.concatenate([np.arange(size) for size in sizes] or empty)
+        self._open = np.ones(len(self.bound), dtype=bool)
+        self._order = np.argsort(self.bound, kind="stable")
+
+    def __len__(self) -> int:
+        return int(self._open.sum())
+
+    def candidate(self, position: int) -> Candidate:
+        """One row as a candidate."""
+        pair, index = self.pairs[self._origin[position]], int(self._index[position])
+        choices = pair.mode.model_copy(update={"recompute": pair.recompute})
+        return Candidate(self.problem, row(pair.degrees, index), choices, int(pair.time[index]))
+
+    def lowest(self, count: int) -> list[int]:
+        """Positions of the open rows with the lowest bounds."""
+        return [int(i) for i in self._order[self._open[self._order]][:count]]
+
+    def best_filled(self, most_bytes: int, above: int, count: int) -> list[int]:
+        """The same among rows whose memory bound is at most so much, and whose bound is above a value."""
+        fitting = np.flatnonzero(self._open & (self.memory <= most_bytes) & (self.bound > above))
+        return [int(i) for i in fitting[np.argsort(self.bound[fitting], kind="stable")[:count]]]
+
+    def best_of_each(self) -> list[int]:
+        """The open row with the lowest bound of every pair."""
+        found: dict[int, int] = {}
+        for position in self.lowest(len(self.bound)):
+            found.setdefault(int(self._origin[position]), position)
+        return list(found.values())
+
+    def close(self, positions: Sequence[int]) -> None:
+        """These are settled."""
+        self._open[list(positions)] = False
+
+    def tighten(self, limits: Limits) -> None:
+        """Drop what cannot be within the limits."""
+        masks = np.split(self._open, np.cumsum([pair.size for pair in self.pairs])[:-1])
+        left = [pair.only(mask) for pair, mask in zip(self.pairs, masks, strict=True)]
+        self._fill(tightened(self.problem, left, limits))

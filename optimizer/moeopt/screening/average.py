@@ -1,0 +1,88 @@
+"""Bounds on the fullest rank's bytes from weighted means over ranks, valid for every placement."""
+
+import numpy as np
+
+from moeopt.accounting.pieces import piece_counts
+from moeopt.arithmetic import Number, maximum, minimum
+from moeopt.layout import Degrees
+from moeopt.problem.architecture import LayerKind
+from moeopt.problem.problem import Problem
+from moeopt.screening.costs import Costs
+from moeopt.screening.limits import Column
+
+
+def memory_bound(problem: Problem, degrees: Degrees, costs: Costs) -> Column:
+    """Bytes that the fullest rank of these rows needs at least, however layers are placed.
+
+    Any weighted mean over ranks bounds the maximum from below. The weights make every rank equally full when each holds
+    its share of the commonest layer kind; a rank's other pieces count at the rank where they are cheapest. What running
+    a layer takes counts on the ranks that cannot be empty (all but the first and the last), what the loss takes on the
+    last.
+    """
+    counts = piece_counts(problem)
+    main = _commonest(problem)
+    rows = len(degrees.pp)
+    weights, running = np.zeros(rows), np.zeros(rows)
+    cheapest = {piece: np.full(rows, np.inf) for piece in counts}
+    for rank in range(int(np.max(degrees.pp, initial=1))):
+        active = rank < degrees.pp
+        flight = _flight_at_least(degrees, minimum(rank, degrees.pp - 1))
+        scale = np.where(active, 1.0 / np.maximum(costs.static[main] + flight * costs.kept[main], 1), 0.0)
+        weights += scale
+        inner = (rank > 0) & (rank < degrees.pp - 1)
+        running += np.where(inner, scale * costs.layer, np.where(rank == degrees.pp - 1, scale * costs.loss, 0.0))
+        for piece in counts:
+            price = scale * (costs.static[piece] + flight * costs.kept[piece])
+            np.minimum(cheapest[piece], np.where(active, price, np.inf), out=cheapest[piece])
+    mean = sum(count * cheapest[piece] for piece, count in counts.items()) + running
+    return np.asarray(_floored(mean / weights) + costs.fixed)
+
+
+def chunked_memory_bound(problem: Problem, degrees: Degrees, costs: Costs, longest_ns: Column) -> Column:
+    """The same for interleaved rows none of whose chunks takes longer than `longest_ns`; zero where vpp is 1.
+
+    In the vector at the end of the warm-up a rank holds min(group, M) micro-batches of every chunk but the last, and
+    min(group, M, 2 (pp - 1 - rank) + 1) of the last, so only the layers of last chunks come off cheaper, and in the
+    time given they are few. A last chunk starts at layer (vpp - 1) pp - 1 or later (inner stages are not empty), so
+    kinds that only come earlier are not in it. Every rank has a stage that is neither first nor last, so every rank
+    runs a layer. Plain mean over ranks.
+    """
+    counts = piece_counts(problem)
+    deep = minimum(degrees.num_microbatches, degrees.interleave_group)
+    saved = np.zeros(len(degrees.pp))
+    for rank in range(int(np.max(degrees.pp, initial=1))):
+        last = minimum(deep, 2 * maximum(degrees.pp - 1 - rank, 0) + 1)
+        saved += np.where(rank < degrees.pp, deep - last, 0)
+    densest: Number = 0.0
+    for kind in problem.architecture.kinds:
+        final = max(index for index, layer in enumerate(problem.architecture.layers) if layer == kind)
+        reaches = final >= (degrees.vpp - 1) * degrees.pp - 1
+        densest = maximum(densest, np.where(reaches, costs.kept[kind] / maximum(costs.time[kind], 1), 0.0))
+    held: Number = 0
+    for piece, count in counts.items():
+        flight = 1 if piece in ("mtp", "loss") else deep
+        held = held + count * (costs.static[piece] + flight * costs.kept[piece])
+    running = (degrees.pp - 1) * costs.layer + maximum(costs.loss, costs.layer)
+    mean = (held + running - saved * longest_ns * densest) / degrees.pp
+    return np.where(degrees.vpp > 1, _floored(mean) + costs.fixed, 0)
+
+
+def _floored(value: Number) -> Column:
+    """A float as an integer below it: floats here are wrong by less than one part in 10^12, this gives 10^9 away."""
+    return np.asarray(value * (1 - np.sign(value) * 1e-9)).astype(np.int64)
+
+
+def _commonest(problem: Problem) -> LayerKind:
+    counts = piece_counts(problem)
+    return max(problem.architecture.kinds, key=lambda kind: counts[kind])
+
+
+def _flight_at_least(degrees: Degrees, rank: Number) -> Number:
+    """Micro-batches in flight that every layer of a rank counts with at least, in one and the same vector.
+
+    1F1B: min(M, pp - rank). Interleaved: when the last chunk is fullest it holds min(group, M, 2 (pp - 1 - rank) + 1)
+    micro-batches, and no earlier chunk holds fewer then (tested against the exact vectors).
+    """
+    plain = minimum(degrees.num_microbatches, degrees.pp - rank)
+    chunked = minimum(degrees.num_microbatches, degrees.interleave_group, 2 * (degrees.pp - 1 - rank) + 1)
+    return np.where(degrees.vpp == 1, plain, chunked)

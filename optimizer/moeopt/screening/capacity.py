@@ -1,0 +1,287 @@
+"""How many layers the ranks of a pipeline can hold at most, under a time and a memory limit: counted rank by rank.
+
+The bounds of `average` are means over ranks; layers are indivisible, so what every rank can hold is rounded down
+here before it is added up. A rank's chunks each take a limited time (`longest_chunk_ns`), the rank as a whole does
+(`longest_rank_ns`), and for every vector of micro-batches in flight its bytes stay within the limit. Layers come in
+their order, so the layers of a stage are a window of the architecture's: a window with m layers of the counted sort
+costs at least that of the first one, plus the least rise a further one for each of the others.
+
+Counted twice: all layers, and only those of the commonest kind (others then count nothing, but cost what a window that
+contains them must hold). If the ranks together cannot hold what the architecture has, no placement is within both
+limits. The MTP modules are tried on every rank; the stages after them hold no layer.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moeopt.accounting.pieces import Piece
+from moeopt.arithmetic import Number
+from moeopt.layout import Degrees
+from moeopt.problem.architecture import LayerKind
+from moeopt.problem.problem import Problem
+from moeopt.schedule.in_flight import in_flight_vectors
+from moeopt.screening.costs import Costs
+from moeopt.screening.limits import Column
+
+_NOTHING_FITS = -(10**6)
+"""Layers of a rank that cannot even hold what it must."""
+
+
+@dataclass(frozen=True)
+class Ceilings:
+    """Columns: the longest chunk and the longest rank for one micro-batch (ns); and the bytes of a GPU."""
+
+    chunk_ns: Column
+    rank_ns: Column
+    memory_bytes: int
+
+
+_MOST_CELLS = 2**21
+"""Entries of one array: larger groups of rows are taken in parts."""
+
+
+def can_hold(
+    problem: Problem, degrees: Degrees, costs: Costs, ceilings: Ceilings, ep_overlap: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
+    """Which rows can hold all layers, as far as counting tells."""
+    result = np.ones(len(degrees.pp), dtype=bool)
+    for pp, vpp in sorted(set(zip(degrees.pp.tolist(), degrees.vpp.tolist(), strict=True))):
+        chosen = np.flatnonzero((degrees.pp == pp) & (degrees.vpp == vpp))
+        part = max(_MOST_CELLS // (pp * vpp * (vpp + 2)), 1)
+        for first in range(0, len(chosen), part):
+            index = chosen[first : first + part]
+            rows = Ceilings(ceilings.chunk_ns[index], ceilings.rank_ns[index], ceilings.memory_bytes)
+            flight = _flights(pp, vpp, degrees, index, ep_overlap)
+            result[index] = _Ranks(problem, costs.rows(index), rows, flight).enough()
+    return result
+
+
+def _flights(pp: int, vpp: int, degrees: Degrees, index: NDArray[np.int64], ep_overlap: NDArray[np.bool_]) -> Column:
+    """Micro-batches in flight: rows x ranks x vectors x chunks, the last vector repeated where a rank has fewer."""
+    shapes = np.stack([degrees.num_microbatches[index], degrees.interleave_group[index], ep_overlap[index]], axis=1)
+    unique, origin = np.unique(shapes, axis=0, return_inverse=True)
+    listed = [
+        [in_flight_vectors(pp, vpp, int(m), int(group), rank, bool(overlap)) for rank in range(pp)]
+        for m, group, overlap in unique
+    ]
+    most = max(len(vectors) for ranks in listed for vectors in ranks)
+    padded = [[[*vectors, *[vectors[-1]] * (most - len(vectors))] for vectors in ranks] for ranks in listed]
+    return np.array(padded, dtype=np.int64)[origin.reshape(-1)]
+
+
+@lru_cache(maxsize=64)
+def _measures(layers: tuple[LayerKind, ...]) -> tuple[frozenset[LayerKind], ...]:
+    """Sorts of layers to count: the commonest kind; and all of them, unless the others only come first."""
+    commonest = max(dict.fromkeys(layers), key=layers.count)
+    leading = layers.index(commonest)
+    if all(layer == commonest for layer in layers[leading:]):
+        return (frozenset([commonest]),)
+    return frozenset([commonest]), frozenset(layers)
+
+
+@dataclass(frozen=True)
+class _Window:
+    """Least cost of a stage's layers (rows): `base` of one that may be any layer, `first` of a window with one counted
+    layer, `more` of each further counted one."""
+
+    base: Column
+    first: Column
+    more: Column
+
+
+@lru_cache(maxsize=256)
+def _windows(
+    layers: tuple[LayerKind, ...], counted: frozenset[LayerKind], at_start: bool
+) -> tuple[tuple[tuple[int, ...], ...], ...]:
+    """For m = 1, 2, ... counted layers: the different ways, as layers by kind, of a shortest window that has them.
+
+    A window of the whole architecture, or with `at_start` of one that begins with its first layer.
+    """
+    kinds = tuple(dict.fromkeys(layers))
+    places = [index for index, layer in enumerate(layers) if layer in counted]
+    before = [[0] * len(kinds)]
+    for layer in layers:
+        before.append([count + (kind == layer) for count, kind in zip(before[-1], kinds, strict=True)])
+    result = []
+    for size in range(1, len(places) + 1):
+        firsts = [0] if at_start else range(len(places) - size + 1)
+        ways = {
+            tuple(
+                end - start
+                for end, start in zip(
+                    before[places[j + size - 1] + 1], before[0 if at_start else places[j]], strict=True
+                )
+            )
+            for j in firsts
+        }
+        result.append(tuple(sorted(ways)))
+    return tuple(result)
+
+
+@dataclass(frozen=True)
+class _Fill:
+    """What the chunks of a rank must and may hold: `certain` a counted layer, `must` any layer, at most `most` counted
+    ones (rows x ranks x chunks, or without the rows)."""
+
+    certain: NDArray[np.bool_]
+    must: NDArray[np.bool_]
+    most: Column
+
+    def count(self, room: Column, base: Column, first: Column, more: Column) -> Column:
+        """Counted layers within the room (rows x ranks x vectors) at prices with a last axis of chunks: the cheapest
+        first. A further layer may be taken without the first one, which only ever counts too many."""
+        certain, free = self.certain[..., None, :], (self.must & ~self.certain)[..., None, :]
+        must = np.broadcast_to(self.must[..., None, :], first.shape)
+        room = room - (first * certain).sum(axis=-1) - (base * free).sum(axis=-1)
+        most = np.broadcast_to(self.most[:, :, None, :], first.shape)
+        units = np.concatenate([np.minimum(most, 1) * ~certain, np.maximum(most - 1, 0)], axis=-1)
+        price = np.concatenate([np.maximum(first - base * must, 0), more], axis=-1)
+        order = np.argsort(price, axis=-1)
+        units, price = np.take_along_axis(units, order, -1), np.take_along_axis(price, order, -1)
+        spent = np.cumsum(units * price, axis=-1)
+        left = room[..., None] - (spent - units * price)
+        taken = np.clip(np.minimum(units, left // np.maximum(price, 1)), 0, None)
+        whole = np.where(spent <= room[..., None], units, np.where(left > 0, taken, 0))
+        held = whole.sum(axis=-1) + self.certain.sum(axis=-1)[..., None]
+        return np.asarray(np.where(room < 0, _NOTHING_FITS, held))
+
+
+class _Ranks:
+    """The ranks of rows that share a pipeline grid; arrays are rows x ranks x vectors x chunks, or fewer axes."""
+
+    def __init__(self, problem: Problem, costs: Costs, ceilings: Ceilings, flight: Column) -> None:
+        self.problem, self.costs, self.flight = problem, costs, flight
+        self.count, self.pp, _, self.vpp = flight.shape
+        self.layers = problem.architecture.layers
+        self.limit_bytes = ceilings.memory_bytes
+        self.chunk_ns, self.rank_ns = ceilings.chunk_ns, ceilings.rank_ns
+        cheapest = np.minimum.reduce([costs.time[kind] for kind in problem.architecture.kinds])
+        self._deepest = int((self.chunk_ns // np.maximum(cheapest, 1)).max(initial=0)) + 2
+        """More layers than any stage has time for."""
+        self._known: dict[tuple[str, frozenset[LayerKind]], list[_Window]] = {}
+
+    def enough(self) -> NDArray[np.bool_]:
+        """Whether the layers fit, by every way of counting."""
+        result = np.ones(self.count, dtype=bool)
+        for counted in _measures(self.layers):
+            result &= self._total(counted) >= sum(layer in counted for layer in self.layers)
+        return result
+
+    def _total(self, counted: frozenset[LayerKind]) -> Column:
+        """Counted layers that the ranks hold together at most."""
+        plain = self._held(counted, "layers")
+        plain[:, 0] = np.maximum(plain[:, 0], self._held(counted, "layers", slice(0, 1), False)[:, 0])
+        if not self.problem.mtp_layers:
+            return np.asarray(plain.sum(axis=1))
+        modules, none = self._held(counted, "mtp"), self._held(counted, "nothing")
+        before = np.cumsum(plain, axis=1) - plain
+        after = none.sum(axis=1)[:, None] - np.cumsum(none, axis=1)
+        totals = before + modules + after
+        first = 0 if self.pp == 1 else 1
+        return np.asarray(totals[:, first:].max(axis=1))
+
+    def _held(
+        self, counted: frozenset[LayerKind], final: str, ranks: slice = slice(None), started: bool = True
+    ) -> Column:
+        """Counted layers of each rank at most: rows x ranks.
+
+        `final` tells what the rank's last chunk holds: layers, the MTP modules and layers, or nothing. `started`:
+        whether stage 0 holds a counted layer; then it holds those before it too.
+        """
+        number = np.arange(self.pp)[ranks]
+        stages = number[:, None] + self.pp * np.arange(self.vpp)[None, :]
+        last = self.pp * self.vpp - 1
+        flight = self.flight[:, ranks]
+        must = (stages > 0) & (stages < last)
+        if final != "layers":
+            must[:, -1] = False
+        certain = self._certain(counted)[stages] & must
+        start = stages == 0
+        if started:
+            certain = certain | start
+        open_ = ~start | started
+        if final == "nothing":
+            open_ = open_ & (np.arange(self.vpp) < self.vpp - 1)[None, :]
+        # Time of a chunk and of a rank.
+        extra = self._special(self.costs.time, stages, final)
+        window, static, kept = (self._windows(name, counted) for name in ("time", "static", "kept"))
+        base, first, more = (self._spread(window, name, start) for name in ("base", "first", "more"))
+        left = self.chunk_ns[:, None, None] - extra
+        most = np.where(left >= first, 1 + (left - first) // np.maximum(more, 1), 0) * open_
+        impossible = (must & (left < base)) | (certain & (most < 1)) | (left < 0)
+        shape = _Fill(certain, must, most)
+        room = self.rank_ns[:, None] - extra.sum(axis=2)
+        held = shape.count(room[:, :, None], base[:, :, None, :], first[:, :, None, :], more[:, :, None, :])[:, :, 0]
+        # Bytes of a rank, for every vector in flight.
+        prices = [
+            self._spread(static, name, start)[:, :, None, :] + flight * self._spread(kept, name, start)[:, :, None, :]
+            for name in ("base", "first", "more")
+        ]
+        room = self._room(stages, flight, must | certain, final)
+        held = np.minimum(held, shape.count(room, *prices).min(axis=2))
+        return np.where(impossible.any(axis=2), _NOTHING_FITS, held)
+
+    def _certain(self, counted: frozenset[LayerKind]) -> NDArray[np.bool_]:
+        """Stages all of whose layers are counted ones, whatever the placement: stage s starts at layer s - 1 or
+        later, as inner stages are not empty."""
+        final = max((index for index, layer in enumerate(self.layers) if layer not in counted), default=-1)
+        return np.arange(self.pp * self.vpp) - 1 > final
+
+    def _windows(self, name: str, counted: frozenset[LayerKind]) -> list[_Window]:
+        """By one of the costs: a window anywhere, and one at the start."""
+        if (name, counted) not in self._known:
+            kinds = self.problem.architecture.kinds
+            columns = np.stack([getattr(self.costs, name)[kind] for kind in kinds])
+            self._known[name, counted] = [self._window(columns, counted, at_start) for at_start in (False, True)]
+        return self._known[name, counted]
+
+    def _window(self, columns: Column, counted: frozenset[LayerKind], at_start: bool) -> _Window:
+        ways = _windows(self.layers, counted, at_start)[: self._deepest]
+        costs = [(np.array(way, dtype=np.int64) @ columns).min(axis=0) for way in ways]
+        rises = [(cost - costs[0]) // size for size, cost in enumerate(costs[1:], start=1)]
+        more = np.minimum.reduce(rises) if rises else np.zeros(self.count, dtype=np.int64)
+        return _Window(columns.min(axis=0), costs[0], more)
+
+    @staticmethod
+    def _spread(windows: list[_Window], name: str, start: NDArray[np.bool_]) -> Column:
+        """Rows x ranks x chunks: the window at the start for stage 0, any other elsewhere."""
+        anywhere, at_start = (getattr(window, name)[:, None, None] for window in windows)
+        return np.asarray(np.where(start[None], at_start, anywhere))
+
+    def _special(self, prices: Mapping[Piece, Number], stages: Column, final: str) -> Column:
+        """What the pieces beside decoder layers add: rows x ranks x chunks."""
+        last = self.pp * self.vpp - 1
+
+        def column(piece: Piece) -> Column:
+            return np.asarray(prices[piece])[:, None, None]
+
+        total = column("embedding") * (stages == 0) + column("loss") * (stages == last)
+        if final == "mtp":
+            total = total + self.problem.mtp_layers * column("mtp") * (stages >= self.pp * (self.vpp - 1))
+        return np.asarray(total)
+
+    def _room(self, stages: Column, flight: Column, sure: NDArray[np.bool_], final: str) -> Column:
+        """Bytes that are left for layers, for every vector in flight: rows x ranks x vectors."""
+        last = self.pp * self.vpp - 1
+
+        def column(value: Number) -> Column:
+            return np.asarray(value)[:, None, None]
+
+        kept = self._special(self.costs.kept, stages, final) + column(self.costs.chunk_kept)
+        in_flight = (flight * kept[:, :, None, :]).sum(axis=3)
+        always = self._special(self.costs.static, stages, final).sum(axis=2)[:, :, None]
+        holds_layer = np.any(sure, axis=1)[None, :, None]
+        passes_layer = np.any(sure[:, None, :] & (flight >= 1), axis=3)
+        passes_loss = np.any((stages == last)[:, None, :] & (flight >= 1), axis=3)
+        size = np.maximum(
+            column(self.costs.passing_layer) * passes_layer, column(self.costs.passing["loss"]) * passes_loss
+        )
+        present = column(self.costs.with_layer) * holds_layer
+        present = present + column(self.costs.with_loss) * (stages == last).any(axis=1)[None, :, None]
+        present = present + column(self.costs.with_embedding) * (stages == 0).any(axis=1)[None, :, None]
+        fixed = column(self.costs.fixed + self.vpp * self.costs.chunk_fixed)
+        return np.asarray(self.limit_bytes - fixed - always - in_flight - size - present)

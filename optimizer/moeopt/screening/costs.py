@@ -1,0 +1,111 @@
+"""What the pieces of rows cost in memory, as the bounds read it: the ledger's terms without padding, rounded down."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moeopt.accounting.memory.terms import MemoryTerms
+from moeopt.accounting.pieces import Piece
+from moeopt.arithmetic import Number, minimum
+from moeopt.problem.problem import Problem
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What the pieces of some rows cost: bytes that stay, bytes that one micro-batch in flight keeps, nanoseconds of
+    one micro-batch, bytes that pass; by piece. Then bytes of a chunk in flight; bytes once on any
+    rank, for each of its chunks, with a decoder layer, with the loss, with the embedding. All columns."""
+
+    static: Mapping[Piece, Number]
+    kept: Mapping[Piece, Number]
+    time: Mapping[Piece, Number]
+    passing: Mapping[Piece, Number]
+    chunk_kept: Number
+    fixed: Number
+    chunk_fixed: Number
+    with_layer: Number
+    with_loss: Number
+    with_embedding: Number
+
+    @classmethod
+    def of(
+        cls,
+        problem: Problem,
+        terms: MemoryTerms,
+        kept: Mapping[Piece, Number],
+        piece_ns: Mapping[Piece, Number],
+        rows: int,
+    ) -> "Costs":
+        """As columns of so many rows. `kept` is what one micro-batch in flight keeps under the recompute setting."""
+        blocks = [terms.present_bytes.get(kind.ffn, 0) for kind in problem.architecture.kinds]
+        passing = {piece: size - terms.queued_bytes.get(piece, 0) for piece, size in terms.transient_bytes.items()}
+        costs = cls(
+            {piece: _static_bytes(terms, piece) for piece in terms.kept_bytes},
+            kept,
+            piece_ns,
+            passing,
+            terms.chunk_kept_bytes,
+            terms.overhead_bytes,
+            terms.chunk_fixed_bytes,
+            terms.present_bytes.get("layer", 0) + minimum(blocks[0], *blocks[1:]),
+            terms.present_bytes.get("loss", 0),
+            terms.present_bytes.get("embedding", 0),
+        )
+        return costs.map(lambda value: np.broadcast_to(np.asarray(value, dtype=np.int64), (rows,)))
+
+    @property
+    def passing_layer(self) -> Number:
+        """What passes in any decoder layer at least."""
+        sizes = [size for piece, size in self.passing.items() if piece not in ("embedding", "loss")]
+        return minimum(sizes[0], *sizes[1:])
+
+    @property
+    def layer(self) -> Number:
+        """What a rank that runs a layer holds besides what layers keep."""
+        return self.passing_layer + self.with_layer
+
+    @property
+    def loss(self) -> Number:
+        """The same for the rank with the loss."""
+        return self.passing["loss"] + self.with_loss
+
+    def map(self, change: Callable[[Number], Number]) -> "Costs":
+        """Every number changed in the same way."""
+        values = (getattr(self, field.name) for field in fields(self))
+        return Costs(
+            *(
+                {piece: change(size) for piece, size in value.items()} if isinstance(value, Mapping) else change(value)
+                for value in values
+            )
+        )
+
+    @classmethod
+    def concatenate(cls, parts: Sequence["Costs"]) -> "Costs":
+        """Columns one after the other."""
+        values: list[Number | dict[Piece, Number]] = []
+        for field in fields(cls):
+            columns = [getattr(part, field.name) for part in parts]
+            if isinstance(columns[0], Mapping):
+                values.append({piece: np.concatenate([column[piece] for column in columns]) for piece in columns[0]})
+            else:
+                values.append(np.concatenate(columns))
+        return cls(*values)
+
+    def rows(self, index: NDArray[np.int64]) -> "Costs":
+        """Some rows of columns."""
+        return self.map(lambda value: value[index])
+
+
+def _static_bytes(terms: MemoryTerms, piece: Piece) -> Number:
+    """Weights, gradients and optimizer state of one piece, unpadded and rounded down."""
+    replicated = terms.weight_bytes_per_element + terms.gradient_bytes_per_element
+    state = terms.optimizer_bytes_per_shard_element
+    bytes_: Number = terms.quantized_bytes[piece]
+    for elements, shards in (
+        (terms.dense_elements[piece], terms.dense_shards),
+        (terms.expert_elements[piece], terms.expert_shards),
+    ):
+        bytes_ = bytes_ + elements * replicated + elements * state.numerator // (state.denominator * shards)
+    return bytes_

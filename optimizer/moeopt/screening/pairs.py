@@ -1,0 +1,97 @@
+"""Rows whose chunks and recompute setting are decided, with their bounds and what their layers cost."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moeopt.layout import Choices, Degrees, Recompute
+from moeopt.problem.problem import Problem
+from moeopt.schedule.chunk_cap import longest_chunk_ns, longest_rank_ns
+from moeopt.screening.average import chunked_memory_bound, memory_bound
+from moeopt.screening.capacity import Ceilings, can_hold
+from moeopt.screening.costs import Costs
+from moeopt.screening.limits import Column, Limits
+from moeopt.screening.work import Work
+from moeopt.space import concatenate, select
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Rows of one mode and recompute setting; all fields columns of one length."""
+
+    mode: Choices
+    recompute: Recompute
+    degrees: Degrees
+    time: Column
+    """Bound on the step time (ns)."""
+    memory: Column
+    """Bound on the fullest rank's bytes."""
+    work: Work
+    costs: Costs
+
+    @property
+    def size(self) -> int:
+        """Rows."""
+        return len(self.time)
+
+    def only(self, mask: NDArray[np.bool_]) -> "Pair":
+        """Some of the rows."""
+        work = self.work.rows(np.flatnonzero(mask), self.size)
+        degrees, costs = select(self.degrees, mask), self.costs.rows(np.flatnonzero(mask))
+        return Pair(self.mode, self.recompute, degrees, self.time[mask], self.memory[mask], work, costs)
+
+
+def bounded(problem: Problem, pairs: Sequence[Pair], limits: Limits) -> list[Pair]:
+    """What is left of the pairs within limits, with their memory bounds: by these, then by counting rank by rank."""
+    if not pairs:
+        return []
+    rows = _Joined(pairs, limits)
+    memory = np.maximum(
+        memory_bound(problem, rows.degrees, rows.costs),
+        chunked_memory_bound(problem, rows.degrees, rows.costs, rows.chunk_ns),
+    )
+    known = [replace(pair, memory=part) for pair, part in zip(pairs, rows.split(memory), strict=True)]
+    return tightened(problem, known, limits)
+
+
+def tightened(problem: Problem, pairs: Sequence[Pair], limits: Limits) -> list[Pair]:
+    """What is left of pairs with known bounds within limits."""
+    near = [
+        pair.only((pair.time <= limits.time_of(pair.degrees.gpus)) & (pair.memory <= limits.memory_bytes))
+        for pair in pairs
+    ]
+    near = [pair for pair in near if pair.size]
+    if not near:
+        return []
+    rows = _Joined(near, limits)
+    overlap = np.concatenate([np.full(pair.size, pair.mode.overlap.ep_all_to_all) for pair in near])
+    ceilings = Ceilings(rows.chunk_ns, rows.rank_ns, limits.memory_bytes)
+    can = can_hold(problem, rows.degrees, rows.costs, ceilings, overlap)
+    left = [pair.only(mask) for pair, mask in zip(near, rows.split(can), strict=True)]
+    return [pair for pair in left if pair.size]
+
+
+class _Joined:
+    """The rows of all pairs one after the other, with the longest chunk and rank (ns, one micro-batch) of any placement
+    within the limits."""
+
+    def __init__(self, pairs: Sequence[Pair], limits: Limits) -> None:
+        self.degrees = concatenate([pair.degrees for pair in pairs])
+        self.costs = Costs.concatenate([pair.costs for pair in pairs])
+        self._ends = np.cumsum([pair.size for pair in pairs])[:-1]
+        total_ns = np.concatenate([pair.work.forward_ns + pair.work.backward_ns for pair in pairs])
+        left_ns = limits.time_of(self.degrees.gpus) - np.concatenate([pair.work.end_ns for pair in pairs])
+        shape = (self.degrees.pp, self.degrees.vpp, self.degrees.num_microbatches)
+        self.chunk_ns = self.rank_ns = left_ns // self.degrees.num_microbatches
+        """A replayed step is at least what each rank does."""
+        if limits.replayed:
+            return
+        self.chunk_ns = longest_chunk_ns(*shape, self.degrees.interleave_group, total_ns, left_ns)
+        self.rank_ns = longest_rank_ns(*shape, total_ns, left_ns)
+
+    def split(self, column: NDArray[Any]) -> list[NDArray[Any]]:
+        """A column of all rows by pair."""
+        return np.split(column, self._ends)

@@ -1,0 +1,83 @@
+"""Bounds on the step time from the work of all pieces together, valid for every placement."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moeopt.accounting.memory.terms import MemoryTerms
+from moeopt.accounting.pieces import piece_counts, priced_total
+from moeopt.accounting.time.step_end import step_end_ns
+from moeopt.accounting.time.terms import TimeTerms
+from moeopt.arithmetic import Number, ceil_div, maximum
+from moeopt.layout import Degrees
+from moeopt.problem.problem import Problem
+from moeopt.schedule.placement_bound import placement_lower_bound, replay_lower_bound
+from moeopt.screening.limits import Column
+
+_ROUNDING_NS = 1
+"""A step's end is rounded up once: a bound on its mean gives that much away."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """Time of all pieces together for one micro-batch, and the step's end at the mean rank (columns)."""
+
+    forward_ns: Number
+    backward_ns: Number
+    end_ns: Number
+
+    @classmethod
+    def of(
+        cls, problem: Problem, degrees: Degrees, time: TimeTerms, memory: MemoryTerms, added_ns: Number = 0
+    ) -> "Work":
+        """From the terms, and what recomputing adds to the backward pass. The end is convex in a rank's elements and
+        time, so the worst rank is no better than the mean one; a longer backward pass hides more of it."""
+        counts = piece_counts(problem)
+        forward = priced_total(counts, time.forward_ns)
+        backward = priced_total(counts, time.backward_ns) + added_ns
+        dense = priced_total(counts, memory.dense_elements) // degrees.pp
+        expert = priced_total(counts, memory.expert_elements) // degrees.pp
+        end = step_end_ns(time, dense, expert, ceil_div(forward + backward, degrees.pp))
+        return cls(forward, backward, maximum(sum(end.values()) - _ROUNDING_NS, 0))
+
+    def rows(self, index: NDArray[np.int64], size: int) -> "Work":
+        """Some rows of so many."""
+        values = (self.forward_ns, self.backward_ns, self.end_ns)
+        return Work(*(np.broadcast_to(np.asarray(value), (size,))[index] for value in values))
+
+
+def work_bound(degrees: Degrees, work: Work) -> Column:
+    """Nanoseconds of a step that no placement and no number of chunks goes below: the busiest rank runs its share."""
+    share = ceil_div(work.forward_ns + work.backward_ns, degrees.pp)
+    return np.asarray(degrees.num_microbatches * share + work.end_ns)
+
+
+def time_bound(
+    degrees: Degrees,
+    work: Work,
+    hop_ns: Number,
+    pieces: list[tuple[int, Number]],
+    ep_overlap: bool,
+    replayed: bool = False,
+) -> Column:
+    """Nanoseconds of a step that no placement on these pipeline grids goes below; `replayed`: of a replayed step.
+
+    `pieces` lists (count, forward + backward ns) of indivisible pieces.
+    """
+    if replayed:
+        shape = degrees.pp, degrees.vpp, degrees.num_microbatches
+        pipeline = replay_lower_bound(shape, work.forward_ns, work.backward_ns, hop_ns, pieces, ep_overlap)
+        return np.asarray(pipeline + work.end_ns)
+    pipeline = placement_lower_bound(
+        degrees.pp,
+        degrees.vpp,
+        degrees.num_microbatches,
+        degrees.interleave_group,
+        work.forward_ns,
+        work.backward_ns,
+        hop_ns,
+        pieces,
+        ep_overlap,
+    )
+    return np.asarray(pipeline + work.end_ns)

@@ -1,0 +1,100 @@
+"""Frontiers against enumeration on small random problems, for pairs and for more objectives.
+
+The enumeration shares the exact reader, the legality rules and the space of choices with the search, and nothing of
+its bounds, heuristics, encoding, solver or boxes.
+"""
+
+import random
+from fractions import Fraction
+
+import pytest
+from test_search_brute_force import placements, random_problem
+
+from moeopt.accounting.ledger import Ledger
+from moeopt.configurations import modes, recomputes
+from moeopt.frameworks.megatron_core import legal
+from moeopt.frontier import pareto
+from moeopt.frontier.goals import GOALS
+from moeopt.problem.problem import Problem
+from moeopt.space import enumerate_degrees, row, with_chunks
+
+SEEDS = range(160)
+BATCH = 20
+OBJECTIVES = [
+    ("step_time", "peak_memory"),
+    ("peak_memory", "step_time"),
+    ("step_time", "gpus"),
+    ("cost", "peak_memory"),
+    ("step_time", "cost"),
+    ("step_time", "peak_memory", "gpus"),
+    ("cost", "gpus", "peak_memory"),
+    ("step_time", "peak_memory", "gpus", "cost"),
+]
+
+
+def every_point(problem: Problem) -> set[tuple[int, int, int]]:
+    """(step time, peak bytes, GPUs) of every legal layout that fits, without those that another beats in all three."""
+    found: set[tuple[int, int, int]] = set()
+    degrees, _ = with_chunks(problem, enumerate_degrees(problem))
+    for mode in modes(problem):
+        for recompute in recomputes(problem):
+            choices = mode.model_copy(update={"recompute": recompute})
+            for index in range(len(degrees.tp)):
+                at = row(degrees, index)
+                if not legal(problem, at, choices):
+                    continue
+                ledger = Ledger(problem, at, choices)
+                for pipeline in placements(problem, at.pp, at.vpp):
+                    peak = max(stage.total_bytes for stage in ledger.memory(pipeline))
+                    if peak <= problem.memory_limit:
+                        found.add((ledger.step_time(pipeline).total_ns, peak, at.gpus))
+    return found
+
+
+def frontier(points: set[tuple[int, ...]]) -> list[tuple[int, ...]]:
+    def beaten(point: tuple[int, ...]) -> bool:
+        return any(other != point and all(a <= b for a, b in zip(other, point, strict=True)) for other in points)
+
+    return sorted(point for point in points if not beaten(point))
+
+
+def values(answer: dict, objectives: tuple[str, ...]) -> list[tuple[int, ...]]:
+    triples = [
+        (point["step_time"]["total_ns"], point["memory"]["peak_bytes"], point["gpus"]["total"])
+        for point in answer["points"]
+    ]
+    assert [tuple(item["value"] for item in point["objectives"]) for point in answer["points"]] == [
+        tuple(GOALS[name](*triple) for name in objectives) for triple in triples
+    ]
+    return [tuple(GOALS[name](*triple) for name in objectives) for triple in triples]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", range(0, len(SEEDS), BATCH))
+def test_the_frontier_equals_enumeration(first: int) -> None:
+    """Complete frontiers hold exactly the points of enumeration that no other beats, each marked as proven; an empty
+    frontier is an empty enumeration. Two objective lists a problem."""
+    for seed in SEEDS[first : first + BATCH]:
+        problem = random_problem(seed)
+        everything = every_point(problem)
+        for objectives in random.Random(seed).sample(OBJECTIVES, 2):
+            answer = pareto(problem, objectives, workers=1)
+            expected = frontier({tuple(GOALS[name](*point) for name in objectives) for point in everything})
+            assert answer["complete"], (seed, objectives)
+            assert values(answer, objectives) == expected, (seed, objectives)
+            assert all(point["proven"] and point["status"] == "optimal" for point in answer["points"]), seed
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_coarse_frontier_covers_every_layout(seed: int) -> None:
+    """With a resolution, for every layout some point is within it in each objective, and points never beat each
+    other."""
+    problem, objectives = random_problem(seed), ("step_time", "peak_memory")
+    answer = pareto(problem, objectives, workers=1, resolution={"step_time": "5%", "peak_memory": "16MiB"})
+    points = values(answer, objectives)
+    assert answer["complete"]
+    assert frontier(set(points)) == points
+    for time_ns, peak_bytes, _ in every_point(problem):
+        assert any(
+            point[0] <= time_ns * (1 + Fraction(5, 100)) and point[1] <= peak_bytes + 16 * 2**20 for point in points
+        ), (seed, time_ns, peak_bytes)
