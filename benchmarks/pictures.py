@@ -82,7 +82,7 @@ def timeline() -> None:
     handles = [Rectangle((0, 0), 1, 1, color=colour) for colour in COLOURS.values()]
     axes.legend(handles, names, ncols=4, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     axes.set(xlabel="seconds (white: bubble)", yticks=range(answer["layout"]["pp"]), ylabel="stage")
-    axes.set_xlim(0, answer["schedule"]["simulated_step_ns"] / 1e9)
+    axes.set_xlim(0, answer["schedule"]["simulated_ns"] / 1e9)
     axes.invert_yaxis()
     save(figure, "step-time-timeline.svg")
 

@@ -157,6 +157,13 @@ WITNESSES = (
         {**EP_OVERLAP, "fsdp": "optim", "cuda_graphs": "attention"},
         {"cuda_graphs": "none"},
     ),
+    Witness(
+        "fsdp_double_buffer_without_ep_overlap",
+        {},
+        {**EP_OVERLAP, "fsdp": "optim_grads", "fsdp_double_buffer": True},
+        {"fsdp_double_buffer": False},
+    ),
+    Witness("fsdp_double_buffer_needs_fsdp", {}, {"fsdp_double_buffer": True}, {"fsdp": "optim_grads"}),
     Witness("fsdp_16_bit", FP8, {"fsdp": "optim_grads_params"}, {"fsdp": "optim_grads"}),
     Witness(
         "fsdp_without_optimizer_offload",

@@ -64,10 +64,23 @@ def test_quiet_means_a_silent_stderr(asked, capsys):
 
 def test_options_reach_the_search(asked):
     """Each option of a search arrives in the unit that the search takes."""
-    options = ["--top", "3", "--time-limit", "2min", "--workers", "4", "--seed", "7", "--no-screening", "-q"]
+    options = [
+        "--top",
+        "3",
+        "--time-limit",
+        "2min",
+        "--workers",
+        "4",
+        "--seed",
+        "7",
+        "--no-screening",
+        "-q",
+        "--certify",
+    ]
     assert run([*SOLVE, *options]) == 0
     assert asked.calls[0][1] == {
-        "top": 3, "time_limit": 120.0, "workers": 4, "seed": 7, "screening": False, "progress": None
+        "top": 3, "time_limit": 120.0, "workers": 4, "seed": 7, "screening": False, "progress": None,
+        "certify": True,
     }  # fmt: skip
 
 

@@ -99,7 +99,7 @@ def exhaustive(problem: Problem) -> tuple[int, ...] | None:
 def check(seed: int) -> str:
     problem = random_constraints(seed)
     expected = exhaustive(problem)
-    answer = solve(problem, workers=1)
+    answer = solve(problem, workers=1, explained=False)
     if expected is None:
         assert answer["status"] == "infeasible", (seed, problem.constraints)
         return "infeasible"

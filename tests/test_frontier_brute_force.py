@@ -8,17 +8,19 @@ import random
 from fractions import Fraction
 
 import pytest
-from test_search_brute_force import placements, random_problem
 
 from moeopt.accounting.ledger import Ledger
+from moeopt.candidate import Candidate
 from moeopt.configurations import modes, recomputes
 from moeopt.frameworks.megatron_core import legal
 from moeopt.frontier import pareto
 from moeopt.frontier.goals import GOALS
-from moeopt.problem.problem import Problem
+from moeopt.frontier.placements import FEW, are_few, every_placement
+from moeopt.problem.problem import Bound, Problem
 from moeopt.space import enumerate_degrees, row, with_chunks
+from test_search_brute_force import placements, random_problem
 
-SEEDS = range(160)
+SEEDS = range(60)
 BATCH = 20
 OBJECTIVES = [
     ("step_time", "peak_memory"),
@@ -83,6 +85,69 @@ def test_the_frontier_equals_enumeration(first: int) -> None:
             assert answer["complete"], (seed, objectives)
             assert values(answer, objectives) == expected, (seed, objectives)
             assert all(point["proven"] and point["status"] == "optimal" for point in answer["points"]), seed
+
+
+@pytest.mark.parametrize("seed", range(0, 48, 4))
+def test_listing_and_solving_agree(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The frontier is the same whether candidates with few placements are listed or given to CP-SAT."""
+    problem, objectives = random_problem(seed), ("step_time", "peak_memory")
+    problem = problem.model_copy(update={"limits": problem.limits.model_copy(update={"vpp": Bound(max=1)})})
+    listed = values(pareto(problem, objectives, workers=1), objectives)
+    monkeypatch.setattr("moeopt.frontier.placements.FEW", 0)
+    answer = pareto(problem, objectives, workers=1)
+    assert answer["complete"]
+    assert values(answer, objectives) == listed
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_every_placement_is_listed(seed: int) -> None:
+    """The list is that of the enumeration, each placement once; what counts as few is few."""
+    problem = random_problem(seed)
+    degrees, _ = with_chunks(problem, enumerate_degrees(problem))
+    for index in range(0, len(degrees.tp), 7):
+        candidate = Candidate(problem, row(degrees, index), modes(problem)[0], 0)
+        listed = [str(pipeline) for pipeline in every_placement(candidate)]
+        assert sorted(listed) == sorted(map(str, placements(problem, *candidate.grid)))
+        assert len(set(listed)) == len(listed)
+        assert not are_few(candidate) or len(listed) <= FEW
+
+
+@pytest.mark.parametrize("seed", range(0, 24, 3))
+def test_a_frontier_obeys_constraints(seed: int) -> None:
+    """A ceiling on the step time or on memory, written as a constraint, cuts the frontier where it says."""
+    problem, objectives = random_problem(seed), ("step_time", "peak_memory")
+    everything = every_point(problem)
+    if not everything:
+        pytest.skip("no layout")
+    middle = sorted(time_ns for time_ns, _, _ in everything)[len(everything) // 2]
+    held = problem.model_copy(update={"constraints": (f"step_time <= {middle}ns", "layers[0] >= 1")})
+    answer = pareto(held, objectives, workers=1)
+    assert answer["complete"]
+    within = set(values(answer, objectives))
+    assert all(time_ns <= middle for time_ns, _ in within)
+    left = frontier({(time_ns, peak) for time_ns, peak, _ in everything if time_ns <= middle})
+    assert within <= {(time_ns, peak) for time_ns, peak, _ in everything}
+    for point in left:
+        assert any(found == point for found in within) or not _first_stage_holds_a_layer(problem, point)
+
+
+def _first_stage_holds_a_layer(problem: Problem, point: tuple[int, ...]) -> bool:
+    """Whether some layout of these values has a decoder layer beside the embedding."""
+    degrees, _ = with_chunks(problem, enumerate_degrees(problem))
+    for mode in modes(problem):
+        for recompute in recomputes(problem):
+            choices = mode.model_copy(update={"recompute": recompute})
+            for index in range(len(degrees.tp)):
+                at = row(degrees, index)
+                if not legal(problem, at, choices):
+                    continue
+                ledger = Ledger(problem, at, choices)
+                for pipeline in placements(problem, at.pp, at.vpp):
+                    held = sum(chunk.layers for chunk in pipeline.of_rank(0))
+                    peak = max(stage.total_bytes for stage in ledger.memory(pipeline))
+                    if held and (ledger.step_time(pipeline).total_ns, peak) == point:
+                        return True
+    return False
 
 
 @pytest.mark.parametrize("seed", range(12))

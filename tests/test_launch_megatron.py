@@ -12,6 +12,7 @@ from moeopt.writers.patterns import pattern
 from moeopt.writers.shell import words
 
 CASES = record()
+SCALINGS = ("yarn", "llama3", "linear")
 IDS = [f"{index}-{name(case)}-{case['run']}" for index, case in enumerate(CASES)]
 
 
@@ -50,6 +51,10 @@ def test_the_record_covers_what_the_issue_names() -> None:
         [each.layout.recompute.method == "block" for each in jobs],
         [each.problem.workload.precision == "fp8" for each in jobs],
         [each.problem.workload.precision == "mxfp8" for each in jobs],
+        [each.layout.fsdp == "optim_grads_params" for each in jobs],
+        [each.layout.offload != () for each in jobs],
+        *([a.rope_scaling.rope_type == kind for a in architectures if a.rope_scaling] for kind in SCALINGS),
+        [a.norm_topk_prob is False for a in architectures],
     ):
         assert any(seen)
     assert {module for each in jobs for module in each.layout.recompute.modules} >= {

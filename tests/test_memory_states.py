@@ -57,8 +57,9 @@ def test_shards() -> None:
 
 
 def test_quantized_weights() -> None:
-    """fp8 caches two one-byte copies of each linear; mxfp8 exceeds two bytes by its scales (1/16); 16-bit training by
-    nothing. The routed experts of a DeepSeek-V3 layer at ep 64: 4 * 3 * 7168 * 2048 elements."""
+    """fp8 caches two one-byte copies of each linear, one where GEMMs take any layout (compute capability 10); mxfp8
+    exceeds two bytes by its scales (1/16); 16-bit training by nothing. The routed experts of a DeepSeek-V3 layer at ep
+    64: 4 * 3 * 7168 * 2048 elements."""
     layer, at = LayerKind("moe"), degrees(ep=64)
     bytes_of = {
         precision: memory_terms(problem(DEEPSEEK_V3, precision=precision), at, Choices()).quantized_bytes[layer]
@@ -68,6 +69,11 @@ def test_quantized_weights() -> None:
     assert bytes_of["fp8"] == 32 * bytes_of["mxfp8"]
     attention = 1536 * 7168 + 24576 * 1536 + 576 * 7168 + 32768 * 512 + 7168 * 16384
     assert bytes_of["fp8"] == 2 * (attention + 5 * 3 * 7168 * 2048)
+    asked = problem(DEEPSEEK_V3, precision="fp8")
+    for capability, copies in (("8.9", 2), ("9.0", 2), ("10.0", 1), ("10.3", 1), ("12.0", 2)):
+        cluster = asked.cluster.model_copy(update={"compute_capability": capability})
+        terms = memory_terms(asked.model_copy(update={"cluster": cluster}), at, Choices())
+        assert 2 * terms.quantized_bytes[layer] == copies * bytes_of["fp8"]
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,8 @@ def test_a_problem_loads_from_a_file_with_changes(tmp_path):
         ({"workload": {"precision": "int4"}}, "workload.precision: 'int4' is refused"),
         ({"objective": "speed"}, "problem.objective: 'speed' is refused"),
         ({"fixed": {}}, "problem.fixed: no such field"),
+        ({"fix": {"tp": "two"}}, "fix.tp: 'two' is refused"),
+        ({"fix": {"tensor": 2}}, "fix.tensor: a layout has no such decision"),
     ],
 )
 def test_bad_fields_are_one_sentence(change, said):
@@ -77,8 +79,8 @@ def test_bad_fields_are_one_sentence(change, said):
 
 def test_loading_checks_what_no_layout_can_satisfy():
     """`Problem.load` refuses a decision that no layout has, instead of searching for it."""
-    with pytest.raises(InputError, match=r"fix\.tensor: a layout has no such decision"):
-        Problem.load(SMALL, fix={"tensor": 2})
+    with pytest.raises(InputError, match=r"fix\.tp: tp 3 does not divide gpus 8"):
+        Problem.load(SMALL, fix={"tp": 3})
 
 
 def test_solve_evaluate_launch_agree(tmp_path):

@@ -49,7 +49,7 @@ def test_a_track_is_full(given: dict[str, Any]) -> None:
             assert event["ts"] == pytest.approx(at, abs=1e-3)
             assert event["dur"] > 0
             at = event["ts"] + event["dur"]
-        assert at == pytest.approx(answer["schedule"]["simulated_ns"] / 1000, abs=1e-3)
+        assert at == pytest.approx(answer["schedule"]["pipeline_simulated_ns"] / 1000, abs=1e-3)
         passes = slices(found, rank, "forward", "backward")
         seen = [pair for e in passes for pair in zip(e["args"]["microbatch"], e["args"]["chunk"], strict=True)]
         assert len(seen) == len(set(seen)) == 2 * layout["vpp"] * layout["num_microbatches"]
@@ -63,7 +63,7 @@ def test_the_end_of_the_step_is_there() -> None:
     prints."""
     answer, found = traced(pp=4, ep=8)
     ends = [max(e["ts"] + e["dur"] for e in slices(found, rank, "step end")) for rank in range(4)]
-    assert max(ends) == pytest.approx(answer["schedule"]["simulated_step_ns"] / 1000, abs=1e-3)
+    assert max(ends) == pytest.approx(answer["schedule"]["simulated_ns"] / 1000, abs=1e-3)
     names = {e["name"] for e in slices(found, 0, "step end")}
     assert names - {"param gather"} == {"gradient reduce", "gradient clear", "optimizer"}
 

@@ -17,7 +17,7 @@ from moeopt.configurations import decisions
 from moeopt.constraints.guide import ceilings
 from moeopt.constraints.placements import obeys
 from moeopt.cpsat.encode import Encoding
-from moeopt.cpsat.solve import ENGINE, Settings, minimise, rules_out
+from moeopt.cpsat.solve import ENGINE, QUICK, Settings, minimise, rules_out
 from moeopt.cpsat.tie_break import break_tie
 from moeopt.incumbent import Found, place
 from moeopt.layout import Recompute
@@ -35,6 +35,8 @@ _ROUNDS = 16
 _SAMPLES = 4
 _IMPROVEMENTS = 8
 _FEW = 96
+_EFFORT, _LONG = 4.0, 30.0
+"""Deterministic time of a first try to place a candidate's layers best, and of one to rule it out after that failed."""
 _FILLS = (1.0, 0.93, 0.85, 0.75, 0.6)
 """Shares of the memory limit: for each, and each recompute setting, the best pairs whose memory bound is below it are
 tried first."""
@@ -83,7 +85,7 @@ class Search:
         if not self.pool:
             return Result(None, proven, self.bound)
         if not proven:
-            open_ = [None] * len(self.problem.then)
+            open_: list[int | None] = [None for _ in self.problem.then]
             return Result(self.pool[0], False, min(self.bound, self.pool[0].score), self.pool[: self.top], open_)
         best, settled = break_tie(
             self.pool[0], [f.candidate for f in self.pool if f.score == self.pool[0].score], self.settings
@@ -252,12 +254,12 @@ class Search:
                 if self.threshold != known:
                     queue.tighten(self.limits(self.threshold))
 
-    def _ruled_out(self, candidate: Candidate) -> bool:
-        """Whether a quick solve shows that no placement is within the threshold (one thread builds, others solve)."""
+    def _ruled_out(self, candidate: Candidate, effort: float = QUICK) -> bool:
+        """Whether the smaller model shows that no placement is within the threshold."""
         if self.settings.expired:
             return False
         model = self._encode(candidate, few_rows=True)
-        return model is None or rules_out(model, self.settings)
+        return model is None or rules_out(model, self.settings, effort)
 
     def _solve(self, candidate: Candidate) -> None:
         """The best layout of one candidate, if it is within the threshold."""
@@ -270,7 +272,11 @@ class Search:
         if known is not None:
             encoding.hint(known)
         goal = encoding.peak if self.problem.objective == "peak_memory" else encoding.time
-        outcome = minimise(encoding, goal, self.settings, "candidate")
+        outcome = minimise(encoding, goal, self.settings, "candidate", _EFFORT)
+        if outcome.found is None and not outcome.proven and self._ruled_out(candidate, _LONG):
+            return
+        if not outcome.proven:
+            outcome = minimise(encoding, goal, self.settings, "candidate")
         self._add(outcome.found)
         if not outcome.proven:
             raise Stopped

@@ -33,7 +33,7 @@ from moeopt.space import row
 
 _ROUNDS = 200
 """Rounds of the linear program of one schedule, at most (it ends by itself after 20 to 100)."""
-_NEIGHBOURS = 24
+_NEIGHBOURS = 120
 """Placements one layer away that are replayed for their cuts, each time that CP-SAT finds a placement."""
 
 
@@ -57,15 +57,20 @@ class Replayed:
 
 @dataclass(frozen=True)
 class Effort:
-    """How much to spend: operations replayed by the linear programs (None: any), and whether CP-SAT is asked."""
+    """How much to spend: rows of the screening's first level that are looked at closer, operations replayed by the
+    linear programs (None: any), and whether CP-SAT is asked."""
 
+    rows: int | None
     operations: int | None
     solver: bool
 
 
-CHEAP = Effort(2_000_000, False)
-"""A few tenths of a second."""
-FULL = Effort(None, True)
+CHEAP = Effort(600, 200_000, False)
+"""What a solve does at most: about 2 ms a row."""
+_ROWS, _ROWS_A_SECOND = 250, 100
+"""Rows that a solve looks at closer however short it was, and more for each second of it: a fifth of its time."""
+FULL = Effort(None, None, True)
+"""`--certify`."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +115,10 @@ class Certifier:
 
     def run(self) -> Certificate:
         """As far as the effort and the deadline allow."""
+        first = self._first_level()
+        if len(first) > self.effort.rows if self.effort.rows is not None else self.settings.expired:
+            lowest = min(first, default=self.best.step_ns)
+            return Certificate(self.best, min(lowest, self.best.step_ns), len(first), 0)
         heap = self._open()
         heapq.heapify(heap)
         listed = len(heap)
@@ -125,10 +134,18 @@ class Certifier:
         left = sum(item.bound_ns < self.best.step_ns for item in heap)
         return Certificate(self.best, min(lower, self.best.step_ns), listed, listed - left)
 
+    def _first_level(self) -> list[int]:
+        """Bounds below the best step of rows whose chunks are open: the busiest rank's share of the work."""
+        bounds: list[int] = []
+        for block in self.screening.blocks:
+            near = (block.memory <= self.problem.memory_limit) & (block.time < self.best.step_ns)
+            bounds += block.time[near].tolist()
+        return bounds
+
     def _open(self) -> list[_Open]:
         """Every candidate that the screening leaves below the best step."""
         limits = Limits(self.problem.memory_limit, time_ns=self.best.step_ns - 1, replayed=True)
-        items = []
+        items: list[_Open] = []
         for pair in self.screening.pairs(limits):
             choices = pair.mode.model_copy(update={"recompute": pair.recompute})
             ends = np.broadcast_to(np.asarray(pair.work.end_ns), pair.time.shape)
@@ -215,20 +232,30 @@ class Certifier:
     def _around(self, candidate: Candidate, pipeline: PipelineLayout) -> list[PipelineLayout]:
         """A placement, and some with one layer moved from one of its slowest chunks to one of its fastest."""
         forward, backward = candidate.ledger.stage_times(candidate.ledger.contents(pipeline))
-        order = sorted(range(len(forward)), key=lambda stage: forward[stage] + backward[stage])
         counts = [chunk.layers for chunk in pipeline.chunks]
-        last = max(s for s, chunk in enumerate(pipeline.chunks) if chunk.mtp or chunk.loss and not pipeline.mtp)
+        last = max(s for s, chunk in enumerate(pipeline.chunks) if chunk.mtp or (chunk.loss and not pipeline.mtp))
+        moves = sorted(
+            (forward[target] + backward[target] - forward[source] - backward[source], source, target)
+            for source in range(last + 1)
+            for target in range(last + 1)
+            if source != target and counts[source] > (0 < source < last)
+        )
         placed = [pipeline]
-        for source in order[::-1]:
-            for target in order:
-                if len(placed) > _NEIGHBOURS:
-                    return placed
-                inner = 0 < source < last
-                if source != target and target <= last and counts[source] > inner:
-                    moved = [n - (s == source) + (s == target) for s, n in enumerate(counts)]
-                    placed.append(PipelineLayout.from_counts(pipeline.pp, moved, pipeline.mtp, last))
+        for _, source, target in moves[:_NEIGHBOURS]:
+            moved = [n - (s == source) + (s == target) for s, n in enumerate(counts)]
+            placed.append(PipelineLayout.from_counts(pipeline.pp, moved, pipeline.mtp, last))
         return placed
 
     def _say(self, text: str) -> None:
         if self.settings.progress is not None:
             self.settings.progress(text)
+
+
+def certify(
+    screening: Screening, known: Sequence[Found], settings: Settings, seconds: float, full: bool = False
+) -> Certificate:
+    """A bound that no layout of the problem can beat by its replayed step; with `full`, as good a layout and bound as
+    the deadline allows. `known` are layouts that fit, `seconds` what the search for them took."""
+    assert CHEAP.rows is not None
+    cheap = replace(CHEAP, rows=min(CHEAP.rows, _ROWS + int(_ROWS_A_SECOND * seconds)))
+    return Certifier(screening, known, settings, FULL if full else cheap).run()

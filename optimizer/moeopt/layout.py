@@ -130,6 +130,8 @@ class Choices(Input):
     cuda_graphs: Literal["none", "router", "attention", "full_iteration"] = "none"
     fsdp: Sharding = "none"
     """What Megatron-FSDP shares out over data-parallel ranks (experts over theirs) beside or instead of the state."""
+    fsdp_double_buffer: bool = False
+    """Megatron-FSDP gathers and reduces through two buffers that stay, instead of allocating for every unit."""
     offload: tuple[OffloadModule, ...] = ()
     """Modules whose saved inputs wait in host memory between the passes (fine-grained activation offloading)."""
 

@@ -2,9 +2,11 @@
 
 import os
 import time
+from dataclasses import replace
 from typing import Any
 
 from moeopt.branch import Result, Search
+from moeopt.certify import certify as prove_replay
 from moeopt.cpsat.solve import Progress, Settings
 from moeopt.explain import explain
 from moeopt.problem.problem import Problem
@@ -23,18 +25,23 @@ def solve(
     screening: bool = True,
     seed: int = 0,
     progress: Progress | None = None,
+    explained: bool = True,
+    certify: bool = False,
 ) -> dict[str, Any]:
     """The best layout of a problem, with its proof, as the contract's JSON object.
 
     `time_limit` in seconds; `workers` solver threads (default: the machine's cores, at most 8); `top` adds the K best
     candidates; `screening` False gives the solver every legal candidate. Interrupted (Ctrl-C, time limit) it returns
-    the best layout found and a bound that none can beat: status feasible, or unknown when none was found.
+    the best layout found and a bound that none can beat: status feasible, or unknown when none was found. `explained`
+    False leaves out why an infeasible problem has no layout, which takes as long as some twenty solves, and the bound
+    on the replayed step over the whole problem. `certify` goes on until a layout is proven to have the best replayed
+    step, and returns that one (objective step_time); half of the time limit at most goes to the search before it.
     """
     started = time.monotonic()
     settings = Settings(
         workers=workers or min(os.cpu_count() or 1, _MOST_WORKERS),
         seed=seed,
-        deadline=None if time_limit is None else started + time_limit,
+        deadline=None if time_limit is None else started + time_limit / (2 if certify else 1),
         progress=progress,
     )
     search, result = _fewest_gpus(problem, settings, top) if problem.objective == "gpus" else (None, None)
@@ -43,9 +50,17 @@ def solve(
         result = search.run()
     facts = search.facts(time.monotonic() - started)
     if result.best is not None:
-        return solved_answer(problem, result, facts)
+        certificate = None
+        if problem.objective == "step_time" and (explained or certify):
+            known = [result.best, *result.alternatives]
+            seconds = time.monotonic() - started
+            if time_limit is not None:
+                settings = replace(settings, deadline=started + time_limit)
+            certificate = prove_replay(search.screening, known, settings, seconds, certify)
+        return solved_answer(problem, result, facts, certificate, by_replay=certify)
     if result.proven:
-        return infeasible_answer(problem, explain(problem, workers=settings.workers), facts)
+        reasons = explain(problem, workers=settings.workers, seconds=time_limit) if explained else {}
+        return infeasible_answer(problem, reasons, facts)
     return unknown_answer(problem, result.bound, facts)
 
 

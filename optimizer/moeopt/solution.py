@@ -1,6 +1,7 @@
 """The answer's JSON object: one builder for `solve` and `evaluate`, so that both say the same integers."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from itertools import zip_longest
 from typing import Any
@@ -12,6 +13,7 @@ from moeopt.accounting.sharding import Elements, chunk_elements
 from moeopt.accounting.time.flops import sequence_flops
 from moeopt.accounting.time.uncertainty import time_range
 from moeopt.branch import Result
+from moeopt.certify import Certificate, Replayed
 from moeopt.constraints.placements import verdicts as placement_verdicts
 from moeopt.frameworks.megatron_core import check
 from moeopt.frameworks.rules import Verdict
@@ -104,7 +106,7 @@ def _objectives(problem: Problem, result: Result, answer: Mapping[str, Any]) -> 
         names.append("step_time")
     if len(names) == 1:
         return {}
-    chain = []
+    chain: list[dict[str, Any]] = []
     for name, bound in zip_longest(names, [result.bound, *result.further][: len(names)]):
         value, unit = objective_value(problem, answer, name)
         proven = bound == value and (result.proven or not chain)
@@ -166,24 +168,66 @@ def _step_time(problem: Problem, ledger: Ledger, step: StepTime) -> dict[str, An
 
 
 def _schedule(ledger: Ledger, pipeline: PipelineLayout, step: StepTime) -> dict[str, Any]:
-    """The pipeline part replayed operation by operation, beside the ledger's own figure for it."""
+    """The step with its pipeline part replayed operation by operation, a bound on that for every placement of these
+    degrees and choices, and the pipeline part alone beside the ledger's own figure for it."""
     replayed = ledger.replay(pipeline)
-    difference = replayed.total_ns - step.pipeline_ns
+    simulated = step.total_ns - step.pipeline_ns + replayed.total_ns
     return {
-        "ledger_ns": step.pipeline_ns,
-        "simulated_ns": replayed.total_ns,
-        "simulated_step_ns": step.total_ns + difference,
+        **_gap(simulated, min(ledger.replay_bound_ns(), simulated), False),
+        "bound_over": "placements",
+        "pipeline_ledger_ns": step.pipeline_ns,
+        "pipeline_simulated_ns": replayed.total_ns,
         "extrapolated": replayed.extrapolated,
-        "gap": round(difference / step.pipeline_ns, 6) if step.pipeline_ns else 0.0,
     }
 
 
-def solved_answer(problem: Problem, result: Result, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """The best layout found, described in full, with its bound; status `optimal` where that bound is its value."""
+def _gap(simulated_ns: int, bound_ns: int, certified: bool) -> dict[str, Any]:
+    return {
+        "simulated_ns": simulated_ns,
+        "lower_bound_ns": bound_ns,
+        "gap": round(simulated_ns / bound_ns - 1, 6) if bound_ns else 0.0,
+        "certified": certified,
+    }
+
+
+def certified_schedule(schedule: Mapping[str, Any], certificate: Certificate) -> dict[str, Any]:
+    """The schedule of a solution with the bound that holds for every layout of its problem."""
+    simulated = schedule["simulated_ns"]
+    closed = certificate.closed and simulated == certificate.best.step_ns
+    bound = min(certificate.lower_bound_ns, simulated)
+    return {
+        **schedule,
+        **_gap(simulated, bound, closed),
+        "bound_over": "problem",
+        "candidates": certificate.candidates,
+        "candidates_closed": certificate.refuted,
+    }
+
+
+def solved_answer(
+    problem: Problem,
+    result: Result,
+    facts: Mapping[str, Any],
+    certificate: Certificate | None = None,
+    by_replay: bool = False,
+) -> dict[str, Any]:
+    """The best layout found, described in full, with its bound; status `optimal` where that bound is its value.
+
+    With `by_replay` the layout is the certificate's, whose replayed step is the lowest; where the ledger's optimum is
+    another one, that is told as `ledger_optimum`. Objective and bound are the ledger's either way.
+    """
     assert result.best is not None
     best = result.best
+    if by_replay and certificate is not None:
+        chosen = certificate.best.found
+        other = None if _same(chosen, best) else _ledger_optimum(problem, best)
+        answer = solved_answer(problem, replace(result, best=chosen), facts, certificate)
+        answer["objective"]["value"] = best.score
+        return answer if other is None else {**answer, "ledger_optimum": other}
     layout = best.candidate.layout(best.pipeline)
     answer = describe(problem, best.candidate.ledger, layout, best.pipeline)
+    if certificate is not None:
+        answer["schedule"] = certified_schedule(answer["schedule"], certificate)
     value, unit = objective_value(problem, answer)
     verdicts = [*check(problem, layout), *placement_verdicts(problem, layout, best.pipeline, answer)]
     return {
@@ -196,6 +240,14 @@ def solved_answer(problem: Problem, result: Result, facts: Mapping[str, Any]) ->
         "alternatives": [_alternative(problem, found) for found in result.alternatives[1:]],
         "search": dict(facts),
     }
+
+
+def _same(left: Found, right: Found) -> bool:
+    return left.candidate.order == right.candidate.order and left.pipeline == right.pipeline
+
+
+def _ledger_optimum(problem: Problem, found: Found) -> dict[str, Any]:
+    return {**_alternative(problem, found), "simulated_ns": Replayed.judge(found).step_ns}
 
 
 def _alternative(problem: Problem, found: Found) -> dict[str, Any]:

@@ -4,24 +4,26 @@ Sources (Megatron-LM d98e8a6, megatron/core/distributed/fsdp/src/megatron_fsdp/p
 (every TransformerLayer is a unit; its routed experts and its other parameters are one bucket each; parameters outside
 units have buckets of their own), :1900-1930 (a bucket's chunk factor: the row length that all its tensors share),
 :258-383 (a bucket's end is a multiple of ranks * factor), mcore_fsdp_adapter.py:165-173 (units are TransformerLayers).
-Two simplifications, both upwards: a tensor whose elements are no multiple of the factor takes the next one (Megatron
-may put the rest of another tensor, or a small one, into the gap), and the embedding, the output head and the norms
-beside them end a bucket each (Megatron may close one bucket over several).
+Megatron's own functions give the same for every unit of four architectures in five layouts, to the element
+(tests/data/megatron_fsdp_buckets.json). One simplification: parameters outside units end one bucket a piece, where
+Megatron closes buckets at 40 million elements and across pieces (0.01 % of an MTP module's).
 """
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import lcm
 
 import numpy as np
 
 from moeopt.accounting.parameters import Parameter, piece_parameters
 from moeopt.accounting.pieces import Piece
 from moeopt.accounting.sharding import local_numel
-from moeopt.arithmetic import Number, both, ceil_div, either, is_column, lcm, round_up, where
+from moeopt.arithmetic import Number, ceil_div, is_column, maximum, round_up, where
 from moeopt.layout import Choices, Degrees
 from moeopt.problem.architecture import LayerKind
 from moeopt.problem.problem import Problem
 
+_WHOLE = Degrees(*[1] * len(Degrees.__dataclass_fields__))
 _ROW_PARALLEL = ("linear_proj.weight", "linear_fc2.weight")
 
 
@@ -86,66 +88,90 @@ def _in_unit(piece: Piece, parameter: Parameter) -> bool:
     return piece == "mtp" and parameter.origin != "pipeline_copy" and not parameter.name.startswith("mtp.")
 
 
-def _bucket(problem: Problem, parameters: list[Parameter], degrees: Degrees, choices: Choices, ranks: Number) -> Number:
-    """Elements of one bucket: each tensor in whole rows of the chunk factor, the end a multiple of ranks * factor."""
+def _bucket(
+    problem: Problem, parameters: Sequence[Parameter], degrees: Degrees, choices: Choices, ranks: Number
+) -> Number:
+    """Elements of one bucket: its tensors packed by rows of the chunk factor, the end a multiple of ranks * factor.
+
+    Packing is a walk over tensors, so columns of layouts walk once for each value of the degrees that cut a tensor.
+    """
     if not parameters:
         return 0
-    sizes = [local_numel(problem, parameter, degrees) for parameter in parameters]
-    counts = [
-        ceil_div(parameter.copies, degrees.ep) if parameter.sharding == "expert" else 1 for parameter in parameters
-    ]
+    cutting = ("ep", "etp") if parameters[0].sharding == "expert" else ("tp",)
+    columns = [getattr(degrees, name) for name in cutting]
+    if not any(is_column(column) for column in columns):
+        return _ended(*_shape(problem, parameters, cutting, columns, choices), ranks)
+    values, where_from = np.unique(np.stack(np.broadcast_arrays(*columns)), axis=1, return_inverse=True)
+    found = [_shape(problem, parameters, cutting, [int(v) for v in row], choices) for row in values.T]
+    taken, factor = np.array(found, dtype=np.int64)[where_from.ravel()].T
+    return _ended(taken, factor, ranks)
+
+
+def _ended(taken: Number, factor: Number, ranks: Number) -> Number:
+    return where(factor == 0, taken, round_up(taken, ranks * maximum(factor, 1)))
+
+
+def _shape(
+    problem: Problem, parameters: Sequence[Parameter], cutting: Sequence[str], values: Sequence[int], choices: Choices
+) -> tuple[int, int]:
+    """Elements of a bucket before its end is rounded up, and its chunk factor (0: `no_shard`, which pads nothing)."""
+    degrees = replace(_WHOLE, **dict(zip(cutting, values, strict=True)))
+    tensors: list[tuple[int, int]] = []
+    for parameter in parameters:
+        numel = int(local_numel(problem, parameter, degrees))
+        copies = ceil_div(parameter.copies, degrees.ep) if parameter.sharding == "expert" else 1
+        tensors += [(numel, _row_length(problem, parameter, numel))] * copies
     if choices.fsdp == "no_shard":
-        return _sum(size * count for size, count in zip(sizes, counts, strict=True))
-    rows = [_row_length(problem, parameter, size) for parameter, size in zip(parameters, sizes, strict=True)]
-    factor = chunk_factor(rows, sizes)
-    taken = _sum(
-        where(size < factor, size, round_up(size, factor)) * count for size, count in zip(sizes, counts, strict=True)
-    )
-    return round_up(taken, ranks * factor)
+        return sum(numel for numel, _ in tensors), 0
+    return packed(tensors)
 
 
-def _sum(values: Iterable[Number]) -> Number:
-    total: Number = 0
-    for value in values:
-        total = total + value
-    return total
+def packed(tensors: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """Elements that tensors of (elements, row length) take in a bucket, and its chunk factor.
+
+    Longest rows first. A tensor takes whole rows; the rest of another tensor, or tensors shorter than a row, may share
+    its last one.
+    """
+    ordered = sorted(tensors, key=lambda tensor: -tensor[1])
+    factor = chunk_factor(ordered)
+    small = [numel for numel, _ in ordered if numel < factor]
+    left = [numel for numel, _ in ordered if numel >= factor]
+    end = 0
+    while left:
+        numel = left.pop(0)
+        end += round_up(numel, factor)
+        space = -numel % factor
+        partner = next((i for i, other in enumerate(left) if space and 0 < other % factor <= space), None)
+        if partner is not None:
+            other = left.pop(partner)
+            end += other // factor * factor
+            space -= other % factor
+        for item in list(small):
+            if item <= space:
+                space -= item
+                small.remove(item)
+    return end + sum(small), factor
 
 
-def _row_length(problem: Problem, parameter: Parameter, numel: Number) -> Number:
+def chunk_factor(ordered: Sequence[tuple[int, int]]) -> int:
+    """The row length that a bucket is cut by: the longest row, widened to a common multiple wherever another row
+    neither divides it nor belongs to a tensor that is shorter than it."""
+    factor = ordered[0][1]
+    for numel, row in ordered:
+        if not (row == factor or (factor % row == 0 and numel % factor == 0) or numel < factor):
+            factor = lcm(factor, row)
+    return factor
+
+
+def _row_length(problem: Problem, parameter: Parameter, numel: int) -> int:
     """Elements of a local tensor's row: its shape without the first dimension (one for vectors)."""
     architecture, name = problem.architecture, parameter.name
     if not name.endswith("weight") or "norm" in name:
-        return 1 + 0 * numel
+        return 1
     if name.endswith(_ROW_PARALLEL):
-        return ceil_div(numel, architecture.hidden_size)
+        return int(ceil_div(numel, architecture.hidden_size))
     if "q_up_proj" in name:
         return architecture.q_lora_rank or 1
     if "kv_up_proj" in name:
         return architecture.kv_lora_rank or 1
     return architecture.hidden_size * (2 if "eh_proj" in name else 1)
-
-
-def chunk_factor(rows: list[Number], sizes: list[Number]) -> Number:
-    """The row length that a bucket is cut by: the longest row, widened to a common multiple wherever another row
-    neither divides it nor belongs to a tensor that is shorter than it."""
-    order = _longest_first(rows)
-    factor = order(rows)[0]
-    for row, size in zip(order(rows), order(sizes), strict=True):
-        fits = either(row == factor, both(factor % row == 0, size % factor == 0), size < factor)
-        factor = where(fits, factor, lcm(factor, row))
-    return factor
-
-
-def _longest_first(rows: list[Number]) -> Callable[[list[Number]], list[Number]]:
-    """A stable sort by row length, descending; in columns, of each layout by itself."""
-    if not any(is_column(row) for row in rows):
-        order = sorted(range(len(rows)), key=lambda index: -rows[index])
-        return lambda values: [values[index] for index in order]
-    table = np.stack(np.broadcast_arrays(*rows))
-    columns = np.argsort(-table, axis=0, kind="stable")
-
-    def arranged(values: list[Number]) -> list[Number]:
-        stacked = np.stack([np.broadcast_to(value, table.shape[1:]) for value in values])
-        return list(np.take_along_axis(stacked, columns, axis=0))
-
-    return arranged

@@ -1,6 +1,6 @@
 """How terms add up: from the prices of pieces to stages, steps and devices. The exact reader.
 
-The sweep reads the same terms over columns (`moeopt.sweep`) and CP-SAT takes them as coefficients
+The sweep reads the same terms over columns (`moeopt.screening`) and CP-SAT takes them as coefficients
 (`moeopt.cpsat.encode`); the composition written here in integers is what both are tested against.
 """
 
@@ -10,14 +10,16 @@ from functools import cached_property
 
 from moeopt.accounting.memory.stage import StageMemory, stage_memory
 from moeopt.accounting.memory.terms import MemoryTerms, memory_terms
-from moeopt.accounting.pieces import Piece, contents
+from moeopt.accounting.pieces import Piece, contents, piece_counts, priced_total
 from moeopt.accounting.time.step_end import step_end_ns
 from moeopt.accounting.time.terms import TimeTerms, chunk_ns, time_terms
+from moeopt.arithmetic import ceil_div
 from moeopt.layout import Choices, Degrees
 from moeopt.pipeline import PipelineLayout
 from moeopt.problem.problem import Problem
 from moeopt.schedule.bounds import ledger_pipeline_ns
 from moeopt.schedule.in_flight import in_flight_vectors
+from moeopt.schedule.placement_bound import replay_lower_bound
 from moeopt.schedule.replay import Replay, replay
 
 Contents = dict[Piece, int]
@@ -103,6 +105,20 @@ class Ledger:
         """The pipeline part replayed operation by operation."""
         forward, backward = self.stage_times(self.contents(pipeline))
         return replay(*self.schedule, forward, backward, self.time_terms.hop_ns, ep_overlap=self._ep_overlap)
+
+    def replay_bound_ns(self) -> int:
+        """A step that no replayed placement of any layers on this grid goes below: its rows from the total work, and
+        the step's end at the mean rank, which is convex."""
+        counts, terms, memory, d = piece_counts(self.problem), self.time_terms, self.memory_terms, self.degrees
+        forward, backward = priced_total(counts, terms.forward_ns), priced_total(counts, terms.backward_ns)
+        pieces = [(count, terms.forward_ns[piece] + terms.backward_ns[piece]) for piece, count in counts.items()]
+        shape = d.pp, d.vpp, d.num_microbatches
+        pipeline = replay_lower_bound(shape, forward, backward, terms.hop_ns, pieces, self._ep_overlap)
+        dense = priced_total(counts, memory.dense_elements) // d.pp
+        expert = priced_total(counts, memory.expert_elements) // d.pp
+        # A block method recomputes more than the terms count; that work can hide that much more at the step's end.
+        work = ceil_div(forward + backward + priced_total(counts, terms.recomputed_ns), d.pp)
+        return int(pipeline + max(_total(step_end_ns(terms, dense, expert, work)) - 1, 0))
 
     @property
     def _ep_overlap(self) -> bool:

@@ -23,6 +23,11 @@ EXIT_CODES = {"optimal": 0, "feasible": 0, "infeasible": 3, "unknown": 4}
 @click.option("--seed", metavar="N", default="0", show_default=True, help="Seed of the solver.")
 @click.option("--no-screening", is_flag=True, help="Give the solver every layout; slower, and the same optimum.")
 @click.option(
+    "--certify",
+    is_flag=True,
+    help="Go on until the layout is proven the best by its replayed step time too, or say how far that got.",
+)
+@click.option(
     "--why-not",
     metavar="FILE|tp=4,pp=8,…",
     help="Also what stands against this layout: the rule it breaks, the bytes it lacks, or what it loses and where.",
@@ -38,11 +43,13 @@ def solve(**options: Any) -> int:
     settings = _settings(options)
     given = None if options["why_not"] is None else _asked(options["why_not"])
     problem = read_problem(options)
+    if options["certify"] and problem.objective != "step_time":
+        raise InputError(f"certify: the replayed step is certified for objective step_time, not {problem.objective}")
     from moeopt.report.text import render
     from moeopt.search import solve as search
 
     settings["progress"] = None if output.quiet else output.note
-    answer = search(problem, **settings)
+    answer = search(problem, certify=True, **settings) if options["certify"] else search(problem, **settings)
     if given is not None:
         from moeopt.explain.why_not import why_not
 
@@ -70,9 +77,12 @@ def seed_of(options: dict[str, Any]) -> int:
 def _asked(text: str) -> dict[str, Any]:
     """The fields of the layout asked about, checked before the search begins."""
     from moeopt.layout import Layout
+    from moeopt.pipeline import PipelineLayout
 
     fields = layout_fields(text)
-    read_fields(Layout, fields, "why-not")
+    layout = read_fields(Layout, fields, "why-not")
+    if layout.pipeline_layout is not None and "pp" in fields:
+        PipelineLayout.parse(layout.pipeline_layout, layout.pp)
     return fields
 
 

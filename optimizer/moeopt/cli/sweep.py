@@ -1,7 +1,7 @@
 """`moeopt sweep`."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -107,13 +107,18 @@ def _read_value(axis: str, value: str) -> None:
     elif axis in ("sequence_length", "global_batch_size"):
         positive_integer(value, axis)
     else:
-        {"architecture": load_architecture, "cluster": load_cluster, "gpus": load_gpus}[axis](value)
+        readers: dict[str, Callable[[str], Any]] = {
+            "architecture": load_architecture,
+            "cluster": load_cluster,
+            "gpus": load_gpus,
+        }
+        readers[axis](value)
 
 
 def _tasks(points: "Sequence[Point]", options: Mapping[str, Any]) -> "list[Task]":
     from moeopt.sweeping import Task
 
-    settings = {
+    settings: dict[str, Any] = {
         "time_limit": time_limit_seconds(dict(options)),
         "workers": positive_integer(options["workers"], "workers") or 1,
         "seed": seed_of(dict(options)),

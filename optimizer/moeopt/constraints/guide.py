@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from moeopt.arithmetic import maximum, minimum
 from moeopt.constraints.evaluate import Placed, Reader, calculated, pick
+from moeopt.constraints.intervals import Floors, possible
 from moeopt.constraints.rules import trees
 from moeopt.constraints.tree import Arithmetic, Comparison, Every, Item, Number, Numeric, Some, Truth, items
 from moeopt.layout import Choices, Degrees
@@ -45,6 +46,28 @@ def _plain_ceilings(node: Truth) -> Iterator[tuple[str, int]]:
     whole = isinstance(item, Item) and item.stage in ("all", "max") and item.name in ("peak_memory", "step_time")
     if whole and isinstance(item, Item) and isinstance(value, Number):
         yield item.name, int(value.value) - (node.operator in ("<", ">"))
+
+
+def allowed(problem: Problem, degrees: Degrees, choices: Choices, time_ns: Array, memory_bytes: Array) -> Array:
+    """Rows (columns of degrees) for which some placement may satisfy the constraints, given bounds on its time and on
+    the bytes of its fullest GPU."""
+    mask = np.ones(len(degrees.pp), dtype=bool)
+    reader, floors = Reader(degrees, choices), Floors(memory_bytes, time_ns)
+    for tree in trees(problem).values():
+        if items(tree):
+            mask &= np.asarray(possible(problem, reader, tree, floors))
+    return mask & _on_possible_grids(problem, degrees)
+
+
+def _on_possible_grids(problem: Problem, degrees: Degrees) -> Array:
+    """Rows whose grid has a placement under the constraints on layers alone: one small solve a grid."""
+    from moeopt.cpsat.constraints import grid_possible, on_layers_alone
+
+    if not on_layers_alone(problem):
+        return np.ones(len(degrees.pp), dtype=bool)
+    grids, origin = np.unique(np.stack([degrees.pp, degrees.vpp], axis=1), axis=0, return_inverse=True)
+    answers = np.array([grid_possible(problem, int(pp), int(vpp)) for pp, vpp in grids], dtype=bool)
+    return np.asarray(answers[origin.reshape(-1)])
 
 
 class Excess:

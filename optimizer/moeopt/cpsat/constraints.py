@@ -11,32 +11,84 @@ from ortools.sat.python import cp_model
 from moeopt.candidate import Candidate
 from moeopt.constraints.evaluate import Reader, calculated, pick
 from moeopt.constraints.rules import trees
-from moeopt.constraints.tree import Arithmetic, Comparison, Every, Item, Numeric, Some, Truth, items
+from moeopt.constraints.tree import Arithmetic, Comparison, Every, Item, Numeric, Some, Truth, items, names
 from moeopt.cpsat.expressions import Expression
+from moeopt.cpsat.placement import Placement
+from moeopt.layout import Choices, Degrees
+from moeopt.problem.problem import Problem
 from moeopt.schedule.in_flight import in_flight_vectors
 
 if TYPE_CHECKING:
     from moeopt.cpsat.encode import Encoding
+
+_MOST_PIECES = 10**6
+"""More layers than any architecture has."""
+_POSSIBLE: dict[tuple[object, ...], bool] = {}
+"""Whether a grid has a placement, by everything that this depends on ..."""
+_MOST_KNOWN = 4096
+"""... for so many at most."""
 
 
 def add_constraints(encoding: "Encoding", candidate: Candidate, literal: cp_model.IntVar) -> None:
     """Every constraint of the problem that reads the placement."""
     if not encoding.problem.constraints:
         return
-    rows = _Rows(encoding, candidate)
+    placement = encoding.grids[candidate.grid].placement
+    rows = _Rows(encoding.cp, placement, Reader(candidate.degrees, candidate.choices), (encoding, candidate))
     for tree in trees(encoding.problem).values():
         if items(tree):
             rows.require(tree, literal)
 
 
-class _Rows:
-    """The constraints of one candidate."""
+def grid_possible(problem: Problem, pp: int, vpp: int) -> bool:
+    """Whether layers can be placed on a grid under those constraints that read nothing but layers and the grid itself;
+    True also where a short solve does not tell."""
+    key = problem.constraints, problem.architecture.layers, problem.mtp_layers, pp, vpp
+    if key not in _POSSIBLE:
+        if len(_POSSIBLE) > _MOST_KNOWN:
+            _POSSIBLE.clear()
+        _POSSIBLE[key] = _solve_grid(problem, pp, vpp)
+    return _POSSIBLE[key]
 
-    def __init__(self, encoding: "Encoding", candidate: Candidate) -> None:
-        self.encoding, self.candidate, self.cp = encoding, candidate, encoding.cp
-        self.grid = encoding.grids[candidate.grid]
-        self.reader = Reader(candidate.degrees, candidate.choices)
+
+def on_layers_alone(problem: Problem) -> list[Truth]:
+    """The constraints that read layers, MTP modules, pp and vpp, and nothing else."""
+    found = [tree for tree in trees(problem).values() if items(tree) and set(names(tree)) <= {"pp", "vpp"}]
+    return [tree for tree in found if all(item.name in ("layers", "mtp") for item in items(tree))]
+
+
+def _solve_grid(problem: Problem, pp: int, vpp: int) -> bool:
+    cp = cp_model.CpModel()
+    nothing = dict.fromkeys(Degrees.__dataclass_fields__)
+    reader = Reader(Degrees(**{**nothing, "pp": pp, "vpp": vpp}), Choices())
+    rows = _Rows(cp, Placement(cp, problem, pp, vpp), reader, None)
+    always = cp.new_constant(1)
+    for tree in on_layers_alone(problem):
+        rows.require(tree, always)
+    solver = cp_model.CpSolver()
+    solver.parameters.num_workers = 1
+    solver.parameters.max_deterministic_time = 0.2
+    return bool(solver.solve(cp) != cp_model.INFEASIBLE)
+
+
+class _Rows:
+    """The constraints of one candidate, or of a grid alone (`whole` None: no memory and no time)."""
+
+    def __init__(
+        self,
+        cp: cp_model.CpModel,
+        placement: Placement,
+        reader: Reader,
+        whole: "tuple[Encoding, Candidate] | None",
+    ) -> None:
+        self.cp, self.placement, self.reader, self._whole = cp, placement, reader, whole
         self._items: dict[Item, Expression] = {}
+
+    @property
+    def whole(self) -> "tuple[Encoding, Candidate]":
+        """The model and the candidate that bytes and time are of."""
+        assert self._whole is not None
+        return self._whole
 
     def require(self, node: Truth, literal: cp_model.IntVar) -> None:
         """The tree holds while the literal does."""
@@ -105,17 +157,17 @@ class _Rows:
 
     def _item(self, item: Item) -> Expression:
         if item.name == "step_time":
-            return self.encoding.time
+            return self.whole[0].time
         if item.name == "peak_memory":
             if item.stage in ("all", "max"):
-                return self.encoding.peak
+                return self.whole[0].peak
             assert isinstance(item.stage, int)
-            pp = self.candidate.degrees.pp
+            pp = self.placement.pp
             return self._peak(item.stage % pp) if -pp <= item.stage < pp else 0
-        by_stage = [self._held(item, rank) for rank in range(self.candidate.degrees.pp)]
+        by_stage = [self._held(item, rank) for rank in range(self.placement.pp)]
         if isinstance(item.stage, int):
             return pick(by_stage, item.stage)
-        value = self.cp.new_int_var(0, self.candidate.problem.architecture.num_hidden_layers + 1, "")
+        value = self.cp.new_int_var(0, _MOST_PIECES, "")
         if item.stage == "min":
             self.cp.add_min_equality(value, by_stage)
         else:
@@ -124,18 +176,19 @@ class _Rows:
 
     def _held(self, item: Item, rank: int) -> Expression:
         """Layers or MTP modules of one stage, or of one chunk of it."""
-        placement = self.grid.placement
+        placement = self.placement
         by_chunk = (placement.layers if item.name == "layers" else placement.counts["mtp"])[rank :: placement.pp]
         return sum(by_chunk) if item.chunk is None else pick(by_chunk, item.chunk)
 
     def _peak(self, rank: int) -> cp_model.IntVar:
         """Bytes of one stage's fullest GPU, bounded from below by the rows that bound the whole peak."""
-        schedule = self.candidate.schedule
-        peak = self.cp.new_int_var(0, self.encoding.limit_bytes, f"peak_{rank}")
-        kept, passing = self.grid.kept[rank :: schedule[0]], self.grid.passing[rank :: schedule[0]]
+        encoding, candidate = self.whole
+        grid, schedule = encoding.grids[candidate.grid], candidate.schedule
+        peak = self.cp.new_int_var(0, encoding.limit_bytes, f"peak_{rank}")
+        kept, passing = grid.kept[rank :: schedule[0]], grid.passing[rank :: schedule[0]]
         for vector in in_flight_vectors(*schedule[:4], rank, schedule[4]):
             flight = cp_model.LinearExpr.weighted_sum(kept, vector)
             for chunk, count in enumerate(vector):
                 if count:
-                    self.cp.add(peak >= self.grid.static[rank] + flight + passing[chunk])
+                    self.cp.add(peak >= grid.static[rank] + flight + passing[chunk])
         return peak

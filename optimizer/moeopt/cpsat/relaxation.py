@@ -9,13 +9,12 @@ from collections.abc import Callable, Iterable
 
 from ortools.linear_solver import pywraplp
 
-from moeopt.accounting.pieces import Piece
+from moeopt.accounting.pieces import Piece, piece_counts
 from moeopt.candidate import Candidate
 from moeopt.schedule.bounds import lower_bound_rows
 from moeopt.schedule.combined import CombinedRow, Counts, stages_of
 from moeopt.schedule.replay import replay
 from moeopt.schedule.shape import Schedule
-from moeopt.accounting.pieces import piece_counts
 
 _DAMPED = (1.0, 0.3)
 """How far from the best point known towards the program's optimum each round replays."""

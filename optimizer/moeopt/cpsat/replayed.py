@@ -14,9 +14,13 @@ from ortools.sat.python import cp_model
 
 from moeopt.candidate import Candidate
 from moeopt.cpsat.encode import Encoding
+from moeopt.cpsat.expressions import Expression
 from moeopt.cpsat.solve import Settings, rules_out
 from moeopt.pipeline import PipelineLayout
 from moeopt.schedule.combined import Counts
+
+_SUBSOLVERS = ("pseudo_costs", "default_lp", "fixed", "quick_restart", "reduced_costs", "no_lp", "max_lp", "core")
+"""In this order, as many as there are workers: pseudo-costs are what closes these placements, measured."""
 
 
 @dataclass(frozen=True)
@@ -36,15 +40,22 @@ class ReplayedModel(Encoding):
         self.add_cuts(cuts)
 
     def add_cuts(self, cuts: Iterable[Counts]) -> None:
-        """Rows of the pipeline's time."""
+        """Rows of the pipeline's time, in counts of pieces: without times in between the rows propagate better."""
         candidate = self.candidates[0]
-        grid, hop_ns = self.grids[candidate.grid], int(candidate.ledger.time_terms.hop_ns)
+        terms = candidate.ledger.time_terms
+        counts = self.grids[candidate.grid].placement.counts
         for cut in cuts:
-            if cut not in self._known:
-                self._known.add(cut)
-                forward = cp_model.LinearExpr.weighted_sum(grid.forward, cut[0])
-                backward = cp_model.LinearExpr.weighted_sum(grid.backward, cut[1])
-                self.cp.add(self.pipeline_time >= forward + backward + cut[2] * hop_ns)
+            if cut in self._known:
+                continue
+            self._known.add(cut)
+            value: Expression = cut[2] * int(terms.hop_ns)
+            for piece, columns in counts.items():
+                if piece not in terms.forward_ns:
+                    continue
+                forward, backward = int(terms.forward_ns[piece]), int(candidate.backward_ns[piece])
+                prices = [f * forward + b * backward for f, b in zip(cut[0], cut[1], strict=True)]
+                value = value + sum(price * column for price, column in zip(prices, columns, strict=True) if price)
+            self.cp.add(self.time >= value + self.end_time)
 
     def tighten(self, limit_ns: int) -> None:
         """Only steps within a lower limit matter from now on."""
@@ -59,6 +70,7 @@ class ReplayedModel(Encoding):
         solver = cp_model.CpSolver()
         solver.parameters.num_workers = settings.workers
         solver.parameters.random_seed = settings.seed
+        solver.parameters.subsolvers.extend(_SUBSOLVERS)
         if settings.seconds_left is not None:
             solver.parameters.max_time_in_seconds = settings.seconds_left
         status = solver.solve(self.cp)

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from ortools.sat.python import cp_model
 
+from moeopt.accounting.pieces import piece_counts
 from moeopt.arithmetic import ceil_div
 from moeopt.cpsat.expressions import Expression
 from moeopt.schedule.bounds import lower_bound_rows
@@ -71,6 +72,7 @@ def _surrogate(
     base = cp.new_int_var(0, horizon, f"base_{schedule}")
     total = cp.new_int_var(0, 4 * horizon, f"ub2_{schedule}")
     value: Expression = (microbatches * vpp + pp - 1) * base
+    slowest: list[Expression] = []
     for chunk in range(vpp):
         largest = cp.new_int_var(0, horizon, "")
         for stage in range(chunk * pp, (chunk + 1) * pp):
@@ -79,5 +81,28 @@ def _surrogate(
             cp.add(largest >= excess)
             value = value + groups * excess
         value = value + (microbatches - groups) * largest
+        slowest.append(base + largest)
     encoding.at_least(total, value, literal)
+    if encoding.rows == "few":
+        _add_levels(encoding, pp, grid, slowest)
     return total
+
+
+def _add_levels(encoding: "Encoding", pp: int, grid: "GridVariables", slowest: list[Expression]) -> None:
+    """Cuts that help to rule out (they slow down placing): layers are whole. The most layers of the commonest kind on
+    a stage of each chunk position is an integer that its slowest stage pays for, and p times these hold all of them.
+    Few variables to decide, and nearly all of UB2."""
+    kinds = encoding.problem.architecture.kinds
+    counts = piece_counts(encoding.problem)
+    main = max(kinds, key=lambda kind: counts[kind])
+    price = min(int(item.ledger.time_terms.forward_ns[main] + item.backward_ns[main]) for item in encoding.candidates)
+    levels = []
+    for chunk, time in enumerate(slowest):
+        level = encoding.cp.new_int_var(0, counts[main], f"level_{chunk}")
+        held = grid.placement.counts[main][chunk * pp : (chunk + 1) * pp]
+        for count in held:
+            encoding.cp.add(level >= count)
+        encoding.cp.add(pp * level >= sum(held))
+        encoding.cp.add(time >= price * level)
+        levels.append(level)
+    encoding.cp.add(sum(levels) >= int(ceil_div(counts[main], pp)))

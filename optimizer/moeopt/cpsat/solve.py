@@ -13,7 +13,7 @@ from moeopt.incumbent import Found
 
 ENGINE = f"ortools {version('ortools')}"
 Progress = Callable[[str], None]
-_QUICK = 0.5
+QUICK = 0.5
 """Deterministic time of a quick solve: about as many seconds."""
 
 
@@ -46,10 +46,17 @@ class Outcome:
     bound: int
 
 
-def minimise(encoding: Encoding, goal: Expression, settings: Settings, label: str) -> Outcome:
-    """Minimise one expression. The layout's integers come from the exact reader, which must agree with the model's."""
+def minimise(
+    encoding: Encoding, goal: Expression, settings: Settings, label: str, effort: float | None = None
+) -> Outcome:
+    """Minimise one expression. The layout's integers come from the exact reader, which must agree with the model's.
+
+    `effort` limits the deterministic time (about seconds of one thread); absent, only the deadline does.
+    """
     encoding.cp.minimize(goal)
     solver = _solver(settings)
+    if effort is not None:
+        solver.parameters.max_deterministic_time = effort
     callback = _Report(settings.progress, label) if settings.progress else None
     status = solver.solve(encoding.cp, callback)
     if status == cp_model.MODEL_INVALID:
@@ -66,14 +73,14 @@ def minimise(encoding: Encoding, goal: Expression, settings: Settings, label: st
     return Outcome(found, status == cp_model.OPTIMAL, bound)
 
 
-def rules_out(encoding: Encoding, settings: Settings) -> bool:
-    """Whether the model has no solution at all, by a quick solve; False also where that was not settled."""
+def rules_out(encoding: Encoding, settings: Settings, effort: float = QUICK) -> bool:
+    """Whether the model has no solution at all; False also where that was not settled within the effort."""
     solver = _solver(settings)
     solver.parameters.num_workers = 1
     solver.parameters.max_presolve_iterations = 1
     solver.parameters.cp_model_probing_level = 0
     solver.parameters.symmetry_level = 0
-    solver.parameters.max_deterministic_time = _QUICK
+    solver.parameters.max_deterministic_time = effort
     return bool(solver.solve(encoding.cp) == cp_model.INFEASIBLE)
 
 

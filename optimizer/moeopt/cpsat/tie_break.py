@@ -25,7 +25,7 @@ def break_tie(best: Found, equals: Sequence[Candidate], settings: Settings) -> t
     finalists = []
     for candidate in sorted(equals, key=lambda item: item.order):
         encoding = _encode(best, candidate)
-        reached = _settle_objectives(encoding, best, settings)
+        reached = _settle_objectives(encoding, settings)
         if reached is None:
             return best, False
         values, found = reached
@@ -40,7 +40,7 @@ def break_tie(best: Found, equals: Sequence[Candidate], settings: Settings) -> t
     return chosen, True
 
 
-def _settle_objectives(encoding: Encoding, best: Found, settings: Settings) -> tuple[tuple[int, ...], Found] | None:
+def _settle_objectives(encoding: Encoding, settings: Settings) -> tuple[tuple[int, ...], Found] | None:
     """One candidate's best values of every objective after the first, each with those before it fixed; None where the
     time was over."""
     candidate, values, found = encoding.candidates[0], [], None

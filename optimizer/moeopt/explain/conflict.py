@@ -6,6 +6,7 @@ the batch stand as they are.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from moeopt.explain.degrees import DegreeOracle, Undecided
@@ -43,7 +44,11 @@ def conflict(problem: Problem, clock: Clock) -> Conflict:
     if not legal:
         return _smallest(listed, oracle.feasible, False)
     wishes = [member for member in everything if member.kind not in ("fact", "rule")]
-    return _smallest(wishes, _placed(problem, clock), True)
+    feasible = _placed(problem, clock)
+    alone = [member for member in wishes if member.placing]
+    with suppress(Undecided):
+        wishes = wishes if feasible(alone) else alone
+    return _smallest(wishes, feasible, True)
 
 
 def _placed(problem: Problem, clock: Clock) -> Question:

@@ -2,28 +2,35 @@
 
 from typing import Any
 
-from moeopt.explain.conflict import conflict
-from moeopt.explain.placing import Clock
+from moeopt.explain.conflict import Conflict, conflict
+from moeopt.explain.degrees import Undecided
+from moeopt.explain.members import MEMORY, PEAK_LIMIT, members, variant
+from moeopt.explain.placing import Clock, Light, lightest
 from moeopt.explain.relaxations import relaxations
 from moeopt.explain.sentences import details, paragraph
 from moeopt.problem.problem import Problem
 
-SECONDS_FOR_CONFLICT = 8.0
-SECONDS_IN_WORDS = 3.0
-SECONDS_FOR_RELAXATIONS = 12.0
+SECONDS = 24.0
+_FOR_CONFLICT, _FOR_LIGHTEST, _FOR_RELAXATIONS = 0.33, 0.25, 0.42
+"""Shares of the time; what one leaves is not given to the next, so that answers vary little with the machine."""
 
 
-def explain(problem: Problem, *, workers: int = 2, with_relaxations: bool = True) -> dict[str, Any]:
+def explain(
+    problem: Problem, *, workers: int = 2, seconds: float | None = None, with_relaxations: bool = True
+) -> dict[str, Any]:
     """Why a problem that is known to be infeasible has no layout: the conflict, and changes that give one.
 
     `conflict` lists names of limits and rules that cannot hold together, `members` says what each is with its numbers;
     `minimal` is false where the time was over before every member was shown to be needed. `relaxations` are single
-    changes, cheapest training first, each with the layout that was found for it.
+    changes, cheapest training first, each with the layout that was found for it. `seconds` shortens the usual time.
     """
-    found = conflict(problem, Clock.after(SECONDS_FOR_CONFLICT, workers))
+    whole = SECONDS if seconds is None else min(SECONDS, seconds)
+    found = conflict(problem, Clock.after(_FOR_CONFLICT * whole, workers))
     parts = details(problem, found)
-    text = paragraph(problem, found, parts, Clock.after(SECONDS_IN_WORDS, workers))
-    changes = relaxations(problem, found, Clock.after(SECONDS_FOR_RELAXATIONS, workers)) if with_relaxations else []
+    light = _lightest(problem, found, Clock.after(_FOR_LIGHTEST * whole, workers))
+    text = paragraph(problem, found, parts, light)
+    clock = Clock.after(_FOR_RELAXATIONS * whole, workers)
+    changes = relaxations(problem, found, light, clock) if with_relaxations else []
     if changes:
         text += " What would change it: " + "; ".join(str(change["text"]) for change in changes) + "."
     return {
@@ -33,3 +40,14 @@ def explain(problem: Problem, *, workers: int = 2, with_relaxations: bool = True
         "text": text,
         "relaxations": changes,
     }
+
+
+def _lightest(problem: Problem, found: Conflict, clock: Clock) -> Light | None:
+    """A light layout where memory is in the conflict and would be no limit."""
+    if MEMORY not in found.names:
+        return None
+    kept = {member.name for member in members(problem)} - {MEMORY, PEAK_LIMIT}
+    try:
+        return lightest(variant(problem, kept), problem.memory_limit, clock)
+    except Undecided:
+        return None

@@ -22,12 +22,13 @@ PEAK_LIMIT = "limit_peak_memory"
 
 
 class Unlimited(Problem):
-    """A problem whose GPUs hold anything. (What is set aside on a GPU depends on its real memory, which stays.)"""
+    """A problem whose GPUs hold whatever its limit says. (What is set aside on a GPU depends on its real memory, which
+    stays.)"""
 
     @property
     def memory_limit(self) -> int:
-        """Above everything that is ever needed."""
-        return _NO_LIMIT_BYTES
+        """The limit alone; without one, above everything that is ever needed."""
+        return self.limits.peak_memory or _NO_LIMIT_BYTES
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def variant(problem: Problem, kept: Collection[str]) -> Problem:
     for name in DEGREES:
         bound = problem.bound(name)
         limits[name] = bound if f"limit_{name}" in kept else _widening(problem, name, bound)
-    limits["peak_memory"] = problem.limits.peak_memory if PEAK_LIMIT in kept else None
+    limits["peak_memory"] = problem.limits.peak_memory if {PEAK_LIMIT, MEMORY} <= set(kept) else None
     texts = [text for number, text in enumerate(problem.constraints) if rule_name(number) in kept]
     changes = {
         "fix": {name: value for name, value in problem.fix.items() if f"fix_{name}" in kept},

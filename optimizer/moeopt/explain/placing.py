@@ -1,31 +1,21 @@
 """Whether some layout fits, and a good one: the search itself, within a time limit."""
 
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
-import numpy as np
-
 from moeopt.branch import Search, Stopped
-from moeopt.candidate import Candidate
-from moeopt.constraints.placements import obeys
-from moeopt.cpsat.encode import Encoding
-from moeopt.cpsat.solve import Settings, minimise
+from moeopt.cpsat.solve import Settings
 from moeopt.errors import InputError
 from moeopt.explain.degrees import Undecided
-from moeopt.frameworks.megatron_core import legal
 from moeopt.incumbent import Found
 from moeopt.problem.problem import Problem
-from moeopt.screening import MOST_NS, Screening
-from moeopt.space import row, select, with_chunks
 
-_ROUNDS = 8
-"""Steps of the first, heuristic look: up to 4.3 times the lowest bound."""
+_ROUNDS = 7
+"""Steps of the first, heuristic look: up to 3.6 times the lowest bound."""
 
-_LIGHT_ROWS = 20
-"""Rows of a mode that the lightest layout is looked for in."""
-_SECONDS_A_CANDIDATE = 1.0
+_ABOVE_LEAST = (110, 125, 150, 200, 300, 500, 1000, 3000)
+"""Memory in which a light layout is looked for, in per cent of the bytes that no layout goes below."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +45,14 @@ class Clock:
         return Settings(workers=self.workers, deadline=self.deadline)
 
 
+@dataclass(frozen=True)
+class Light:
+    """A layout that needs little memory, and the bytes that no layout goes below."""
+
+    found: Found
+    least_bytes: int
+
+
 class _First(Search):
     """A search that ends with the first layout that fits."""
 
@@ -72,7 +70,7 @@ def find(problem: Problem, clock: Clock) -> Found | None:
     if clock.expired:
         raise Undecided
     objective = "step_time" if problem.objective in ("gpus", "peak_memory") else problem.objective
-    search = _search(problem.model_copy(update={"objective": objective}), clock)
+    search = _search(problem.model_copy(update={"objective": objective, "then": ()}), clock)
     least = search.screening.best_memory
     if least is None or least > search.limits(None).memory_bytes:
         return None
@@ -82,54 +80,40 @@ def find(problem: Problem, clock: Clock) -> Found | None:
         return search.pool[0]
     if clock.expired:
         raise Undecided
-    result = _search(problem.model_copy(update={"objective": "peak_memory"}), clock, _First).run()
+    further = _First(
+        problem.model_copy(update={"objective": "peak_memory", "then": ()}), clock.settings, screening=False
+    )
+    result = further.run()
     if result.best is None and not result.proven:
         raise Undecided
     return result.best
 
 
-def _search(problem: Problem, clock: Clock, kind: type[Search] = Search) -> Search:
+def _search(problem: Problem, clock: Clock) -> Search:
     try:
-        return kind(problem, clock.settings)
+        return Search(problem, clock.settings)
     except InputError:  # a combination of choices that is evaluated, not searched
         raise Undecided from None
 
 
-def lightest(problem: Problem, clock: Clock) -> tuple[Found, int] | None:
-    """A layout that needs little on its fullest GPU, memory being no limit; and the bytes that no layout goes below.
+def lightest(problem: Problem, above_bytes: int, clock: Clock) -> Light | None:
+    """A layout that needs little on its fullest GPU, of a problem whose memory is no limit, and which has no layout
+    that needs `above_bytes` or less.
 
-    Rows of the screening are taken by their bound, lowest first, with the settings that recompute most; each is placed
-    by the solver for least memory. The time limit ends it.
+    Memory is limited to a little more than any layout needs, then to more and more, until a layout is found.
     """
-    screening = Screening(problem)
-    least = screening.best_memory
-    if least is None:
-        return None
-    best: Found | None = None
-    for bound, candidate in _light_candidates(problem, screening):
-        if clock.expired or (best is not None and bound >= best.peak_bytes):
+    least = _search(problem, clock).screening.best_memory
+    for percent in _ABOVE_LEAST if least is not None else ():
+        limit = least * percent // 100 if least is not None else 0
+        if clock.expired:
             break
-        limit = problem.memory_limit if best is None else best.peak_bytes - 1
-        encoding = Encoding(problem, [candidate], MOST_NS, limit)
-        found = minimise(encoding, encoding.peak, clock.within(_SECONDS_A_CANDIDATE).settings, "lightest").found
-        if found is not None and obeys(candidate, found.pipeline, found.time_ns):
-            best = found
-    return None if best is None else (best, least)
-
-
-def _light_candidates(problem: Problem, screening: Screening) -> Iterator[tuple[int, Candidate]]:
-    rows = [
-        (int(block.memory[index]), number, int(index))
-        for number, block in enumerate(screening.blocks)
-        for index in np.argsort(block.memory, kind="stable")[:_LIGHT_ROWS]
-    ]
-    heaviest = [setting for setting in screening.recomputes if setting.granularity == "full"]
-    heaviest += [max(screening.recomputes, key=lambda setting: len(setting.modules))]
-    for bound, number, index in sorted(rows):
-        block = screening.blocks[number]
-        chunked, _ = with_chunks(problem, select(block.degrees, np.array([index])))
-        for at in (row(chunked, position) for position in range(len(chunked.tp))):
-            for setting in dict.fromkeys(heaviest):
-                choices = block.mode.model_copy(update={"recompute": setting})
-                if legal(problem, at, choices):
-                    yield bound, Candidate(problem, at, choices, 0)
+        if limit <= above_bytes:
+            continue
+        limits = problem.limits.model_copy(update={"peak_memory": limit})
+        search = _search(problem.model_copy(update={"limits": limits, "objective": "step_time", "then": ()}), clock)
+        with suppress(Stopped):
+            search.find_first(_ROUNDS)
+        if search.pool:
+            found = min(search.pool, key=lambda each: each.peak_bytes)
+            return Light(found, max(least or 0, above_bytes + 1))
+    return None

@@ -7,7 +7,7 @@ from moeopt.accounting.ledger import Ledger
 from moeopt.explain.conflict import Conflict
 from moeopt.explain.degrees import Undecided
 from moeopt.explain.members import MEMORY, PEAK_LIMIT, members, variant
-from moeopt.explain.placing import Clock, find, lightest
+from moeopt.explain.placing import Clock, Light, find
 from moeopt.explain.sentences import layout_text
 from moeopt.incumbent import Found
 from moeopt.problem.loading import load_cluster, presets
@@ -24,19 +24,16 @@ _CLUSTERS_TRIED = 3
 _ROUNDS_OF_RESERVE = 50
 
 
-def relaxations(problem: Problem, found: Conflict, clock: Clock) -> list[Change]:
+def relaxations(problem: Problem, found: Conflict, light: Light | None, clock: Clock) -> list[Change]:
     """The changes that work, cheapest training (GPU time a token) first."""
-    changes = []
-    for change in _Trials(problem, found, clock).all():
-        changes.append(change)
-    return sorted(changes, key=lambda change: change.pop("_cost"))
+    return sorted(_Trials(problem, found, light, clock).all(), key=lambda change: change.pop("_cost"))
 
 
 class _Trials:
     """One attempt at relaxing one problem."""
 
-    def __init__(self, problem: Problem, found: Conflict, clock: Clock) -> None:
-        self.problem, self.found, self.clock = problem, found, clock
+    def __init__(self, problem: Problem, found: Conflict, light: Light | None, clock: Clock) -> None:
+        self.problem, self.found, self.light, self.clock = problem, found, light, clock
 
     def all(self) -> Iterator[Change]:
         """Every kind of change, those that ask least of the user first."""
@@ -111,11 +108,9 @@ class _Trials:
 
     def _memory(self) -> Iterator[Change]:
         """The smallest peak: what a GPU would have to hold."""
-        kept = {member.name for member in members(self.problem)} - {MEMORY, PEAK_LIMIT}
-        found = self._asked(lambda clock: lightest(variant(self.problem, kept), clock))
-        if found is None:
+        if self.light is None:
             return
-        layout, least = found
+        layout, least = self.light.found, self.light.least_bytes
         need = layout.peak_bytes
         what = "limits.peak_memory"
         if need > self.problem.cluster.memory:

@@ -6,8 +6,8 @@ from typing import Any
 from moeopt.constraints.rules import rule_name
 from moeopt.explain.conflict import Conflict
 from moeopt.explain.degrees import DegreeOracle, Undecided
-from moeopt.explain.members import MEMORY, PEAK_LIMIT, Member, members, variant
-from moeopt.explain.placing import Clock, lightest
+from moeopt.explain.members import MEMORY, PEAK_LIMIT, Member, variant
+from moeopt.explain.placing import Light
 from moeopt.incumbent import Found
 from moeopt.problem.problem import Problem
 from moeopt.space import domain
@@ -83,7 +83,7 @@ def _plain(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def paragraph(problem: Problem, found: Conflict, parts: Sequence[Mapping[str, Any]], clock: Clock) -> str:
+def paragraph(problem: Problem, found: Conflict, parts: Sequence[Mapping[str, Any]], light: Light | None) -> str:
     """Why there is no layout."""
     gpus = problem.gpu_range
     count = f"{gpus.max}" if gpus.min == gpus.max else f"{gpus.min} to {gpus.max}"
@@ -95,20 +95,15 @@ def paragraph(problem: Problem, found: Conflict, parts: Sequence[Mapping[str, An
     wishes = f" with {'; '.join(others)}" if others else ""
     if MEMORY not in found.names:
         return f"Legal layouts exist on {count} GPUs, but no placement of layers satisfies {'; '.join(others)}."
-    return f"Legal layouts exist on {count} GPUs{wishes}, but {_over(problem, clock)}."
+    return f"Legal layouts exist on {count} GPUs{wishes}, but {_over(problem, light)}."
 
 
-def _over(problem: Problem, clock: Clock) -> str:
+def _over(problem: Problem, light: Light | None) -> str:
     """By how much the lightest layout exceeds memory, on which stage and under which layout."""
     limit = problem.memory_limit
-    kept = {member.name for member in members(problem)} - {MEMORY, PEAK_LIMIT}
-    try:
-        found = lightest(variant(problem, kept), clock)
-    except Undecided:
-        found = None
-    if found is None:
+    if light is None:
         return f"no placement of layers keeps every GPU within the {limit} bytes ({format_bytes(limit)}) there are"
-    best, least = found
+    best, least = light.found, light.least_bytes
     need, stage = best.peak_bytes, fullest_stage(best)
     words = "none fits" if least <= limit else f"every layout needs at least {least} bytes ({format_bytes(least)})"
     return (

@@ -11,8 +11,10 @@ from moeopt.constraints.rules import rule_name
 from moeopt.errors import InputError
 from moeopt.evaluation import evaluate
 from moeopt.explain.explanation import explain
+from moeopt.frameworks.megatron_core import PIPELINE_RULES, rules_for
+from moeopt.frameworks.rules import Stages
 from moeopt.layout import Choices, Layout
-from moeopt.pipeline import PipelineLayout
+from moeopt.pipeline import PipelineLayout, unroll
 from moeopt.problem.base import read_fields
 from moeopt.problem.checks import check
 from moeopt.problem.problem import Problem
@@ -23,27 +25,35 @@ Answer = dict[str, Any]
 _DECISIONS = ("tp", "pp", "cp", "ep", "etp", "vpp", "micro_batch_size")
 _GIVEN_DECIDES = (*_DECISIONS, *Choices.model_fields, "pipeline_layout")
 """A layout that says all of these leaves nothing to solve for."""
+_PLAINLY = {"top": 1, "explained": False}
 
 
-def why_not(problem: Problem, given: Mapping[str, Any], best: Mapping[str, Any], **settings: Any) -> Answer:
-    """What stands against a layout (fields of a layout file, some or all), beside `best`, the problem's answer.
+def why_not(
+    problem: Problem, given: Mapping[str, Any], best: Mapping[str, Any] | None = None, **settings: Any
+) -> Answer:
+    """What stands against a layout (fields of a layout file, some or all), beside `best`, the problem's answer (solved
+    for where it is not given).
 
     `settings` are those of `solve`. Raises InputError where the fields are not a layout's.
     """
     layout = read_fields(Layout, given, "why-not")
+    best = solve(problem, **{**settings, "explained": False}) if best is None else best
     if all(name in given for name in _GIVEN_DECIDES):
         return _judged(problem, given, evaluate(problem, layout, strict=False), best, proven=True)
-    contradicted = _contradicted(problem, layout, given)
-    if contradicted:
-        return _illegal(given, contradicted)
+    broken = [*_contradicted(problem, layout, given), *_misplaced(problem, layout, given)]
+    if broken:
+        return _illegal(given, broken)
     held = _held(problem, given)
     try:
         check(held)
     except InputError as error:
         return _refused(problem, layout, given, str(error))
-    answer = solve(held, **{**settings, "top": 1})
+    try:
+        answer = solve(held, **{**settings, **_PLAINLY})
+    except InputError as error:  # decisions that are evaluated, not searched
+        return _of(given, "undecided", f"{error}.")
     if answer["status"] == "infeasible":
-        return _impossible(problem, given, held, answer)
+        return _impossible(problem, given, held)
     if answer["status"] == "unknown":
         return _of(given, "undecided", "No layout with these decisions was found or ruled out within the time limit.")
     judged = evaluate(problem, answer["layout"], strict=False)
@@ -66,6 +76,21 @@ def _held(problem: Problem, given: Mapping[str, Any]) -> Problem:
         fix.update({"pp": pp, "vpp": pipeline.vpp})
         constraints = (*constraints, *_placed(pipeline))
     return problem.model_copy(update={"fix": fix, "constraints": constraints})
+
+
+def _misplaced(problem: Problem, layout: Layout, given: Mapping[str, Any]) -> list[Answer]:
+    """The rules that a given pipeline layout breaks, whatever else is decided."""
+    if given.get("pipeline_layout") is None:
+        return []
+    pp = int(given.get("pp") or problem.fix.get("pp") or 1)
+    pipeline = PipelineLayout.parse(given["pipeline_layout"], pp)
+    stages = Stages(pp, given.get("vpp") or pipeline.vpp, tuple(unroll(given["pipeline_layout"]).split("|")))
+    rules = [rule for rule in PIPELINE_RULES if rule.name.startswith("pipeline_")]
+    return [
+        _rule(rule.name, rule.equation(problem, stages, layout.choices), rule.meaning)
+        for rule in rules
+        if not rule.holds(problem, stages, layout.choices)
+    ]
 
 
 def _placed(pipeline: PipelineLayout) -> list[str]:
@@ -99,25 +124,26 @@ def _contradicted(problem: Problem, layout: Layout, given: Mapping[str, Any]) ->
 
 
 def _refused(problem: Problem, layout: Layout, given: Mapping[str, Any], why: str) -> Answer:
-    """Decisions that alone break a rule: the rules of the layout itself where they can be judged, else the sentence."""
+    """Decisions that alone break a rule, whatever the open ones are: these rules, or the equation in words."""
+    smallest = layout if "etp" in given else layout.model_copy(update={"etp": 1})
     try:
-        judged = evaluate(problem, layout, strict=False)
+        judged = evaluate(problem, smallest, strict=False)
     except InputError:
-        return _of(given, "illegal", why + ".", rules=[])
-    names = set(given)
+        return _of(given, "illegal", f"{why}.", rules=[])
+    scopes = {rule.name: set(rule.scope) for rule in rules_for(problem)}
     broken = [
         rule
         for rule in judged["rules"]
-        if rule["holds"] is False and not rule["rule"].startswith("pipeline_") and rule["rule"] != "memory_fits"
+        if rule["holds"] is False
+        and (rule["rule"].startswith("gpu_total_") or (scopes.get(rule["rule"]) or {"?"}) <= set(given))
     ]
-    told = [rule for rule in broken if any(f"{name} " in rule["equation"] for name in names)]
-    return _illegal(given, told or broken) if told or broken else _of(given, "illegal", why + ".", rules=[])
+    return _illegal(given, broken) if broken else _of(given, "illegal", f"{why}.", rules=[])
 
 
-def _impossible(problem: Problem, given: Mapping[str, Any], held: Problem, answer: Mapping[str, Any]) -> Answer:
+def _impossible(problem: Problem, given: Mapping[str, Any], held: Problem) -> Answer:
     """No layout has these decisions: the conflict of the problem with them fixed."""
-    explanation = answer.get("explanation") or explain(held, with_relaxations=False)
-    text = f"No layout has these decisions. {explanation['text'].partition(' What would change it:')[0]}"
+    explanation = explain(held, with_relaxations=False)
+    text = f"No layout has these decisions. {explanation['text']}"
     own = {rule_name(number) for number in range(len(problem.constraints), len(held.constraints))}
     kept = {name: value for name, value in explanation.items() if name in ("conflict", "minimal", "members")}
     kept["conflict"] = ["pipeline_layout" if name in own else name for name in kept["conflict"]]
@@ -186,8 +212,8 @@ def _compared(
     totals = {
         "given_ns": judged["step_time"]["total_ns"],
         "best_ns": best["step_time"]["total_ns"],
-        "given_replayed_ns": judged["schedule"]["simulated_step_ns"],
-        "best_replayed_ns": best["schedule"]["simulated_step_ns"],
+        "given_replayed_ns": judged["schedule"]["simulated_ns"],
+        "best_replayed_ns": best["schedule"]["simulated_ns"],
     }
     verdict = "worse" if value > lowest else "ties" if value == lowest else "better"
     if judged["layout"] == best["layout"]:

@@ -33,9 +33,10 @@ def pareto(
 
     `objectives`: two or more of step_time, peak_memory, gpus, cost. `resolution`: `exact`, or how much better a layout
     must be to count (`{"step_time": "1%", "peak_memory": "64MiB"}`); `auto` is exact for small problems and a coarse
-    step for large ones (`moeopt.frontier.resolution`), and the answer states which. `complete` is True where it is proven that every
-    layout is covered: some point is at least as good in each objective (within the resolution). Interrupted (Ctrl-C,
-    time limit) it returns the points found; each tells by `proven` whether anything could still dominate it.
+    step for large ones (`moeopt.frontier.resolution`), and the answer states which. `complete` is True where it is
+    proven that every layout is covered: some point is at least as good in each objective (within the resolution).
+    Interrupted (Ctrl-C, time limit) it returns the points found; each tells by `proven` whether anything could still
+    dominate it.
     """
     names = check_objectives(objectives)
     check_names(problem, decisions())
@@ -47,10 +48,12 @@ def pareto(
         progress=progress,
     )
     candidates = Candidates(problem, settings)
-    wanted = automatic(candidates.screening.rows, names) if resolution == "auto" else resolution
-    steps, stated = read_resolution(wanted, names)
+    if resolution == "auto":
+        resolution = automatic(problem, candidates.screening.rows, names)
+    steps, stated = read_resolution(resolution, names)
     chosen = essential(problem, names, steps)
-    exploration = Exploration(Goals(problem, tuple(names[j] for j in chosen)), candidates, steps.only(chosen))
+    goals = Goals(problem, tuple(names[j] for j in chosen))
+    exploration = Exploration(goals, candidates, steps.only(chosen), settings)
     complete = exploration.run()
     facts = {
         "legal_layouts": exploration.candidates.screening.rows,

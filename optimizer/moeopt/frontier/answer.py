@@ -32,7 +32,7 @@ def _point(goals: Goals, boxes: Boxes, point: Point, found: Found, facts: Mappin
     values = goals.point(found)
     proven = boxes.proven(point)
     exact = proven and boxes.resolution.is_exact
-    problem = goals.problem.model_copy(update={"objective": goals.names[0]})
+    problem = goals.problem.model_copy(update={"objective": goals.names[0], "then": ()})
     solution = solved_answer(problem, Result(found, exact, values[0]), facts)
     if not exact:
         solution["objective"]["bound"] = None

@@ -94,6 +94,4 @@ def dominates(left: Point, right: Point) -> bool:
 def _largest(corners: Iterable[Corner]) -> list[Corner]:
     """The boxes that are inside no other."""
     unique = list(dict.fromkeys(corners))
-    return [
-        corner for corner in unique if not any(other != corner and inside(corner, other) for other in unique)
-    ]
+    return [corner for corner in unique if not any(other != corner and inside(corner, other) for other in unique)]

@@ -16,14 +16,20 @@ from moeopt.cpsat.encode import Encoding
 from moeopt.cpsat.prices import longest_end_ns
 from moeopt.cpsat.solve import Settings, minimise, rules_out
 from moeopt.frontier.goals import Region
+from moeopt.frontier.placements import are_few, every_placement
 from moeopt.incumbent import Found, place
 from moeopt.problem.problem import Problem
 from moeopt.schedule.bounds import lower_bound_rows
 from moeopt.screening import Block, Pair, Screening
+from moeopt.screening.pairs import bounded
 from moeopt.space import row, select
 
 Column = NDArray[np.int64]
 Key = tuple[object, ...]
+_EARLY = 0.1
+"""Seconds that a solver may stop before its time limit; one that stops earlier was interrupted by the user."""
+_FILLS = (1.0, 0.93, 0.85, 0.75, 0.6)
+_SAMPLES = 4
 _QUICK = 0.5
 """Seconds of a quick solve: what is not ruled out by then is asked in full."""
 
@@ -32,6 +38,14 @@ class Stopped(Exception):  # noqa: N818 - not an error: a way out of the loops
     """The deadline has passed, or the user interrupted; with the layout that was known by then, if any."""
 
     def __init__(self, found: Found | None = None) -> None:
+        super().__init__()
+        self.found = found
+
+
+class Undecided(Exception):  # noqa: N818
+    """A candidate took longer than the time given to it; with a layout of it, if one was found."""
+
+    def __init__(self, found: Found | None) -> None:
         super().__init__()
         self.found = found
 
@@ -53,21 +67,21 @@ class Candidates:
     """Candidates of a problem by region, and questions about one of them."""
 
     def __init__(self, problem: Problem, settings: Settings) -> None:
-        self.problem, self.settings = problem, settings
+        self.problem, self.settings = problem, replace(settings, progress=None)
         self.screening = Screening(problem)
+        self._listed: dict[Key, list[Found]] = {}
+        """Every placement of the candidates that have few."""
 
-    def narrowed(self, pairs: Sequence[Pair]) -> "Candidates":
-        """The same, of the rows that are left in some pairs: all there is to ask about regions inside theirs."""
-        result = copy(self)
-        result.screening = copy(self.screening)
-        blocks = [_part(block, pairs) for block in self.screening.blocks]
-        result.screening.blocks = [block for block in blocks if len(block.time)]
-        return result
-
-    def pairs(self, region: Region) -> list[Pair]:
-        """Rows whose bounds allow a layout in the region."""
-        allowed = self.within(region.gpus)
-        return [pair for pair in allowed.screening.pairs(region.limits) if pair.size]
+    def pairs(self, region: Region, outer: Sequence[Pair] | None = None) -> list[Pair]:
+        """Rows whose bounds allow a layout in the region; `outer` are those of a region around it, where known."""
+        if outer is None:
+            return self.within(region.gpus).screening.pairs(region.limits)
+        masks = [
+            (pair.time <= region.limits.time_of(pair.degrees.gpus)) & (pair.degrees.gpus <= region.gpus)
+            for pair in outer
+        ]
+        left = [pair.only(mask) for pair, mask in zip(outer, masks, strict=True) if mask.any()]
+        return bounded(self.problem, left, region.limits)
 
     def thinned(self, pick: Callable[[Column, Column, Column], NDArray[np.bool_]]) -> "Candidates":
         """Some rows only: those that `pick(pp, time bound, memory bound)` takes."""
@@ -92,9 +106,17 @@ class Candidates:
 
     def entries(self, pairs: Sequence[Pair]) -> Iterator[Entry]:
         """Every row as a candidate, fastest bound first."""
-        time, memory = (np.concatenate([getattr(pair, name) for pair in pairs]) for name in ("time", "memory"))
-        place = [(pair, index) for pair in pairs for index in range(pair.size)]
-        return (self.entry(*place[i]) for i in np.lexsort((memory, time)))
+        table = _Table(pairs)
+        return (self.entry(*table.row(i)) for i in np.lexsort((table.memory, table.time)))
+
+    def samples(self, pairs: Sequence[Pair], limit_bytes: int) -> list[Entry]:
+        """A few rows worth placing: the fastest by bound at several fill levels of memory, and the lightest."""
+        table, picked = _Table(pairs), dict[int, None]()
+        for fill in _FILLS:
+            fitting = np.flatnonzero(table.memory <= int(fill * limit_bytes))
+            picked |= dict.fromkeys(fitting[np.argsort(table.time[fitting], kind="stable")[:_SAMPLES]].tolist())
+        picked |= dict.fromkeys(np.argsort(table.memory, kind="stable")[:_SAMPLES].tolist())
+        return [self.entry(*table.row(i)) for i in picked]
 
     def entry(self, pair: Pair, index: int) -> Entry:
         """One row as a candidate."""
@@ -118,37 +140,66 @@ class Candidates:
         horizon_ns = self._horizon_ns(entry, region)
         if horizon_ns < entry.candidate.bound_ns or region.limits.memory_bytes < entry.memory_bytes:
             return True
-        if entry.candidate.grid == (1, 1):
-            return self.place(entry, region) is None
+        if are_few(entry.candidate):
+            return self._best_listed(entry, region) is None
         quick = replace(self.settings, deadline=min(time.monotonic() + _QUICK, self.settings.deadline or inf))
         return rules_out(self._encode(entry, horizon_ns, region.limits.memory_bytes, few_rows=True), quick)
 
-    def best(self, entry: Entry, region: Region, memory_first: bool = False) -> Found | None:
-        """The fastest layout of a candidate in the region, then the lightest of these (or the other way round); None
-        where a proof says that there is none. Raises Stopped when the time is over."""
+    def best(self, entry: Entry, region: Region, seconds: float = inf) -> Found | None:
+        """The lightest of the fastest layouts of a candidate in the region; None where a proof says that there is
+        none. Raises Undecided after so many seconds, Stopped when the time is over."""
         horizon_ns = self._horizon_ns(entry, region)
         if horizon_ns < entry.candidate.bound_ns or region.limits.memory_bytes < entry.memory_bytes:
             return None
-        if entry.candidate.grid == (1, 1):  # one placement: nothing to solve
-            return self.place(entry, region)
+        if are_few(entry.candidate):
+            return self._best_listed(entry, region)
         encoding = self._encode(entry, horizon_ns, region.limits.memory_bytes)
-        goals = [encoding.peak, encoding.time] if memory_first else [encoding.time, encoding.peak]
-        found = None
-        for goal in goals:
-            outcome = minimise(encoding, goal, self.settings, "candidate")
+        found, deadline = None, time.monotonic() + seconds
+        settings = replace(self.settings, deadline=min(deadline, self.settings.deadline or inf))
+        for goal in (encoding.time, encoding.peak):
+            outcome = minimise(encoding, goal, settings if settings.deadline != inf else self.settings, "candidate")
             if not outcome.proven:
-                raise Stopped(outcome.found or found)
+                late = time.monotonic() >= deadline - _EARLY and not self.settings.expired
+                raise (Undecided if late else Stopped)(outcome.found or found)
             if outcome.found is None:
                 return None
             found = outcome.found
             encoding.settle(goal, outcome.bound, found)
         return found
 
+    def _best_listed(self, entry: Entry, region: Region) -> Found | None:
+        """The same for a candidate whose placements are few enough to list."""
+        if entry.key not in self._listed:
+            found = [Found.judge(entry.candidate, pipeline) for pipeline in every_placement(entry.candidate)]
+            self._listed[entry.key] = [each for each in found if obeys(each.candidate, each.pipeline, each.time_ns)]
+        most_ns = self._horizon_ns(entry, region)
+        fitting = [
+            each
+            for each in self._listed[entry.key]
+            if each.time_ns <= most_ns and each.peak_bytes <= region.limits.memory_bytes
+        ]
+        return min(fitting, key=lambda each: (each.time_ns, each.peak_bytes), default=None)
+
     def _horizon_ns(self, entry: Entry, region: Region) -> int:
         return min(region.time_ns(int(entry.candidate.degrees.gpus)), _slowest_ns(entry.candidate))
 
     def _encode(self, entry: Entry, horizon_ns: int, limit_bytes: int, few_rows: bool = False) -> Encoding:
         return Encoding(self.problem, [entry.candidate], horizon_ns, limit_bytes, "few" if few_rows else "all")
+
+
+class _Table:
+    """Rows of several pairs as one."""
+
+    def __init__(self, pairs: Sequence[Pair]) -> None:
+        self.pairs = pairs
+        self.time = np.concatenate([pair.time for pair in pairs])
+        self.memory = np.concatenate([pair.memory for pair in pairs])
+        self._ends = np.cumsum([pair.size for pair in pairs])
+
+    def row(self, position: int) -> tuple[Pair, int]:
+        """The pair of a row, and its index there."""
+        which = int(np.searchsorted(self._ends, position, side="right"))
+        return self.pairs[which], int(position - (self._ends[which] - self.pairs[which].size))
 
 
 def _slowest_ns(candidate: Candidate) -> int:
@@ -164,25 +215,3 @@ def _slowest_ns(candidate: Candidate) -> int:
 
 def _rows(block: Block, mask: NDArray[np.bool_]) -> Block:
     return replace(block, degrees=select(block.degrees, mask), time=block.time[mask], memory=block.memory[mask])
-
-
-_ROW = ("tp", "cp", "pp", "dp", "ep", "etp", "micro_batch_size")
-
-
-def _part(block: Block, pairs: Sequence[Pair]) -> Block:
-    """The rows of a block that some pair of its mode comes from."""
-    own = [pair for pair in pairs if pair.mode == block.mode]
-    if not own:
-        return _rows(block, np.zeros(len(block.time), dtype=bool))
-    listed = [np.concatenate([getattr(pair.degrees, name) for pair in own]) for name in _ROW]
-    theirs = [np.asarray(getattr(block.degrees, name)) for name in _ROW]
-    return _rows(block, np.isin(_code(theirs, listed), _code(listed, theirs)))
-
-
-def _code(columns: Sequence[NDArray[np.int64]], others: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
-    """One integer a row: positions of its values among those of both tables, as digits."""
-    code = np.zeros(len(columns[0]), dtype=np.int64)
-    for column, other in zip(columns, others, strict=True):
-        values = np.union1d(column, other)
-        code = code * len(values) + np.searchsorted(values, column)
-    return code

@@ -4,29 +4,32 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
+from moeopt.cpsat.solve import Settings
 from moeopt.frontier.boxes import Boxes, Corner, Point, Resolution, dominates, inside
-from moeopt.frontier.candidates import Candidates, Entry, Key, Stopped
+from moeopt.frontier.candidates import Candidates, Entry, Key, Stopped, Undecided
 from moeopt.frontier.goals import Goals, Region
 from moeopt.frontier.sketch import sketch
 from moeopt.incumbent import Found
+from moeopt.screening import Pair
 
 _BATCH = 4
 """Candidates asked at once, a worker."""
-_TRIED = 6
-"""Candidates of a box placed by the heuristic before anything is proven."""
+_PATIENCE, _MORE = 3.0, 4.0
+"""Seconds that one candidate is given at first, and how much more at every further visit."""
 
 
 class Exploration:
     """The frontier of one problem, growing."""
 
-    def __init__(self, goals: Goals, candidates: Candidates, resolution: Resolution) -> None:
-        self.goals, self.candidates = goals, candidates
-        self.settings = candidates.settings
+    def __init__(self, goals: Goals, candidates: Candidates, resolution: Resolution, settings: Settings) -> None:
+        self.goals, self.candidates, self.settings = goals, candidates, settings
+        self._said = ""
         self.boxes = Boxes(goals.most, resolution)
         self.points: dict[Point, Found] = {}
         self.asked = 0
-        self._narrowed: dict[Corner, Candidates] = {}
+        self._pairs: dict[Corner, list[Pair]] = {}
         self._refuted: dict[Key, list[Corner]] = {}
+        self._waits: dict[Corner, float] = {}
 
     def run(self) -> bool:
         """Whether the frontier was completed; the points so far are kept either way."""
@@ -34,7 +37,7 @@ class Exploration:
             for found in sketch(self.goals, self.candidates):
                 self._take(found)
             while self.boxes.open:
-                self._visit(min(self.boxes.open))
+                self._visit(min(self.boxes.open, key=lambda corner: (self._patience(corner), corner)))
         except Stopped as stop:
             self._take(stop.found)
             return False
@@ -52,39 +55,51 @@ class Exploration:
         if self.boxes.cover(point) or any(dominates(point, known) for known in self.points):
             self.points = {known: layout for known, layout in self.points.items() if not dominates(point, known)}
             self.points[point] = found
-            self._say(f"{len(self.points)} points, {len(self.boxes.open)} regions open")
+            self._say()
 
     def _visit(self, corner: Corner) -> None:
         """Find a layout in the box of a corner, or close it."""
         if self.settings.expired:
             raise Stopped
         region = self.goals.region(corner)
-        within = self._within(corner)
-        pairs = within.pairs(region)
+        pairs = self.candidates.pairs(region, self._around(corner))
         if not pairs:
             self.boxes.close(corner)
             return
-        self._narrowed[corner] = within.narrowed(pairs)
-        entries = [entry for entry in within.entries(pairs) if not self._is_refuted(entry, corner)]
-        if not self._try(entries, region, corner) and self._prove(entries, region, corner):
+        self._pairs[corner] = pairs
+        if self._try(self.candidates.samples(pairs, region.limits.memory_bytes), region, corner):
+            return
+        entries = [entry for entry in self.candidates.entries(pairs) if not self._is_refuted(entry, corner)]
+        try:
+            empty = self._prove(entries, region, corner)
+        except Undecided as late:  # a hard box waits until the others are done
+            self._waits[corner] = _MORE * self._patience(corner)
+            self._take(late.found)
+            return
+        if empty:
             self.boxes.close(corner)
-            self._say(f"{len(self.points)} points, {len(self.boxes.open)} regions open")
+            self._say()
 
-    def _within(self, corner: Corner) -> Candidates:
-        """The narrowest list of candidates known to hold all of a box; lists that no open box needs are dropped."""
-        self._narrowed = {
-            outer: rows for outer, rows in self._narrowed.items() if any(inside(c, outer) for c in self.boxes.open)
+    def _patience(self, corner: Corner) -> float:
+        """Seconds that one candidate of a box is given."""
+        return self._waits.get(corner, _PATIENCE)
+
+    def _around(self, corner: Corner) -> list[Pair] | None:
+        """The shortest list of rows known for a box around this one; lists that no open box needs are dropped."""
+        self._pairs = {
+            outer: pairs for outer, pairs in self._pairs.items() if any(inside(c, outer) for c in self.boxes.open)
         }
-        listed = [rows for outer, rows in self._narrowed.items() if inside(corner, outer)]
-        return min(listed, key=lambda rows: rows.screening.rows, default=self.candidates)
+        listed = [pairs for outer, pairs in self._pairs.items() if inside(corner, outer)]
+        return min(listed, key=lambda pairs: sum(pair.size for pair in pairs), default=None)
 
     def _is_refuted(self, entry: Entry, corner: Corner) -> bool:
         return any(inside(corner, other) for other in self._refuted.get(entry.key, ()))
 
     def _try(self, entries: Sequence[Entry], region: Region, corner: Corner) -> bool:
-        """Place a few candidates by the heuristic: the fastest by bound and the lightest."""
-        lightest = sorted(entries, key=lambda entry: entry.memory_bytes)
-        for entry in [*entries[:_TRIED], *lightest[:_TRIED]]:
+        """Place some candidates by the heuristic; True where the box is no longer open."""
+        for entry in entries:
+            if self._is_refuted(entry, corner):
+                continue
             if self.settings.expired:
                 raise Stopped
             self._take(self.candidates.place(entry, region))
@@ -100,7 +115,7 @@ class Exploration:
                 self.asked += len(batch)
                 gone = list(pool.map(lambda entry: self.candidates.ruled_out(entry, region), batch))
                 for entry, ruled_out in zip(batch, gone, strict=True):
-                    found = None if ruled_out else self.candidates.best(entry, region)
+                    found = None if ruled_out else self.candidates.best(entry, region, self._patience(corner))
                     if found is not None:
                         self._take(found)
                         return False
@@ -111,6 +126,9 @@ class Exploration:
         others = [other for other in self._refuted.get(entry.key, ()) if not inside(other, corner)]
         self._refuted[entry.key] = [*others, corner]
 
-    def _say(self, text: str) -> None:
-        if self.settings.progress is not None:
+    def _say(self) -> None:
+        proven = sum(self.boxes.proven(point) for point in self.points)
+        text = f"{len(self.points)} points, {proven} proven; {len(self.boxes.open)} regions to search"
+        if self.settings.progress is not None and text != self._said:
+            self._said = text
             self.settings.progress(text)

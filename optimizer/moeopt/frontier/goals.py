@@ -2,7 +2,9 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
+from moeopt.constraints.guide import ceilings
 from moeopt.errors import InputError
 from moeopt.frontier.boxes import Corner, Point, Resolution
 from moeopt.incumbent import Found
@@ -78,15 +80,22 @@ class Goals:
     @property
     def most(self) -> Corner:
         """The box of every layout that the problem allows."""
-        return self.values(MOST_NS, self.problem.memory_limit, self.problem.gpu_range.max)
+        memory, longest_ns = self._ceilings
+        return self.values(MOST_NS if longest_ns is None else longest_ns, memory, self.problem.gpu_range.max)
+
+    @cached_property
+    def _ceilings(self) -> tuple[int, int | None]:
+        """Bytes and nanoseconds that no layout may exceed, by the problem."""
+        return ceilings(self.problem)
 
     def region(self, corner: Corner) -> Region:
         """The limits that keep a layout in the box of a corner."""
         given = dict(zip(self.names, corner, strict=True))
+        memory, longest_ns = self._ceilings
         return Region(
             Limits(
-                min(self.problem.memory_limit, given.get("peak_memory", self.problem.memory_limit)),
-                time_ns=given.get("step_time"),
+                min(memory, given.get("peak_memory", memory)),
+                time_ns=min(given.get("step_time", MOST_NS), longest_ns or MOST_NS),
                 gpu_ns=given.get("cost"),
             ),
             min(self.problem.gpu_range.max, given.get("gpus", self.problem.gpu_range.max)),

@@ -6,19 +6,23 @@ from typing import Any
 
 from moeopt.errors import InputError
 from moeopt.frontier.boxes import Resolution
+from moeopt.frontier.goals import essential
 from moeopt.problem.base import nearest
+from moeopt.problem.problem import Problem
 from moeopt.units import parse_bytes, parse_count, parse_duration_ns
-
 
 EXACT_UP_TO = 5000
 """`auto` is exact for problems of so many legal combinations of degrees and modes ..."""
-COARSE = "1%"
-"""... and this share of step time, peak memory and cost above (GPU counts stay exact)."""
+COARSE = "5%"
+"""... and this share of step time, peak memory and cost above (GPU counts stay exact); the predicted step time is
+itself less certain than that (`step_time.range` of every answer)."""
 
 
-def automatic(rows: int, names: Sequence[str]) -> dict[str, str]:
-    """What `auto` stands for."""
-    return {} if rows <= EXACT_UP_TO else {name: COARSE for name in names if name != "gpus"}
+def automatic(problem: Problem, rows: int, names: Sequence[str]) -> dict[str, str]:
+    """What `auto` stands for. Objectives of which one decides all others have one best point: exact."""
+    if rows <= EXACT_UP_TO or len(essential(problem, names, Resolution.exact(len(names)))) == 1:
+        return {}
+    return {name: COARSE for name in names if name != "gpus"}
 
 
 def read_resolution(given: str | Mapping[str, Any], names: Sequence[str]) -> tuple[Resolution, dict[str, Any]]:

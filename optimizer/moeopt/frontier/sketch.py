@@ -4,12 +4,12 @@ Walks down in memory: at each level the time limit grows until a placement fits.
 those on the first fronts of (time bound, memory bound), pipeline length by pipeline length. Nothing here is trusted.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
-from moeopt.frontier.candidates import Candidates, Entry, Stopped
+from moeopt.frontier.candidates import Candidates, Stopped
 from moeopt.frontier.goals import Goals, Region
 from moeopt.incumbent import Found
 from moeopt.screening import MOST_NS, Limits
@@ -23,7 +23,6 @@ _SLOWEST = 64
 _FEW = 2000
 """Rows of the first level that are looked at all at once: no sketch is needed."""
 _FRONTS = 6
-_TRIED = 4
 
 
 def sketch(goals: Goals, candidates: Candidates) -> Iterator[Found]:
@@ -48,7 +47,7 @@ def _gpu_counts(goals: Goals, candidates: Candidates) -> list[int]:
 
 def _walk(goals: Goals, candidates: Candidates, gpus: int) -> Iterator[Found]:
     blocks = [block for block in candidates.screening.blocks if len(block.time)]
-    limit = goals.problem.memory_limit
+    limit = goals.region(goals.most).limits.memory_bytes
     fitting = [block.time[block.memory <= limit] for block in blocks]
     if not any(len(times) for times in fitting):
         return
@@ -59,6 +58,8 @@ def _walk(goals: Goals, candidates: Candidates, gpus: int) -> Iterator[Found]:
         region = Region(Limits(level, time_ns=int(time_ns * _GROWTH)), gpus)
         found = list(_placed(candidates, region))
         yield from found
+        if found and "peak_memory" not in goals.names:
+            return
         if found:
             level = int(_LEVEL * min(item.peak_bytes for item in found))
         else:
@@ -69,9 +70,7 @@ def _placed(candidates: Candidates, region: Region) -> Iterator[Found]:
     pairs = candidates.pairs(region)
     if not pairs:
         return
-    entries: Sequence[Entry] = list(candidates.entries(pairs))
-    lightest = sorted(entries, key=lambda entry: entry.memory_bytes)
-    for entry in dict.fromkeys([*entries[:_TRIED], *lightest[:_TRIED]]):
+    for entry in candidates.samples(pairs, region.limits.memory_bytes):
         if candidates.settings.expired:
             raise Stopped
         found = candidates.place(entry, region)

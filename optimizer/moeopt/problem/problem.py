@@ -143,6 +143,10 @@ class Problem(Input):
             super().__init__(**resolved(fields))
         except ValidationError as error:
             raise InputError(sentence(type(self), error, "problem")) from None
+        if self.fix:
+            from moeopt.problem.checks import check_fix
+
+            check_fix(self)
 
     @classmethod
     def load(cls, source: "str | PathLike[str] | Mapping[str, Any]", **changes: Any) -> "Problem":

@@ -247,7 +247,9 @@ def _optimizer(flags: Flags, reading: Reading) -> None:
         if value not in order:
             raise InputError(f"{name}: {value!r} is not priced (known: {', '.join(order)})")
     grads = flags.text("main-grads-dtype") or "fp32"
-    if flags.on("grad-reduce-in-bf16") and not flags.on("accumulate-allreduce-grads-in-fp32"):
+    whole = flags.on("accumulate-allreduce-grads-in-fp32")
+    half = reading.workload.get("precision") == "fp16"
+    if (not whole) if half else flags.on("grad-reduce-in-bf16"):  # fp16 gradients follow the parameters (:1193-1217)
         grads = "bf16"
     offload = 0.0
     if flags.on("optimizer-cpu-offload"):

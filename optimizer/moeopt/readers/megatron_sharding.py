@@ -35,6 +35,9 @@ def _fsdp(flags: Flags, reading: Reading) -> None:
             "--use-megatron-fsdp", "turns --use-distributed-optimizer on", "write --use-distributed-optimizer too"
         )
     layout["fsdp"], layout["distributed_optimizer"] = strategy, True
+    # User buffers switch double buffers on (arguments.py:1172-1177).
+    if any([flags.on("use-nccl-ub"), flags.on("fsdp-double-buffer")]):
+        layout["fsdp_double_buffer"] = True
     half = "fp16" if reading.workload.get("precision") == "fp16" else "bf16"
     main = flags.text("megatron-fsdp-main-params-dtype") or "fp32"
     grads = flags.text("megatron-fsdp-main-grads-dtype") or "auto"

@@ -40,10 +40,16 @@ def _table(answer: Answer) -> Table:
             *(value_text(item["value"], item["unit"]) for item in point["objectives"]),
             *(str(layout[name]) for name in DEGREES),
             str(layout["micro_batch_size"]),
-            escape(recompute_text(layout.get("recompute"))),
+            escape(short_recompute(layout.get("recompute"))),
             "" if point["proven"] else "not proven",
         )
     return table
+
+
+def short_recompute(recompute: Any) -> str:
+    """`none`, `layernorm+moe_act` or `full`, for a column of a table."""
+    given = recompute if isinstance(recompute, Mapping) else {}
+    return "+".join(given.get("modules") or ()) or str(given.get("granularity", "none"))
 
 
 def completeness(answer: Answer) -> str:

@@ -58,7 +58,19 @@ def decisions(layout: Mapping[str, Any]) -> dict[str, str]:
         "dispatcher": str(layout.get("dispatcher")),
         "overlap": ", ".join(name for name, on in (layout.get("overlap") or {}).items() if on) or "none",
         "CUDA graphs": str(layout.get("cuda_graphs", "none")),
+        **_chosen(layout),
     }
+
+
+def _chosen(layout: Mapping[str, Any]) -> dict[str, str]:
+    """Choices that are told only where they are made."""
+    found = {}
+    if layout.get("fsdp", "none") != "none":
+        buffers = ", double buffers" if layout.get("fsdp_double_buffer") else ""
+        found["Megatron-FSDP"] = f"{layout['fsdp']}{buffers}"
+    if layout.get("offload"):
+        found["offloaded"] = ", ".join(layout["offload"])
+    return found
 
 
 def _known(value: Any) -> str:

@@ -63,7 +63,8 @@ def suggestion(answer: Mapping[str, Any], best: Mapping[str, Any]) -> dict[str, 
     given, optimum = answer["layout"], best["layout"]
     rows = {name: (str(given.get(name) or "?"), str(optimum.get(name))) for name in _DEGREES}
     theirs = decisions(optimum)
-    rows.update({name: (text, theirs[name]) for name, text in decisions(given).items()})
+    ours = decisions(given)
+    rows.update({name: (ours.get(name, "none"), theirs.get(name, "none")) for name in {**ours, **theirs}})
     found["changes"] = [_change(name, old, new) for name, (old, new) in rows.items() if old != new]
     found["figures"] = _figures(answer, best)
     found["layout"], found["objective"] = optimum, best.get("objective")

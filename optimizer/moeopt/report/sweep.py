@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 
-from moeopt.report.layouts import recompute_text
+from moeopt.report.frontier import short_recompute
 from moeopt.units import format_bytes, format_ns
 
 _DEGREES = ("tp", "pp", "cp", "dp", "ep", "etp", "vpp", "micro_batch_size")
@@ -50,7 +50,7 @@ def _numbers(row: Mapping[str, Any]) -> list[str]:
         f"{row['mfu']:.1%}",
         format_bytes(row["peak_memory_bytes"]),
         " ".join(f"{_SHORT.get(name, name)} {row[name]}" for name in _DEGREES if row[name] > 1),
-        escape(recompute_text(row["layout"].get("recompute"))),
+        escape(short_recompute(row["layout"].get("recompute"))),
     ]
 
 

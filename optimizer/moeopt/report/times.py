@@ -38,6 +38,13 @@ def render_step_time(answer: Mapping[str, Any], console: Console) -> None:
     for reason in (time.get("range") or {}).get("reasons", ()):
         console.print(Padding(f"wider range: {escape(reason)}", (0, 0, 0, 2)))
     _render_schedule(answer.get("schedule"), console)
+    other = answer.get("ledger_optimum")
+    if other:
+        text = (
+            f"chosen by its replayed step; by the ledger another layout is best: {format_ns(other['step_time_ns'])}, "
+        )
+        text += f"{format_ns(other['simulated_ns'])} replayed, {other['layout']['pipeline_layout']}"
+        console.print(Padding(escape(text), (0, 0, 0, 2)))
 
 
 def cost_text(cost: Mapping[str, Any]) -> str:
@@ -70,10 +77,9 @@ def render_ties(answer: Mapping[str, Any], console: Console) -> None:
 def _render_schedule(schedule: Mapping[str, Any] | None, console: Console) -> None:
     if not schedule or schedule.get("simulated_ns") is None:
         return
-    text = f"replayed operation by operation, the pipeline takes {format_ns(schedule['simulated_ns'])}"
-    if schedule.get("ledger_ns") is not None:
-        text += f" (the parts above count {format_ns(schedule['ledger_ns'])})"
+    text = f"with the pipeline replayed operation by operation, the step takes {format_ns(schedule['simulated_ns'])}"
     if schedule.get("lower_bound_ns") is not None:
-        text += f"; no layout of this problem can be below {format_ns(schedule['lower_bound_ns'])}"
+        over = "placement of these degrees" if schedule.get("bound_over") == "placements" else "layout of this problem"
+        text += f"; no {over} can be below {format_ns(schedule['lower_bound_ns'])}"
         text += f"; gap {schedule['gap']:.2%}" if schedule.get("gap") is not None else ""
     console.print(Padding(text + (", certified" if schedule.get("certified") else ""), (0, 0, 0, 2)))

@@ -13,7 +13,6 @@ limits. The MTP modules are tried on every rank; the stages after them hold no l
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,11 +20,11 @@ from numpy.typing import NDArray
 from moeopt.accounting.pieces import Piece
 from moeopt.arithmetic import Number
 from moeopt.layout import Degrees
-from moeopt.problem.architecture import LayerKind
 from moeopt.problem.problem import Problem
 from moeopt.schedule.in_flight import in_flight_vectors
 from moeopt.screening.costs import Costs
 from moeopt.screening.limits import Column
+from moeopt.screening.windows import Sort, Window, sorts, window
 
 _NOTHING_FITS = -(10**6)
 """Layers of a rank that cannot even hold what it must."""
@@ -73,55 +72,6 @@ def _flights(pp: int, vpp: int, degrees: Degrees, index: NDArray[np.int64], ep_o
     return np.array(padded, dtype=np.int64)[origin.reshape(-1)]
 
 
-@lru_cache(maxsize=64)
-def _measures(layers: tuple[LayerKind, ...]) -> tuple[frozenset[LayerKind], ...]:
-    """Sorts of layers to count: the commonest kind; and all of them, unless the others only come first."""
-    commonest = max(dict.fromkeys(layers), key=layers.count)
-    leading = layers.index(commonest)
-    if all(layer == commonest for layer in layers[leading:]):
-        return (frozenset([commonest]),)
-    return frozenset([commonest]), frozenset(layers)
-
-
-@dataclass(frozen=True)
-class _Window:
-    """Least cost of a stage's layers (rows): `base` of one that may be any layer, `first` of a window with one counted
-    layer, `more` of each further counted one."""
-
-    base: Column
-    first: Column
-    more: Column
-
-
-@lru_cache(maxsize=256)
-def _windows(
-    layers: tuple[LayerKind, ...], counted: frozenset[LayerKind], at_start: bool
-) -> tuple[tuple[tuple[int, ...], ...], ...]:
-    """For m = 1, 2, ... counted layers: the different ways, as layers by kind, of a shortest window that has them.
-
-    A window of the whole architecture, or with `at_start` of one that begins with its first layer.
-    """
-    kinds = tuple(dict.fromkeys(layers))
-    places = [index for index, layer in enumerate(layers) if layer in counted]
-    before = [[0] * len(kinds)]
-    for layer in layers:
-        before.append([count + (kind == layer) for count, kind in zip(before[-1], kinds, strict=True)])
-    result = []
-    for size in range(1, len(places) + 1):
-        firsts = [0] if at_start else range(len(places) - size + 1)
-        ways = {
-            tuple(
-                end - start
-                for end, start in zip(
-                    before[places[j + size - 1] + 1], before[0 if at_start else places[j]], strict=True
-                )
-            )
-            for j in firsts
-        }
-        result.append(tuple(sorted(ways)))
-    return tuple(result)
-
-
 @dataclass(frozen=True)
 class _Fill:
     """What the chunks of a rank must and may hold: `certain` a counted layer, `must` any layer, at most `most` counted
@@ -162,16 +112,16 @@ class _Ranks:
         cheapest = np.minimum.reduce([costs.time[kind] for kind in problem.architecture.kinds])
         self._deepest = int((self.chunk_ns // np.maximum(cheapest, 1)).max(initial=0)) + 2
         """More layers than any stage has time for."""
-        self._known: dict[tuple[str, frozenset[LayerKind]], list[_Window]] = {}
+        self._known: dict[tuple[str, Sort], list[Window]] = {}
 
     def enough(self) -> NDArray[np.bool_]:
         """Whether the layers fit, by every way of counting."""
         result = np.ones(self.count, dtype=bool)
-        for counted in _measures(self.layers):
+        for counted in sorts(self.layers):
             result &= self._total(counted) >= sum(layer in counted for layer in self.layers)
         return result
 
-    def _total(self, counted: frozenset[LayerKind]) -> Column:
+    def _total(self, counted: Sort) -> Column:
         """Counted layers that the ranks hold together at most."""
         plain = self._held(counted, "layers")
         plain[:, 0] = np.maximum(plain[:, 0], self._held(counted, "layers", slice(0, 1), False)[:, 0])
@@ -184,9 +134,7 @@ class _Ranks:
         first = 0 if self.pp == 1 else 1
         return np.asarray(totals[:, first:].max(axis=1))
 
-    def _held(
-        self, counted: frozenset[LayerKind], final: str, ranks: slice = slice(None), started: bool = True
-    ) -> Column:
+    def _held(self, counted: Sort, final: str, ranks: slice = slice(None), started: bool = True) -> Column:
         """Counted layers of each rank at most: rows x ranks.
 
         `final` tells what the rank's last chunk holds: layers, the MTP modules and layers, or nothing. `started`:
@@ -208,8 +156,8 @@ class _Ranks:
             open_ = open_ & (np.arange(self.vpp) < self.vpp - 1)[None, :]
         # Time of a chunk and of a rank.
         extra = self._special(self.costs.time, stages, final)
-        window, static, kept = (self._windows(name, counted) for name in ("time", "static", "kept"))
-        base, first, more = (self._spread(window, name, start) for name in ("base", "first", "more"))
+        moments, static, kept = (self._windows(name, counted) for name in ("time", "static", "kept"))
+        base, first, more = (self._spread(moments, name, start) for name in ("base", "first", "more"))
         left = self.chunk_ns[:, None, None] - extra
         most = np.where(left >= first, 1 + (left - first) // np.maximum(more, 1), 0) * open_
         impossible = (must & (left < base)) | (certain & (most < 1)) | (left < 0)
@@ -225,29 +173,24 @@ class _Ranks:
         held = np.minimum(held, shape.count(room, *prices).min(axis=2))
         return np.where(impossible.any(axis=2), _NOTHING_FITS, held)
 
-    def _certain(self, counted: frozenset[LayerKind]) -> NDArray[np.bool_]:
+    def _certain(self, counted: Sort) -> NDArray[np.bool_]:
         """Stages all of whose layers are counted ones, whatever the placement: stage s starts at layer s - 1 or
         later, as inner stages are not empty."""
         final = max((index for index, layer in enumerate(self.layers) if layer not in counted), default=-1)
         return np.arange(self.pp * self.vpp) - 1 > final
 
-    def _windows(self, name: str, counted: frozenset[LayerKind]) -> list[_Window]:
+    def _windows(self, name: str, counted: Sort) -> list[Window]:
         """By one of the costs: a window anywhere, and one at the start."""
         if (name, counted) not in self._known:
             kinds = self.problem.architecture.kinds
-            columns = np.stack([getattr(self.costs, name)[kind] for kind in kinds])
-            self._known[name, counted] = [self._window(columns, counted, at_start) for at_start in (False, True)]
+            columns = [getattr(self.costs, name)[kind] for kind in kinds]
+            self._known[name, counted] = [
+                window(self.layers, columns, counted, self._deepest, at_start) for at_start in (False, True)
+            ]
         return self._known[name, counted]
 
-    def _window(self, columns: Column, counted: frozenset[LayerKind], at_start: bool) -> _Window:
-        ways = _windows(self.layers, counted, at_start)[: self._deepest]
-        costs = [(np.array(way, dtype=np.int64) @ columns).min(axis=0) for way in ways]
-        rises = [(cost - costs[0]) // size for size, cost in enumerate(costs[1:], start=1)]
-        more = np.minimum.reduce(rises) if rises else np.zeros(self.count, dtype=np.int64)
-        return _Window(columns.min(axis=0), costs[0], more)
-
     @staticmethod
-    def _spread(windows: list[_Window], name: str, start: NDArray[np.bool_]) -> Column:
+    def _spread(windows: list[Window], name: str, start: NDArray[np.bool_]) -> Column:
         """Rows x ranks x chunks: the window at the start for stage 0, any other elsewhere."""
         anywhere, at_start = (getattr(window, name)[:, None, None] for window in windows)
         return np.asarray(np.where(start[None], at_start, anywhere))

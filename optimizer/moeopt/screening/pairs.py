@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from moeopt.constraints.guide import allowed
 from moeopt.layout import Choices, Degrees, Recompute
 from moeopt.problem.problem import Problem
 from moeopt.schedule.chunk_cap import longest_chunk_ns, longest_rank_ns
@@ -14,6 +15,7 @@ from moeopt.screening.average import chunked_memory_bound, memory_bound
 from moeopt.screening.capacity import Ceilings, can_hold
 from moeopt.screening.costs import Costs
 from moeopt.screening.limits import Column, Limits
+from moeopt.screening.packed import packed_time_bound
 from moeopt.screening.work import Work
 from moeopt.space import concatenate, select
 
@@ -37,6 +39,11 @@ class Pair:
         """Rows."""
         return len(self.time)
 
+    def allowed(self, problem: Problem) -> NDArray[np.bool_]:
+        """Rows for which some placement may satisfy the problem's constraints, as far as the bounds tell."""
+        choices = self.mode.model_copy(update={"recompute": self.recompute})
+        return allowed(problem, self.degrees, choices, self.time, self.memory)
+
     def only(self, mask: NDArray[np.bool_]) -> "Pair":
         """Some of the rows."""
         work = self.work.rows(np.flatnonzero(mask), self.size)
@@ -54,7 +61,20 @@ def bounded(problem: Problem, pairs: Sequence[Pair], limits: Limits) -> list[Pai
         chunked_memory_bound(problem, rows.degrees, rows.costs, rows.chunk_ns),
     )
     known = [replace(pair, memory=part) for pair, part in zip(pairs, rows.split(memory), strict=True)]
-    return tightened(problem, known, limits)
+    return _packed(problem, tightened(problem, known, limits), limits)
+
+
+def _packed(problem: Problem, pairs: Sequence[Pair], limits: Limits) -> list[Pair]:
+    """The pairs with the dearest of the time bounds, and what it leaves of them."""
+    if not pairs:
+        return []
+    rows = _Joined(pairs, limits)
+    time = packed_time_bound(problem, rows.degrees, rows.costs, rows.work, limits.replayed)
+    left = []
+    for pair, part in zip(pairs, rows.split(time), strict=True):
+        known = replace(pair, time=np.maximum(pair.time, part))
+        left.append(known.only(known.time <= limits.time_of(known.degrees.gpus)))
+    return [pair for pair in left if pair.size]
 
 
 def tightened(problem: Problem, pairs: Sequence[Pair], limits: Limits) -> list[Pair]:
@@ -63,6 +83,8 @@ def tightened(problem: Problem, pairs: Sequence[Pair], limits: Limits) -> list[P
         pair.only((pair.time <= limits.time_of(pair.degrees.gpus)) & (pair.memory <= limits.memory_bytes))
         for pair in pairs
     ]
+    if problem.constraints:
+        near = [pair.only(pair.allowed(problem)) for pair in near if pair.size]
     near = [pair for pair in near if pair.size]
     if not near:
         return []
@@ -82,8 +104,9 @@ class _Joined:
         self.degrees = concatenate([pair.degrees for pair in pairs])
         self.costs = Costs.concatenate([pair.costs for pair in pairs])
         self._ends = np.cumsum([pair.size for pair in pairs])[:-1]
-        total_ns = np.concatenate([pair.work.forward_ns + pair.work.backward_ns for pair in pairs])
-        left_ns = limits.time_of(self.degrees.gpus) - np.concatenate([pair.work.end_ns for pair in pairs])
+        self.work = Work.concatenate([pair.work for pair in pairs])
+        total_ns = np.asarray(self.work.forward_ns + self.work.backward_ns)
+        left_ns = limits.time_of(self.degrees.gpus) - self.work.end_ns
         shape = (self.degrees.pp, self.degrees.vpp, self.degrees.num_microbatches)
         self.chunk_ns = self.rank_ns = left_ns // self.degrees.num_microbatches
         """A replayed step is at least what each rank does."""

@@ -1,6 +1,7 @@
 """Bounds on the step time from the work of all pieces together, valid for every placement."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +41,11 @@ class Work:
         expert = priced_total(counts, memory.expert_elements) // degrees.pp
         end = step_end_ns(time, dense, expert, ceil_div(forward + backward, degrees.pp))
         return cls(forward, backward, maximum(sum(end.values()) - _ROUNDING_NS, 0))
+
+    @classmethod
+    def concatenate(cls, parts: Sequence["Work"]) -> "Work":
+        """Columns one after the other."""
+        return cls(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)))
 
     def rows(self, index: NDArray[np.int64], size: int) -> "Work":
         """Some rows of so many."""

@@ -5,4 +5,16 @@ from moeopt.sweeping.journal import Journal
 from moeopt.sweeping.point import Record, Task, solve_point
 from moeopt.sweeping.runners import Runner, processes, ray_cluster, run
 
-__all__ = ["AXES", "Journal", "Point", "Record", "Runner", "Task", "grid", "processes", "ray_cluster", "run", "solve_point"]
+__all__ = [
+    "AXES",
+    "Journal",
+    "Point",
+    "Record",
+    "Runner",
+    "Task",
+    "grid",
+    "processes",
+    "ray_cluster",
+    "run",
+    "solve_point",
+]

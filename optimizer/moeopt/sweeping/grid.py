@@ -33,7 +33,6 @@ class Point:
         asked = self.problem.model_dump(mode="json") if self.problem is not None else dict(self.coordinates)
         return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:24]
 
-
     @property
     def columns(self) -> dict[str, Any]:
         """Every coordinate, also those that do not vary; of a point without a problem, those given."""

@@ -37,9 +37,7 @@ def solve_point(task: Task) -> Record:
 
     started = time.monotonic()
     try:
-        answer = solve(
-            load_problem(task.problem), time_limit=task.time_limit, workers=task.workers, seed=task.seed
-        )
+        answer = solve(load_problem(task.problem), time_limit=task.time_limit, workers=task.workers, seed=task.seed)
         found = answer_row(answer)
     except InputError as error:
         found = {"status": "invalid", "error": str(error)}

@@ -1,7 +1,9 @@
 """Run the tasks of a sweep and hand over each row as it comes: processes of this machine, or a Ray cluster."""
 
 import multiprocessing
-from collections.abc import Callable, Iterator, Sequence
+import os
+import sys
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -35,7 +37,8 @@ def processes(jobs: int) -> Runner:
     """A runner on so many processes of this machine, started afresh (`spawn`), each solving one task at a time."""
 
     def rows(tasks: Sequence[Task]) -> Iterator[Record]:
-        waiting, suspects = list(reversed(tasks)), []
+        waiting = list(reversed(tasks))
+        suspects: list[Task] = []
         while waiting:
             suspects += yield from _until_broken(waiting, min(jobs, len(waiting)))
         for task in suspects:  # each was running when a process died: alone, the guilty one shows
@@ -47,7 +50,7 @@ def processes(jobs: int) -> Runner:
     return rows
 
 
-def _until_broken(waiting: list[Task], jobs: int) -> Iterator[Record]:
+def _until_broken(waiting: list[Task], jobs: int) -> Generator[Record, None, list[Task]]:
     """Rows of tasks taken off the end of a list; returns those that were running when a process died."""
     running: dict[Future[Record], Task] = {}
     with _pool(jobs) as pool:
@@ -70,9 +73,7 @@ def _until_broken(waiting: list[Task], jobs: int) -> Iterator[Record]:
 def _pool(jobs: int) -> Iterator[ProcessPoolExecutor]:
     """An executor whose processes end with the block, however it ends."""
     before = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(
-        jobs, mp_context=multiprocessing.get_context("spawn"), initializer=ignore_interrupts
-    )
+    pool = ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"), initializer=ignore_interrupts)
     try:
         yield pool
     except BaseException:
@@ -93,7 +94,10 @@ def ray_cluster(address: str, jobs: int) -> Runner:
     def rows(tasks: Sequence[Task]) -> Iterator[Record]:
         import ray
 
-        own = {"num_cpus": jobs or None, "include_dashboard": False} if address == "local" else {"address": address}
+        own: dict[str, Any] = {"address": address}
+        if address == "local":
+            paths = {"env_vars": {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}}
+            own = {"num_cpus": jobs or None, "include_dashboard": False, "runtime_env": paths}
         ray.init(**own, log_to_driver=False, configure_logging=False, ignore_reinit_error=True)
         try:
             yield from _ray_rows(ray, list(reversed(tasks)), jobs or len(tasks))

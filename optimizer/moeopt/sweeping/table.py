@@ -11,8 +11,8 @@ from moeopt.errors import InputError
 from moeopt.sweeping.grid import COORDINATES
 from moeopt.sweeping.point import Record
 
-_FLOATS = ("tokens_per_second_per_gpu", "model_tflops_per_gpu", "mfu", "seconds", "time_limit_seconds")
-_FLOATS += ("gpu_hours_per_trillion_tokens", "usd_per_trillion_tokens")
+_RATES = ("tokens_per_second_per_gpu", "model_tflops_per_gpu", "mfu")
+_FLOATS = (*_RATES, "gpu_hours_per_trillion_tokens", "usd_per_trillion_tokens", "seconds", "time_limit_seconds")
 _TEXTS = ("architecture", "cluster", "precision", "status", "objective", "objective_unit", "layout", "error", "key")
 COLUMNS = (
     *COORDINATES,

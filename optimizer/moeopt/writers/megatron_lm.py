@@ -12,6 +12,7 @@ from moeopt.writers.environment import environment
 from moeopt.writers.job import Job
 from moeopt.writers.megatron_architecture import Flag, architecture_groups
 from moeopt.writers.megatron_constants import left_out
+from moeopt.writers.megatron_sharding import fsdp_flags, gradient_flags, offload_flags
 from moeopt.writers.refusals import refuse_first
 from moeopt.writers.script import Payload
 from moeopt.writers.shell import Group, flag, words
@@ -152,37 +153,11 @@ def _optimizer(job: Job) -> list[Flag]:
             flag("--exp-avg-dtype", kept.moments),
             flag("--exp-avg-sq-dtype", kept.moments),
         ]
-    if kept.main_grads == "bf16":
-        flags.append(flag("--grad-reduce-in-bf16"))
-    flags += _fsdp(job)
+    flags += gradient_flags(job)
+    flags += fsdp_flags(job)
     if kept.offload_fraction > 0:
         flags += [flag("--optimizer-cpu-offload"), flag("--optimizer-offload-fraction", kept.offload_fraction)]
         flags.append(flag("--overlap-cpu-optimizer-d2h-h2d"))
-    return flags
-
-
-def _fsdp(job: Job) -> list[Flag]:
-    """Megatron-FSDP has options of its own for types: main gradients follow the parameters' type unless it is given."""
-    layout, kept = job.layout, job.layout.optimizer
-    if layout.fsdp == "none":
-        return []
-    return [
-        flag("--use-megatron-fsdp"),
-        flag("--data-parallel-sharding-strategy", layout.fsdp),
-        flag("--megatron-fsdp-main-params-dtype", kept.main_params),
-        flag("--megatron-fsdp-main-grads-dtype", kept.main_grads),
-        flag("--megatron-fsdp-grad-comm-dtype", kept.main_grads),
-    ]
-
-
-def _offload(job: Job) -> list[Flag]:
-    """Fine-grained activation offloading; one graph of the iteration needs its copies bounded
-    (transformer_config.py:2966-2975)."""
-    if not job.layout.offload:
-        return []
-    flags = [flag("--fine-grained-activation-offloading"), flag("--offload-modules", *job.layout.offload)]
-    if job.layout.cuda_graphs == "full_iteration":
-        flags.append(flag("--fine-grained-offloading-max-inflight-offloads", 1))
     return flags
 
 
@@ -190,7 +165,7 @@ def _optional(job: Job) -> list[Group]:
     """Groups that are there only where a decision fills them."""
     found = (
         Group("recompute", tuple(_recompute(job))),
-        Group("activation offloading", tuple(_offload(job))),
+        Group("activation offloading", tuple(offload_flags(job))),
         Group("dispatcher", tuple(_dispatcher(job))),
         Group("overlap", tuple(_overlap(job))),
         Group("loss", tuple(_loss(job))),

@@ -5,7 +5,7 @@ from typing import Any
 
 from moeopt.accounting.buffers import chunk_buffer_elements
 from moeopt.accounting.memory.activations import all_tensors, without_recompute
-from moeopt.accounting.memory.gathered import Gathered, gathered
+from moeopt.accounting.memory.gathered import Gathered, double_buffer_bytes, gathered
 from moeopt.accounting.memory.overhead import default_overheads, overhead_parts
 from moeopt.accounting.memory.persistent import present_parts
 from moeopt.accounting.memory.recipe import DEFAULT_RECIPE
@@ -211,6 +211,10 @@ def _buffers(
         for name, size in parts[feature].items():
             if size:
                 yield {"name": name, "bytes": int(size)}
+    price = terms.gradient_bytes_per_element + terms.sharded_gradient_bytes_per_element
+    doubled = int(double_buffer_bytes(problem, degrees, choices, price))
+    if doubled and "layer" in features(problem, counts):
+        yield {"name": "double buffers of two layers, parameters and gradients", "bytes": doubled}
     waiting = _gathered(problem, degrees, choices, terms)
     for piece in dict.fromkeys(piece for chunk in counts for piece, number in chunk.items() if number):
         if waiting[piece].present:

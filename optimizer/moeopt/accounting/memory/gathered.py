@@ -4,8 +4,9 @@ Sources (Megatron-LM d98e8a6, megatron/core/distributed/fsdp/src/megatron_fsdp):
 gathered ahead and how much waits to be reduced), :684-706 and :977-1000 (a unit's parameters go after each pass),
 param_and_grad_buffer.py:4388-4510 (whole buckets are gathered until the target is passed), :3880-3955 (finished
 gradients wait in a queue that is only emptied at its capacity and at the end of a micro-batch), :4339-4363 (parameters
-outside units stay gathered). Double buffers (--fsdp-double-buffer), user buffers and hybrid sharding's communication
-buffers are off, as by default.
+outside units stay gathered), :647-740 (double buffers: two units' buckets of the commonest shape, for parameters and
+for gradients, shared by name among chunks; units of other shapes are allocated as without).
+User buffers take no more; hybrid sharding's communication buffers are off, as by default.
 """
 
 from collections.abc import Mapping
@@ -49,6 +50,11 @@ def gathered(
     if not shards_gradients(choices):
         return {piece: Gathered(0, 0, 0) for piece in used}
     units = {piece: unit_elements(problem, piece, degrees, choices) for piece in used}
+    if choices.fsdp_double_buffer:
+        shared = commonest(problem)
+        return {
+            piece: _buffered(problem, piece, held, choices, gradient_bytes, shared) for piece, held in units.items()
+        }
     layers = problem.architecture.layers
     total: Number = 0
     for piece, held in units.items():
@@ -58,6 +64,34 @@ def gathered(
         piece: _of_piece(problem, piece, held, total, choices, gradient_bytes, kept[piece])
         for piece, held in units.items()
     }
+
+
+def commonest(problem: Problem) -> LayerKind:
+    """The layer kind that most units are of (MTP modules' layers count with theirs)."""
+    architecture = problem.architecture
+    extra = {architecture.mtp_kind: problem.mtp_layers} if problem.mtp_layers else {}
+    return max(architecture.kinds, key=lambda kind: architecture.layers.count(kind) + extra.get(kind, 0))
+
+
+def double_buffer_bytes(problem: Problem, degrees: Degrees, choices: Choices, gradient_bytes: int) -> Number:
+    """Bytes that stay on a rank that holds a layer: two units' parameters and two units' gradients."""
+    if not choices.fsdp_double_buffer or not shards_gradients(choices):
+        return 0
+    unit = unit_elements(problem, commonest(problem), degrees, choices).unit
+    return 2 * unit * ((2 if shards_parameters(choices) else 0) + gradient_bytes)
+
+
+def _buffered(
+    problem: Problem, piece: Piece, held: UnitElements, choices: Choices, gradient_bytes: int, shared: LayerKind
+) -> Gathered:
+    """One piece where units of the commonest shape pass through the double buffers."""
+    weight = 2 if shards_parameters(choices) else 0
+    if piece == "embedding":
+        return Gathered(gradient_bytes * held.outside, 0 * held.outside, weight * held.outside)
+    kind = problem.architecture.mtp_kind if piece == "mtp" else piece
+    own = 0 if kind == shared or piece == "loss" else (weight + gradient_bytes) * held.unit
+    modules = problem.mtp_layers if piece == "mtp" else 1
+    return Gathered(own, 0 * held.outside, (weight + gradient_bytes) * held.outside * modules)
 
 
 def _of_piece(

@@ -30,8 +30,8 @@ class Recipe:
     dataloader_mask: bool = False
     """The data loader builds a dense causal mask (Megatron's default; moeopt's launches pass
     --no-create-attention-mask-in-dataloader): one byte for each pair of positions of every sequence, on the first and
-    the last stage while a micro-batch is at work (megatron/training/utils/common_utils.py:408-457, pretrain_gpt.py:97-152).
-    That it is still there at the peak is inferred from the recorded peaks."""
+    the last stage while a micro-batch is at work (megatron/training/utils/common_utils.py:408-457,
+    pretrain_gpt.py:97-152). That it is still there at the peak is inferred from the recorded peaks."""
     moments_allocated: bool = True
     """False before the first optimizer step: the moments do not exist yet (the peak of iteration 1)."""
 

@@ -6,7 +6,7 @@ from fractions import Fraction
 
 from moeopt.accounting.fsdp import unit_elements
 from moeopt.accounting.memory.activations import all_tensors, recomputed_bytes, without_recompute
-from moeopt.accounting.memory.gathered import gathered
+from moeopt.accounting.memory.gathered import double_buffer_bytes, gathered
 from moeopt.accounting.memory.overhead import Overheads, default_overheads, overhead_bytes
 from moeopt.accounting.memory.persistent import Feature, chunk_fixed_bytes, present_bytes
 from moeopt.accounting.memory.recipe import DEFAULT_RECIPE, Recipe
@@ -79,6 +79,7 @@ def memory_terms(
     full = choices.recompute.granularity == "full"
     waiting = gathered(problem, degrees, choices, _gradient_bytes(prices), again if full else kept)
     present = present_bytes(problem, sizes, choices, table, recipe)
+    present["layer"] = present["layer"] + double_buffer_bytes(problem, degrees, choices, _gradient_bytes(prices))
     for piece in ("embedding", "mtp", "loss"):
         if piece in waiting:
             present[piece] = present[piece] + waiting[piece].present

@@ -73,6 +73,23 @@ FSDP = (
         lambda _problem, choices: choices.cuda_graphs in ("none", "full_iteration"),
     ),
     _requires(
+        "fsdp_double_buffer_without_ep_overlap",
+        "the overlapped expert all-to-all runs two layers at once, for which double buffers do not suffice",
+        "fsdp_double_buffer without overlap.ep_all_to_all",
+        f"{_ADAPTER}:177-181",
+        lambda problem, choices: _fsdp(problem, choices) and choices.fsdp_double_buffer,
+        lambda _problem, choices: not choices.overlap.ep_all_to_all,
+    ),
+    _requires(
+        "fsdp_double_buffer_needs_fsdp",
+        "double buffers belong to Megatron-FSDP",
+        "fsdp_double_buffer with fsdp other than none",
+        "megatron/core/distributed/distributed_data_parallel_config.py: fsdp_double_buffer (DDP ignores it)",
+        lambda _problem, choices: choices.fsdp_double_buffer,
+        _fsdp,
+        "never",
+    ),
+    _requires(
         "fsdp_16_bit",
         "8-bit training under Megatron-FSDP that shards parameters is not priced (its copies have their own buffers)",
         "fsdp optim_grads_params with precision bf16 or fp16",

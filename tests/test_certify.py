@@ -1,0 +1,201 @@
+"""The bound on the replayed step: never above any layout's, equal to the best one's with `certify`."""
+
+import random
+
+import pytest
+from rich.console import Console
+
+from moeopt.accounting.ledger import Ledger
+from moeopt.accounting.pieces import piece_counts
+from moeopt.candidate import Candidate
+from moeopt.certify import CHEAP, FULL, Certificate, Certifier, Replayed
+from moeopt.configurations import modes, recomputes
+from moeopt.cpsat.relaxation import Relaxation
+from moeopt.cpsat.solve import Settings
+from moeopt.evaluation import evaluate
+from moeopt.frameworks.megatron_core import legal
+from moeopt.incumbent import Found
+from moeopt.layout import Layout
+from moeopt.pipeline import PipelineLayout
+from moeopt.problem.loading import load_problem
+from moeopt.problem.problem import Problem
+from moeopt.report.text import render
+from moeopt.resolve import complete, degrees_of
+from moeopt.schedule.combined import CombinedRow
+from moeopt.schedule.replay import replay
+from moeopt.schedule.shape import Schedule
+from moeopt.screening import Screening
+from moeopt.search import solve
+from moeopt.space import enumerate_degrees, row, with_chunks
+from schedule_cases import random_shape, random_times
+from test_search_brute_force import placements, random_problem
+
+
+def replayed_step(ledger: Ledger, pipeline: PipelineLayout) -> int:
+    step = ledger.step_time(pipeline)
+    return step.total_ns - step.pipeline_ns + ledger.replay(pipeline).total_ns
+
+
+def exhaustive_replay(problem: Problem) -> tuple[int | None, list[int]]:
+    """Lowest replayed step of every layout that fits; and every layout's excess of its step over the bound that
+    `evaluate` prints for its degrees."""
+    best: int | None = None
+    slack = []
+    degrees, _ = with_chunks(problem, enumerate_degrees(problem))
+    for mode in modes(problem):
+        for recompute in recomputes(problem):
+            choices = mode.model_copy(update={"recompute": recompute})
+            for index in range(len(degrees.tp)):
+                at = row(degrees, index)
+                if not legal(problem, at, choices):
+                    continue
+                ledger = Ledger(problem, at, choices)
+                low = ledger.replay_bound_ns()
+                for pipeline in placements(problem, at.pp, at.vpp):
+                    step_ns = replayed_step(ledger, pipeline)
+                    slack.append(step_ns - low)
+                    if best is not None and step_ns >= best:
+                        continue
+                    if max(stage.total_bytes for stage in ledger.memory(pipeline)) <= problem.memory_limit:
+                        best = step_ns
+    return best, slack
+
+
+def check(seed: int) -> bool:
+    """Whether the problem had a layout; fails where the certificate is not what enumeration gives."""
+    problem = random_problem(seed).model_copy(update={"objective": "step_time", "then": ()})
+    best, slack = exhaustive_replay(problem)
+    assert min(slack, default=0) >= 0, seed
+    if best is None:
+        return False
+    plain = solve(problem, workers=1)["schedule"]
+    assert plain["lower_bound_ns"] <= best <= plain["simulated_ns"], seed
+    assert plain["certified"] == (plain["lower_bound_ns"] == plain["simulated_ns"]), seed
+    answer = solve(problem, workers=1, certify=True)
+    schedule = answer["schedule"]
+    assert schedule["certified"], seed
+    assert schedule["simulated_ns"] == schedule["lower_bound_ns"] == best, seed
+    assert schedule["gap"] == 0, seed
+    again = evaluate(problem, Layout(**answer["layout"]))
+    assert again["status"] == "evaluated", seed
+    assert again["schedule"]["simulated_ns"] == best, seed
+    return True
+
+
+def test_certificates_equal_enumeration() -> None:
+    """The default bound is below the best replayed step of all layouts, and --certify finds that step (8 problems)."""
+    assert sum(check(seed) for seed in range(8)) >= 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", range(8, 408, 40))
+def test_more_certificates_equal_enumeration(first: int) -> None:
+    """The same law on 400 further problems."""
+    for seed in range(first, first + 40):
+        check(seed)
+
+
+def test_combined_rows_are_below_every_replay() -> None:
+    """Any weighting of critical paths is a row that no other times' replay goes below (up to its rounding)."""
+    rng = random.Random(31)
+    for _ in range(200):
+        shape, overlap, hop = random_shape(rng, 5), rng.random() < 0.4, rng.choice([0, 7])
+        schedule = Schedule(*shape, overlap)
+        cuts = []
+        for _ in range(4):
+            cut = replay(*shape, *random_times(rng, schedule.stages), hop, ep_overlap=overlap).cut
+            assert cut is not None
+            cuts.append((cut.forward, cut.backward, cut.hops))
+        row_ = CombinedRow.of(schedule, cuts, [rng.random() for _ in cuts])
+        assert row_ is not None
+        forward, backward = random_times(rng, schedule.stages)
+        total = replay(*shape, forward, backward, hop, ep_overlap=overlap).total_ns
+        value = row_.hops * hop
+        value += sum(a * b for a, b in zip(row_.forward, forward, strict=True))
+        value += sum(a * b for a, b in zip(row_.backward, backward, strict=True))
+        assert value <= row_.scale * total
+
+
+def deepseek(fix: dict[str, object]) -> Problem:
+    workload = {"sequence_length": 4096, "global_batch_size": 2048, "precision": "fp8"}
+    return load_problem(
+        {"architecture": "deepseek-v3", "cluster": "h800", "gpus": 2048, "workload": workload, "fix": fix}
+    )
+
+
+CHEAP_MODULES = {"modules": ["layernorm", "mla_up_proj", "moe_act"]}
+LAYOUT = {"tp": 2, "ep": 64, "etp": 1, "cp": 1, "micro_batch_size": 1, "dispatcher": "deepep"}
+
+
+def candidate(problem: Problem, layout: Layout) -> Candidate:
+    full = complete(problem, layout)
+    return Candidate(problem, degrees_of(full), full.choices, 0)
+
+
+@pytest.mark.parametrize(("pp", "vpp", "overlap"), [(8, 2, False), (4, 4, True), (16, 1, False)])
+def test_relaxation_is_a_bound_and_beats_the_rows(pp: int, vpp: int, overlap: bool) -> None:
+    """Each round's cuts only raise the bound; no placement's replay is below it."""
+    recompute = {"modules": ["mla_up_proj", "moe_act"]}
+    chosen = {**LAYOUT, "pp": pp, "vpp": vpp, "recompute": recompute, "overlap": {"ep_all_to_all": overlap}}
+    problem = deepseek({})
+    at = candidate(problem, Layout(**chosen))
+    terms, counts = at.ledger.time_terms, piece_counts(problem)
+    bounds = []
+    for rounds in (1, 40):
+        combined = Relaxation(at, Schedule(*at.schedule)).refine(rounds, lambda: False)
+        assert combined is not None
+        bounds.append(combined.bound_ns(counts, terms.forward_ns, at.backward_ns, terms.hop_ns))
+    assert bounds[0] <= bounds[1]
+    rng, stages = random.Random(5), pp * vpp
+    for _ in range(5):
+        layers = [61 // stages] * stages
+        for _ in range(61 - sum(layers)):
+            layers[rng.randrange(stages)] += 1
+        pipeline = PipelineLayout.from_counts(pp, layers, 1)
+        assert bounds[1] <= at.ledger.replay(pipeline).total_ns
+
+
+@pytest.mark.parametrize(
+    ("pp", "vpp"), [(16, 1), *(pytest.param(*grid, marks=pytest.mark.slow) for grid in ((8, 2), (4, 4)))]
+)
+def test_deepseek_closes(pp: int, vpp: int) -> None:
+    """With its grid and degrees fixed, DeepSeek-V3's replayed optimum is proven in seconds."""
+    problem = deepseek({**LAYOUT, "pp": pp, "vpp": vpp, "recompute": CHEAP_MODULES})
+    answer = solve(problem, workers=2, certify=True, time_limit=60)
+    assert answer["schedule"]["certified"], answer["schedule"]
+
+
+def test_a_stopped_certificate_is_still_a_bound() -> None:
+    """Without time nothing is certified; the bound is that of the screening, and holds."""
+    problem = deepseek({**LAYOUT, "pp": 8, "vpp": 2, "recompute": CHEAP_MODULES})
+    at = candidate(problem, Layout(**problem.fix))
+    found = Found.judge(at, PipelineLayout.from_counts(8, [4] * 15 + [1], 1))
+    expired = Certifier(Screening(problem), [found], Settings(workers=1, deadline=0.0), FULL).run()
+    cheap = Certifier(Screening(problem), [found], Settings(workers=1), CHEAP).run()
+    assert not expired.closed
+    assert expired.lower_bound_ns <= cheap.lower_bound_ns <= cheap.best.step_ns
+
+
+def test_the_report_tells_both_optima(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the best replay is not the ledger's optimum, the answer describes the former, keeps the ledger's objective
+    and names the latter's layout."""
+    import moeopt.search as module
+
+    problem = deepseek({**LAYOUT, "pp": 16, "vpp": 1, "recompute": CHEAP_MODULES})
+    at = candidate(problem, Layout(**problem.fix))
+    other = Found.judge(at, PipelineLayout.from_counts(16, [3, *[4] * 14, 2], 1))
+
+    def certificate(*_: object) -> Certificate:
+        best = Replayed.judge(other)
+        return Certificate(best, best.step_ns, 1, 1)
+
+    monkeypatch.setattr(module, "prove_replay", certificate)
+    answer = solve(problem, workers=2, certify=True)
+    assert answer["layout"]["pipeline_layout"] == str(other.pipeline)
+    assert answer["step_time"]["total_ns"] == other.time_ns
+    assert answer["objective"]["value"] < other.time_ns
+    assert answer["ledger_optimum"]["step_time_ns"] == answer["objective"]["value"]
+    assert answer["ledger_optimum"]["layout"]["pipeline_layout"] != str(other.pipeline)
+    console = Console(record=True, width=200)
+    render(answer, console)
+    assert "by the ledger another layout is best" in console.export_text()
