@@ -6,8 +6,9 @@ best value are collected, and the tie among them is broken by further goals.
 """
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -28,18 +29,20 @@ from moeopt.space import check_names
 
 _BATCH = 4
 """Candidates asked at once, a worker."""
+_LONG = 8.0
+"""Deterministic time of a second try to rule a candidate out."""
 _GROWTH = 1.2
 """The first limit that admits a layout is looked for in steps of this factor ..."""
 _ROUNDS = 16
 """... this many times: to 18 times the lowest bound. What fits only beyond is left to the solver."""
-_SAMPLES = 4
-_IMPROVEMENTS = 8
-_FEW = 96
-_EFFORT, _LONG = 4.0, 30.0
-"""Deterministic time of a first try to place a candidate's layers best, and of one to rule it out after that failed."""
 _FILLS = (1.0, 0.93, 0.85, 0.75, 0.6)
-"""Shares of the memory limit: for each, and each recompute setting, the best pairs whose memory bound is below it are
-tried first."""
+"""Shares of the memory limit: for each, the best candidates whose memory bound is below it are placed first ..."""
+_SAMPLES = 4
+"""... so many of them."""
+_IMPROVEMENTS = 8
+"""Rounds of placing what could be better than the best layout known."""
+_FEW = 96
+"""If no more candidates are left than this, all are placed."""
 
 
 class Stopped(Exception):  # noqa: N818 - not an error: a way out of the loops
@@ -220,7 +223,7 @@ class Search:
         """Take a layout into the pool, one a candidate, unless it breaks a constraint on its placement."""
         if found is None or not obeys(found.candidate, found.pipeline, found.time_ns):
             return
-        known = next((f for f in self.pool if f.candidate.order == found.candidate.order), None)
+        known = self._known(found.candidate)
         if known is not None:
             if (known.score, known.peak_bytes) <= (found.score, found.peak_bytes):
                 return
@@ -247,14 +250,29 @@ class Search:
                 self._say(f"bound {self.bound:,}, at most {len(queue)} candidates to ask")
                 batch = [queue.candidate(position) for position in positions]
                 self.asked += len(batch)
-                for candidate, gone in zip(batch, list(pool.map(self._ruled_out, batch)), strict=True):
-                    if not gone:
-                        self._solve(candidate)
+                for candidate in self._possible(batch, pool):
+                    self._solve(candidate)
                 queue.close(positions)
                 if self.threshold != known:
                     queue.tighten(self.limits(self.threshold))
 
-    def _ruled_out(self, candidate: Candidate, effort: float = QUICK) -> bool:
+    def _possible(self, batch: Sequence[Candidate], pool: Executor) -> list[Candidate]:
+        """Those that could not be ruled out: asked quickly, then, where no placement is known either, for longer."""
+        gone = pool.map(self._ruled_out, batch, repeat(QUICK))
+        left = [candidate for candidate, done in zip(batch, gone, strict=True) if not done]
+        for candidate in left:
+            self._check_deadline()
+            self._add(place(candidate, self.limits(self.threshold).memory_bytes))
+        unknown = [candidate for candidate in left if self._known(candidate) is None]
+        gone = pool.map(self._ruled_out, unknown, repeat(_LONG))
+        hopeless = {candidate.order for candidate, done in zip(unknown, gone, strict=True) if done}
+        return [candidate for candidate in left if candidate.order not in hopeless]
+
+    def _known(self, candidate: Candidate) -> Found | None:
+        """The layout of a candidate in the pool."""
+        return next((found for found in self.pool if found.candidate.order == candidate.order), None)
+
+    def _ruled_out(self, candidate: Candidate, effort: float) -> bool:
         """Whether the smaller model shows that no placement is within the threshold."""
         if self.settings.expired:
             return False
@@ -264,19 +282,14 @@ class Search:
     def _solve(self, candidate: Candidate) -> None:
         """The best layout of one candidate, if it is within the threshold."""
         self._check_deadline()
-        self._add(place(candidate, self.limits(self.threshold).memory_bytes))
         encoding = self._encode(candidate)
         if encoding is None:
             return
-        known = next((f for f in self.pool if f.candidate.order == candidate.order), None)
+        known = self._known(candidate)
         if known is not None:
             encoding.hint(known)
         goal = encoding.peak if self.problem.objective == "peak_memory" else encoding.time
-        outcome = minimise(encoding, goal, self.settings, "candidate", _EFFORT)
-        if outcome.found is None and not outcome.proven and self._ruled_out(candidate, _LONG):
-            return
-        if not outcome.proven:
-            outcome = minimise(encoding, goal, self.settings, "candidate")
+        outcome = minimise(encoding, goal, self.settings, "candidate")
         self._add(outcome.found)
         if not outcome.proven:
             raise Stopped

@@ -46,17 +46,10 @@ class Outcome:
     bound: int
 
 
-def minimise(
-    encoding: Encoding, goal: Expression, settings: Settings, label: str, effort: float | None = None
-) -> Outcome:
-    """Minimise one expression. The layout's integers come from the exact reader, which must agree with the model's.
-
-    `effort` limits the deterministic time (about seconds of one thread); absent, only the deadline does.
-    """
+def minimise(encoding: Encoding, goal: Expression, settings: Settings, label: str) -> Outcome:
+    """Minimise one expression. The layout's integers come from the exact reader, which must agree with the model's."""
     encoding.cp.minimize(goal)
     solver = _solver(settings)
-    if effort is not None:
-        solver.parameters.max_deterministic_time = effort
     callback = _Report(settings.progress, label) if settings.progress else None
     status = solver.solve(encoding.cp, callback)
     if status == cp_model.MODEL_INVALID:
@@ -74,7 +67,8 @@ def minimise(
 
 
 def rules_out(encoding: Encoding, settings: Settings, effort: float = QUICK) -> bool:
-    """Whether the model has no solution at all; False also where that was not settled within the effort."""
+    """Whether the model has no solution at all; False also where that was not settled within the effort (deterministic
+    time: about so many seconds)."""
     solver = _solver(settings)
     solver.parameters.num_workers = 1
     solver.parameters.max_presolve_iterations = 1
