@@ -1,5 +1,6 @@
-"""What the search shows, in one run: `python benchmarks/search.py [--sections laws strings even gaps]`.
+"""What the search shows, in one run: `python benchmarks/search.py [--sections space laws strings even gaps]`.
 
+    space     how many layouts the search decides among, counted
     laws      the schedule's laws on random schedules, counted
     strings   DeepSeek-V3's hand-written pipeline layouts beside ours, under the same evaluation
     even      the joint optimum beside the best even-split layout, for published trainings
@@ -24,10 +25,12 @@ from moeopt.cpsat.solve import ENGINE
 from moeopt.incumbent import Found
 from moeopt.layout import Layout
 from moeopt.pipeline import PipelineLayout
+from moeopt.problem.loading import load_problem
 from moeopt.problem.problem import Problem
 from moeopt.resolve import complete, degrees_of
 from moeopt.search import solve
 from replay_laws import check_laws
+from space_count import count as count_space
 
 FOLDER = Path(__file__).parent.parent / "problems"
 TRAININGS = (
@@ -193,10 +196,32 @@ def laws_section(schedules: int, seed: int) -> list[str]:
     return [*head, *lines, ""]
 
 
+def space_section(gpus: Sequence[int]) -> list[str]:
+    """The joint space of DeepSeek-V3, counted."""
+    head = [
+        "## The space",
+        "",
+        "DeepSeek-V3 on H100, 8,192 sequences of 4,096: legal candidates (degrees, modes, recompute) and layouts",
+    ]
+    lines = [
+        *head,
+        "(candidates with every placement of their layers), counted and not sampled.",
+        "",
+        "| GPUs | candidates | layouts |",
+        "|---:|---:|---:|",
+    ]
+    for count in gpus:
+        given = {"architecture": "deepseek-v3", "cluster": "h100-sxm", "gpus": count}
+        candidates, layouts = count_space(load_problem({**given, "workload": {"global_batch_size": 8192}}))
+        lines.append(f"| {count:,} | {candidates:,} | {layouts:,} |")
+        print(lines[-1], flush=True)
+    return [*lines, ""]
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the sections and write the page."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    every = ("laws", "strings", "even", "gaps")
+    every = ("space", "laws", "strings", "even", "gaps")
     parser.add_argument("--sections", nargs="+", choices=every, default=every)
     parser.add_argument("--schedules", type=int, default=3000)
     parser.add_argument("--trainings", nargs="+", default=TRAININGS)
@@ -213,6 +238,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "",
     ]
     sections = {
+        "space": lambda: space_section((512, 2048)),
         "laws": lambda: laws_section(options.schedules, options.seed),
         "strings": lambda: strings_section(options.time_limit),
         "even": lambda: even_section(options.trainings, options.time_limit),
