@@ -1,7 +1,7 @@
 """Bounds that know what fits beside the special pieces never exceed the best placement, found by listing all."""
 
 import random
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
@@ -39,7 +39,7 @@ def _best(shape: tuple[int, int, int, int], layers: list[int], special: tuple[in
         if listed > MOST_PLACEMENTS:
             return None
         ends = [-1, *cuts, len(layers) + stages - 1]
-        counts = [b - a - 1 for a, b in zip(ends, ends[1:], strict=False)]
+        counts = [b - a - 1 for a, b in pairwise(ends)]
         ends_at = [s for s in range((vpp - 1) * pp, stages) if s % pp] if mtp else [stages - 1]
         for end in ends_at:
             if 0 in counts[1:end] or any(counts[end + 1 :]):
@@ -71,9 +71,7 @@ def test_no_placement_is_below_the_packed_bounds() -> None:
             continue
         ahead = lead * leading if pp > leading + 1 else 0
         work = (total - leading) * price + leading * lead + sum(special)
-        load = Load(
-            total - leading, *map(_column, (price, price, *special)), leading, _column(ahead), _column(work)
-        )
+        load = Load(total - leading, *map(_column, (price, price, *special)), leading, _column(ahead), _column(work))
         columns = [_column(value) for value in shape]
         upper, rank = int(ub2_packed_ns(*columns, load)[0]), int(heaviest_rank_ns(columns[0], load)[0])
         assert 0 < upper <= best[0], (shape, total, leading, price, lead, special)
