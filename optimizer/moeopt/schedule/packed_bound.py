@@ -17,7 +17,6 @@ above by (Mv+p-1) x.
 """
 
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -134,7 +133,11 @@ def _points(shape: _Shape, load: Load) -> tuple[list[Column], Column]:
     stages = shape.pp * shape.v
     lowest = np.maximum(load.layers // stages - _NEAR, 0)
     levels = [_level(load, lowest + step) for step in range(2 * _NEAR + 3)]
-    extras = (0, load.embedding, load.loss, load.mtp, load.mtp + load.loss, load.embedding + load.leading_ns)
+    extras = [0 * load.loss, load.embedding, load.loss]
+    if load.mtp.any():
+        extras += [load.mtp, load.mtp + load.loss]
+    if load.leading_ns.any():
+        extras.append(load.embedding + load.leading_ns)
     points = [np.asarray(level + extra) for level in levels for extra in extras]
     share = shape.waves + shape.rounds * shape.pp
     below = shape.span * levels[0] + share * np.maximum(load.work - stages * levels[0], 0) // shape.pp
@@ -154,20 +157,15 @@ def _cost_at(x: Column, shape: _Shape, load: Load) -> tuple[Column, Column]:
     rise = _level(load, held + 1) - x
     once = np.minimum(rise, load.more)
     above = _raised(np.maximum(load.layers - pp * shape.v * held, 0), pp * shape.v, once, load.more)
-    maxima = np.full(x.shape, 10**15)
-    firsts = [
-        (at - x, load.first_units(following - 1, pp))
-        for at, following in _options(x, held, load, (load.embedding, load.embedding + load.leading_ns))
-    ]
-    lasts = [
-        (at - x, load.last_units(following - 1, pp))
-        for at, following in _options(x, held, load, (load.loss, load.mtp, load.mtp + load.loss))
-    ]
-    for up_first, layers_first in firsts:
-        for up_last, layers_last in lasts:
-            needed = load.layers - inner * pp * held - layers_first - layers_last
-            rises = np.maximum(-(-needed // pp), 0)
-            maxima = np.minimum(maxima, up_first + up_last + _raised(rises, inner, once, load.more))
+    at, following = _options(x, held, load, (load.embedding, load.embedding + load.leading_ns))
+    up_first, layers_first = at - x, load.first_units(following - 1, pp)
+    endings = (load.loss, load.mtp, load.mtp + load.loss) if load.mtp.any() else (load.loss,)
+    at, following = _options(x, held, load, endings)
+    up_last, layers_last = at - x, load.last_units(following - 1, pp)
+    needed = load.layers - inner * pp * held - layers_first[:, None] - layers_last[None]
+    rises = np.maximum(-(-needed // pp), 0)
+    raised = up_first[:, None] + up_last[None] + _raised(rises, inner, once, load.more)
+    maxima = raised.min(axis=(0, 1))
     base = shape.span * x + shape.waves * maxima
     return base + shape.rounds * maxima, base + shape.rounds * above
 
@@ -177,9 +175,9 @@ def _raised(rises: Column, places: Column, once: Column, more: Column) -> Column
     return np.asarray(np.minimum(rises, places) * once + np.maximum(rises - places, 0) * more)
 
 
-def _options(x: Column, held: Column, load: Load, extras: tuple[Column, ...]) -> list[tuple[Column, Column]]:
-    """(maximum of a position, the next breakpoint above it), from x on; the last one's next is just above itself."""
+def _options(x: Column, held: Column, load: Load, extras: tuple[Column, ...]) -> tuple[Column, Column]:
+    """Maxima of a position from x on, and the next breakpoint above each; the last one's next is just above itself."""
     levels = [_level(load, held + step) for step in (0, 1, 2)]
     points = [x, *levels[1:], *(level + extra for level in levels for extra in extras)]
     ordered = np.sort(np.maximum(np.stack(points), x), axis=0)
-    return [*pairwise(ordered), (ordered[-1], ordered[-1] + 1)]
+    return ordered, np.concatenate([ordered[1:], ordered[-1:] + 1])
