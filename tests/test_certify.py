@@ -5,15 +5,14 @@ import random
 import pytest
 from rich.console import Console
 
+from enumeration import legal_candidates, peak_bytes, placed, random_problem
 from moeopt.accounting.ledger import Ledger
 from moeopt.accounting.pieces import piece_counts
 from moeopt.candidate import Candidate
 from moeopt.certify import CHEAP, FULL, Certificate, Certifier, Replayed
-from moeopt.configurations import modes, recomputes
 from moeopt.cpsat.relaxation import Relaxation
 from moeopt.cpsat.solve import Settings
 from moeopt.evaluation import evaluate
-from moeopt.frameworks.megatron_core import legal
 from moeopt.incumbent import Found
 from moeopt.layout import Layout
 from moeopt.pipeline import PipelineLayout
@@ -26,9 +25,7 @@ from moeopt.schedule.replay import replay
 from moeopt.schedule.shape import Schedule
 from moeopt.screening import Screening
 from moeopt.search import solve
-from moeopt.space import enumerate_degrees, row, with_chunks
 from schedule_cases import random_shape, random_times
-from test_search_brute_force import placements, random_problem
 
 
 def replayed_step(ledger: Ledger, pipeline: PipelineLayout) -> int:
@@ -41,23 +38,15 @@ def exhaustive_replay(problem: Problem) -> tuple[int | None, list[int]]:
     `evaluate` prints for its degrees."""
     best: int | None = None
     slack = []
-    degrees, _ = with_chunks(problem, enumerate_degrees(problem))
-    for mode in modes(problem):
-        for recompute in recomputes(problem):
-            choices = mode.model_copy(update={"recompute": recompute})
-            for index in range(len(degrees.tp)):
-                at = row(degrees, index)
-                if not legal(problem, at, choices):
-                    continue
-                ledger = Ledger(problem, at, choices)
-                low = ledger.replay_bound_ns()
-                for pipeline in placements(problem, at.pp, at.vpp):
-                    step_ns = replayed_step(ledger, pipeline)
-                    slack.append(step_ns - low)
-                    if best is not None and step_ns >= best:
-                        continue
-                    if max(stage.total_bytes for stage in ledger.memory(pipeline)) <= problem.memory_limit:
-                        best = step_ns
+    for ledger in legal_candidates(problem):
+        low = ledger.replay_bound_ns()
+        for pipeline in placed(ledger):
+            step_ns = replayed_step(ledger, pipeline)
+            slack.append(step_ns - low)
+            if best is not None and step_ns >= best:
+                continue
+            if peak_bytes(ledger, pipeline) <= problem.memory_limit:
+                best = step_ns
     return best, slack
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import yaml
 
+from enumeration import random_problem
 from example_answer import ARCHITECTURE
 from moeopt.__main__ import run
 from moeopt.constraints import constrain
@@ -21,7 +22,6 @@ from moeopt.pipeline import PipelineLayout
 from moeopt.problem.loading import load_problem
 from moeopt.space import row
 from test_constraints_search import random_constraint
-from test_search_brute_force import random_problem
 
 GIB = 2**30
 NUMBERS = {

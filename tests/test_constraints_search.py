@@ -8,18 +8,14 @@ import random
 
 import pytest
 
-from moeopt.accounting.ledger import Ledger
-from moeopt.configurations import modes, recomputes
+from enumeration import legal_candidates, placed, random_problem
 from moeopt.constraints import constrain
 from moeopt.constraints.evaluate import Placed, Reader
 from moeopt.constraints.rules import trees
 from moeopt.constraints.tree import items
 from moeopt.evaluation import evaluate
-from moeopt.frameworks.megatron_core import legal
 from moeopt.problem.problem import Problem
 from moeopt.search import solve
-from moeopt.space import enumerate_degrees, row, with_chunks
-from test_search_brute_force import placements, random_problem
 
 SEEDS = range(120)
 BATCH = 20
@@ -73,26 +69,21 @@ def exhaustive(problem: Problem) -> tuple[int, ...] | None:
     wanted = list(trees(problem).values())
     early = [tree for tree in wanted if not items(tree)]
     best: tuple[int, ...] | None = None
-    degrees, _ = with_chunks(plain, enumerate_degrees(plain))
-    for mode in modes(plain):
-        for recompute in recomputes(plain):
-            choices = mode.model_copy(update={"recompute": recompute})
-            for index in range(len(degrees.tp)):
-                at = row(degrees, index)
-                if not legal(plain, at, choices) or not all(Reader(at, choices).holds(tree) for tree in early):
-                    continue
-                ledger = Ledger(plain, at, choices)
-                for pipeline in placements(plain, at.pp, at.vpp):
-                    time_ns = ledger.step_time(pipeline).total_ns
-                    value = {"step_time": time_ns, "cost": time_ns * at.gpus, "gpus": at.gpus}.get(plain.objective, -1)
-                    if best is not None and value > best[0]:
-                        continue
-                    peaks = [stage.total_bytes for stage in ledger.memory(pipeline)]
-                    reader = Reader(at, choices, Placed.of(pipeline, peaks, time_ns))
-                    if max(peaks) > plain.memory_limit or not all(reader.holds(tree) for tree in wanted):
-                        continue
-                    reached = (max(peaks),) if plain.objective == "peak_memory" else (value, time_ns)
-                    best = reached if best is None else min(best, reached)
+    for ledger in legal_candidates(plain):
+        at, choices = ledger.degrees, ledger.choices
+        if not all(Reader(at, choices).holds(tree) for tree in early):
+            continue
+        for pipeline in placed(ledger):
+            time_ns = ledger.step_time(pipeline).total_ns
+            value = {"step_time": time_ns, "cost": time_ns * at.gpus, "gpus": at.gpus}.get(plain.objective, -1)
+            if best is not None and value > best[0]:
+                continue
+            peaks = [stage.total_bytes for stage in ledger.memory(pipeline)]
+            reader = Reader(at, choices, Placed.of(pipeline, peaks, time_ns))
+            if max(peaks) > plain.memory_limit or not all(reader.holds(tree) for tree in wanted):
+                continue
+            reached = (max(peaks),) if plain.objective == "peak_memory" else (value, time_ns)
+            best = reached if best is None else min(best, reached)
     return best
 
 

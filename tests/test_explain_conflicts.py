@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from moeopt.accounting.ledger import Ledger
+from enumeration import legal_candidates, placed, random_problem
 from moeopt.branch import Search
 from moeopt.configurations import modes, recomputes
 from moeopt.constraints import constrain
@@ -21,12 +21,11 @@ from moeopt.constraints.tree import items
 from moeopt.cpsat.solve import Settings
 from moeopt.explain.conflict import Conflict, conflict
 from moeopt.explain.placing import Clock
-from moeopt.frameworks.megatron_core import FRAMEWORK_RULES, legal
+from moeopt.frameworks.megatron_core import FRAMEWORK_RULES
 from moeopt.layout import Choices, Degrees
 from moeopt.problem.problem import DEGREES, Bound, Problem
-from moeopt.space import default_group, divisors, enumerate_degrees, row, with_chunks
+from moeopt.space import default_group, divisors
 from test_constraints_search import random_constraint
-from test_search_brute_force import placements, random_problem
 
 GIB = 2**30
 SEEDS = range(160)
@@ -136,21 +135,17 @@ def placeable(problem: Problem, names: set[str]) -> bool:
     room = 2**60
     if "memory_fits" in names:
         room = problem.memory_limit if "limit_peak_memory" in names else problem.cluster.memory
-    degrees, _ = with_chunks(held, enumerate_degrees(held))
-    for mode, recompute in product(modes(held), recomputes(held)):
-        choices = mode.model_copy(update={"recompute": recompute})
-        for index in np.flatnonzero(legal(held, degrees, choices) & np.ones(len(degrees.tp), dtype=bool)):
-            at = row(degrees, int(index))
-            if not all(Reader(at, choices).holds(tree) for tree in early):
+    for ledger in legal_candidates(held):
+        at, choices = ledger.degrees, ledger.choices
+        if not all(Reader(at, choices).holds(tree) for tree in early):
+            continue
+        for pipeline in placed(ledger):
+            peaks = [stage.total_bytes for stage in ledger.memory(pipeline)]
+            if max(peaks) > room:
                 continue
-            ledger = Ledger(held, at, choices)
-            for pipeline in placements(held, at.pp, at.vpp):
-                peaks = [stage.total_bytes for stage in ledger.memory(pipeline)]
-                if max(peaks) > room:
-                    continue
-                placed = Placed.of(pipeline, peaks, ledger.step_time(pipeline).total_ns)
-                if all(Reader(at, choices, placed).holds(tree) for tree in wanted):
-                    return True
+            finished = Placed.of(pipeline, peaks, ledger.step_time(pipeline).total_ns)
+            if all(Reader(at, choices, finished).holds(tree) for tree in wanted):
+                return True
     return False
 
 

@@ -9,16 +9,14 @@ from fractions import Fraction
 
 import pytest
 
-from moeopt.accounting.ledger import Ledger
+from enumeration import legal_candidates, peak_bytes, placed, placements, random_problem
 from moeopt.candidate import Candidate
-from moeopt.configurations import modes, recomputes
-from moeopt.frameworks.megatron_core import legal
+from moeopt.configurations import modes
 from moeopt.frontier import pareto
 from moeopt.frontier.goals import GOALS
 from moeopt.frontier.placements import FEW, are_few, every_placement
 from moeopt.problem.problem import Bound, Problem
 from moeopt.space import enumerate_degrees, row, with_chunks
-from test_search_brute_force import placements, random_problem
 
 SEEDS = range(60)
 BATCH = 20
@@ -37,19 +35,11 @@ OBJECTIVES = [
 def every_point(problem: Problem) -> set[tuple[int, int, int]]:
     """(step time, peak bytes, GPUs) of every legal layout that fits, without those that another beats in all three."""
     found: set[tuple[int, int, int]] = set()
-    degrees, _ = with_chunks(problem, enumerate_degrees(problem))
-    for mode in modes(problem):
-        for recompute in recomputes(problem):
-            choices = mode.model_copy(update={"recompute": recompute})
-            for index in range(len(degrees.tp)):
-                at = row(degrees, index)
-                if not legal(problem, at, choices):
-                    continue
-                ledger = Ledger(problem, at, choices)
-                for pipeline in placements(problem, at.pp, at.vpp):
-                    peak = max(stage.total_bytes for stage in ledger.memory(pipeline))
-                    if peak <= problem.memory_limit:
-                        found.add((ledger.step_time(pipeline).total_ns, peak, at.gpus))
+    for ledger in legal_candidates(problem):
+        for pipeline in placed(ledger):
+            peak = peak_bytes(ledger, pipeline)
+            if peak <= problem.memory_limit:
+                found.add((ledger.step_time(pipeline).total_ns, peak, ledger.degrees.gpus))
     return found
 
 
@@ -133,20 +123,11 @@ def test_a_frontier_obeys_constraints(seed: int) -> None:
 
 def _first_stage_holds_a_layer(problem: Problem, point: tuple[int, ...]) -> bool:
     """Whether some layout of these values has a decoder layer beside the embedding."""
-    degrees, _ = with_chunks(problem, enumerate_degrees(problem))
-    for mode in modes(problem):
-        for recompute in recomputes(problem):
-            choices = mode.model_copy(update={"recompute": recompute})
-            for index in range(len(degrees.tp)):
-                at = row(degrees, index)
-                if not legal(problem, at, choices):
-                    continue
-                ledger = Ledger(problem, at, choices)
-                for pipeline in placements(problem, at.pp, at.vpp):
-                    held = sum(chunk.layers for chunk in pipeline.of_rank(0))
-                    peak = max(stage.total_bytes for stage in ledger.memory(pipeline))
-                    if held and (ledger.step_time(pipeline).total_ns, peak) == point:
-                        return True
+    for ledger in legal_candidates(problem):
+        for pipeline in placed(ledger):
+            held = sum(chunk.layers for chunk in pipeline.of_rank(0))
+            if held and (ledger.step_time(pipeline).total_ns, peak_bytes(ledger, pipeline)) == point:
+                return True
     return False
 
 
@@ -159,7 +140,7 @@ def test_a_coarse_frontier_covers_every_layout(seed: int) -> None:
     points = values(answer, objectives)
     assert answer["complete"]
     assert frontier(set(points)) == points
-    for time_ns, peak_bytes, _ in every_point(problem):
+    for time_ns, peak, _ in every_point(problem):
         assert any(
-            point[0] <= time_ns * (1 + Fraction(5, 100)) and point[1] <= peak_bytes + 16 * 2**20 for point in points
-        ), (seed, time_ns, peak_bytes)
+            point[0] <= time_ns * (1 + Fraction(5, 100)) and point[1] <= peak + 16 * 2**20 for point in points
+        ), (seed, time_ns, peak)

@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 
+from enumeration import random_problem
 from moeopt.errors import InputError
 from moeopt.frontier.goals import GOALS
 from moeopt.problem.loading import load_problem
 from moeopt.problem.problem import Problem
 from moeopt.search import solve
 from test_frontier_brute_force import every_point
-from test_search_brute_force import random_problem
 
 NAMES = ("step_time", "peak_memory", "gpus", "cost")
 TINY: dict[str, Any] = {

@@ -5,11 +5,11 @@ import random
 import numpy as np
 import pytest
 
+from enumeration import random_problem
 from moeopt.schedule.bounds import ub2
 from moeopt.schedule.chunk_cap import longest_chunk_ns, ub2_at_least
 from moeopt.schedule.in_flight import in_flight_vectors
 from moeopt.search import solve
-from test_search_brute_force import random_problem
 
 SOLVABLE = [seed for seed in range(60) if random_problem(seed).objective == "step_time"][:8]
 

@@ -2,11 +2,11 @@
 
 import pytest
 
+from enumeration import exhaustive_best, random_problem
 from moeopt.evaluation import evaluate
 from moeopt.layout import Layout
 from moeopt.problem.problem import Problem
 from moeopt.search import solve
-from test_search_brute_force import exhaustive_best, random_problem
 
 FIXES = (
     {"fsdp": "no_shard"},

@@ -1,0 +1,141 @@
+"""Small random problems, and every layout of one: what the search, frontiers and certificates are compared with.
+
+The listing shares the exact reader (the ledger), the legality rules and the space of choices with the search, and
+nothing of its bounds, heuristics, encoding or solver.
+"""
+
+import random
+from collections.abc import Iterator
+from itertools import combinations, pairwise
+from typing import Any
+
+import numpy as np
+
+from moeopt.accounting.ledger import Ledger
+from moeopt.configurations import modes, recomputes
+from moeopt.frameworks.megatron_core import legal
+from moeopt.pipeline import PipelineLayout
+from moeopt.problem.loading import load_problem
+from moeopt.problem.problem import Problem
+from moeopt.space import enumerate_degrees, row, with_chunks
+
+
+def random_problem(seed: int) -> Problem:
+    """A problem small enough to enumerate: a few layers, a few GPUs, a memory limit that often binds."""
+    rng = random.Random(seed)
+    moe, mla = rng.random() < 0.75, rng.random() < 0.3
+    layers = rng.randint(2, 5)
+    architecture: dict[str, Any] = {
+        "hidden_size": rng.choice([256, 512]),
+        "num_hidden_layers": layers,
+        "num_attention_heads": 4,
+        "num_key_value_heads": rng.choice([1, 2, 4]),
+        "head_dim": 64,
+        "vocab_size": rng.choice([1000, 8000]),
+        "intermediate_size": 512,
+    }
+    if moe:
+        architecture |= {
+            "num_experts": rng.choice([2, 4]),
+            "num_experts_per_tok": 1 if rng.random() < 0.3 else 2,
+            "moe_intermediate_size": 256,
+            "first_k_dense_replace": rng.randint(0, layers - 1),
+            "num_nextn_predict_layers": int(rng.random() < 0.3),
+            "shared_expert_intermediate_size": rng.choice([0, 256]),
+        }
+    if mla:
+        architecture |= {
+            "num_key_value_heads": 4,
+            "kv_lora_rank": 64,
+            "qk_nope_head_dim": 64,
+            "qk_rope_head_dim": 32,
+            "v_head_dim": 64,
+        }
+    gpus = rng.choice([1, 2, 4, 4])
+    limits: dict[str, Any] = {"micro_batch_size": {"max": 2}, "vpp": {"max": 2}, "cp": {"max": 2}}
+    overhead = 6 * 2**30
+    limits["peak_memory"] = overhead + rng.choice([2**26, 2**27, 2**28, 2**29, 2**33])
+    return load_problem(
+        {
+            "architecture": architecture,
+            "cluster": "h100-sxm",
+            "gpus": gpus if rng.random() < 0.8 else {"min": 1, "max": gpus},
+            "workload": {
+                "sequence_length": rng.choice([512, 2048]),
+                "global_batch_size": rng.choice([4, 8]),
+                "routing": {"imbalance": rng.choice([1.0, 1.3])},
+            },
+            "limits": limits,
+            "fix": _fixed(rng, moe, mla),
+            "objective": rng.choice(["step_time", "step_time", "step_time", "cost", "peak_memory", "gpus"]),
+        }
+    )
+
+
+def _fixed(rng: random.Random, moe: bool, mla: bool) -> dict[str, Any]:
+    """Most problems decide recompute and dispatch, so that enumeration stays small; every tenth leaves all open."""
+    if rng.random() < 0.1:
+        return {"tp": rng.choice([1, 2]), "micro_batch_size": 1}
+    modules = ["layernorm", "moe_act"] if moe else ["layernorm"] if mla else []
+    recompute = rng.choice(["none", "full", {"modules": modules} if modules else "none"])
+    overlap = {"ep_all_to_all": moe and recompute != "full" and rng.random() < 0.2}
+    return {"recompute": recompute, "dispatcher": rng.choice(["alltoall", "deepep"]), "overlap": overlap}
+
+
+def placements(problem: Problem, pp: int, vpp: int) -> list[PipelineLayout]:
+    """Every split of the layers: inner stages hold at least one, none comes after the MTP modules."""
+    layers, stages = problem.architecture.num_hidden_layers, pp * vpp
+    mtp_stages = [stages - 1]
+    if problem.mtp_layers:
+        mtp_stages = [s for s in range((vpp - 1) * pp, stages) if s % pp or pp == 1]
+    found = []
+    for cuts in combinations(range(layers + stages - 1), stages - 1):
+        edges = [-1, *cuts, layers + stages - 1]
+        counts = [b - a - 1 for a, b in pairwise(edges)]
+        for mtp_stage in mtp_stages:
+            if all(counts[1:mtp_stage]) and not any(counts[mtp_stage + 1 :]):
+                found.append(PipelineLayout.from_counts(pp, counts, problem.mtp_layers, mtp_stage))
+    return found
+
+
+def legal_candidates(problem: Problem) -> Iterator[Ledger]:
+    """The prices of every legal combination of degrees and choices; its placements are `placements` of its grid."""
+    degrees, _ = with_chunks(problem, enumerate_degrees(problem))
+    for mode in modes(problem):
+        for recompute in recomputes(problem):
+            choices = mode.model_copy(update={"recompute": recompute})
+            for index in np.flatnonzero(np.broadcast_to(legal(problem, degrees, choices), degrees.tp.shape)):
+                yield Ledger(problem, row(degrees, int(index)), choices)
+
+
+def placed(ledger: Ledger) -> list[PipelineLayout]:
+    """Every placement of a candidate's layers."""
+    return placements(ledger.problem, ledger.degrees.pp, ledger.degrees.vpp)
+
+
+def peak_bytes(ledger: Ledger, pipeline: PipelineLayout) -> int:
+    """Bytes of the fullest rank."""
+    return max(stage.total_bytes for stage in ledger.memory(pipeline))
+
+
+def exhaustive_best(problem: Problem) -> tuple[int, ...] | None:
+    """Lowest (objective, then step time where GPUs are the objective) over every legal layout that fits."""
+    best: tuple[int, ...] | None = None
+    for ledger in legal_candidates(problem):
+        gpus = ledger.degrees.gpus
+        for pipeline in placed(ledger):
+            time_ns = ledger.step_time(pipeline).total_ns
+            hopeless = {"step_time": time_ns, "cost": time_ns * gpus, "gpus": gpus}.get(problem.objective, -1)
+            if best is not None and hopeless > best[0]:
+                continue
+            peak = peak_bytes(ledger, pipeline)
+            if peak > problem.memory_limit:
+                continue
+            value = {
+                "step_time": (time_ns,),
+                "cost": (time_ns * gpus,),
+                "peak_memory": (peak,),
+                "gpus": (gpus, time_ns),
+            }[problem.objective]
+            best = value if best is None else min(best, value)
+    return best
