@@ -22,6 +22,7 @@ from moeopt.cpsat.solve import ENGINE, QUICK, Settings, minimise, rules_out
 from moeopt.cpsat.tie_break import break_tie
 from moeopt.incumbent import Found, place
 from moeopt.layout import Recompute
+from moeopt.pipeline import PipelineLayout
 from moeopt.problem.problem import Problem
 from moeopt.queue import Queue
 from moeopt.screening import Column, Limits, Pair, Screening
@@ -41,6 +42,8 @@ _SAMPLES = 4
 """... so many of them."""
 _IMPROVEMENTS = 8
 """Rounds of placing what could be better than the best layout known."""
+_ROUNDS_OF_WIDTH = ((1, 64), (12, 128), (40, 128))
+"""Bounds are raised for all candidates by one round of duality, then by more of what is left; so many at once."""
 _FEW = 96
 """If no more candidates are left than this, all are placed."""
 
@@ -72,6 +75,8 @@ class Search:
         self.pool: list[Found] = []
         """The best layout of each candidate asked, best first; those beyond the `top` and ties of the last are cut."""
         self._queue: Queue | None = None
+        self._listed: dict[tuple[object, ...], list[Found]] = {}
+        """Every placement within the threshold of the candidates that were settled by listing them."""
         self.asked = 0
         self.bound = 0
 
@@ -90,9 +95,8 @@ class Search:
         if not proven:
             open_: list[int | None] = [None for _ in self.problem.then]
             return Result(self.pool[0], False, min(self.bound, self.pool[0].score), self.pool[: self.top], open_)
-        best, settled = break_tie(
-            self.pool[0], [f.candidate for f in self.pool if f.score == self.pool[0].score], self.settings
-        )
+        equals = [found.candidate for found in self.pool if found.score == self.pool[0].score]
+        best, settled = break_tie(self.pool[0], equals, self.settings, self._listed)
         rest = [found for found in self.pool if found.candidate.order != best.candidate.order]
         further = [best.value(name) if settled else None for name in self.problem.then]
         return Result(best, True, best.score, [best, *rest][: self.top], further)
@@ -165,17 +169,44 @@ class Search:
             self._improve()
 
     def _improve(self) -> None:
+        """Raise the bounds of what could be better than the best known, lowest first; every placement met on the way
+        may be a better one."""
+        self._queue = queue = self._all_within()
+        if self.problem.objective == "peak_memory":
+            self._place_best(queue)
+            return
+        for rounds, width in _ROUNDS_OF_WIDTH:
+            queue.open_again()
+            while positions := queue.not_raised(width):
+                self._check_deadline()
+                known = self.threshold
+                self._say(f"bound {int(queue.bound[positions[0]]):,}, {len(queue)} candidates left")
+                for candidate, placed, all_ in queue.raise_bounds(positions, self.limits(known), rounds):
+                    judged = [self._judged(candidate, pipeline) for pipeline in placed]
+                    for found in judged:
+                        self._add(found)
+                    if all_:
+                        self._listed[candidate.order] = [found for found in judged if found is not None]
+                if self.threshold != known:
+                    queue.tighten(self.limits(self.threshold))
+
+    def _judged(self, candidate: Candidate, pipeline: PipelineLayout) -> Found | None:
+        """A placement, if it fits and obeys the problem's constraints."""
+        found = Found.judge(candidate, pipeline)
+        fits = found.peak_bytes <= self.limits(None).memory_bytes
+        return found if fits and obeys(candidate, pipeline, found.time_ns) else None
+
+    def _place_best(self, queue: Queue) -> None:
         """Place the most promising candidates until none of them is better than the best known."""
-        self._queue = self._all_within()
         tried: set[tuple[object, ...]] = set()
         for _ in range(_IMPROVEMENTS):
             known = self.threshold
-            fresh = [item for item in self._samples(self._queue, each=True) if item.order not in tried]
+            fresh = [item for item in self._samples(queue, each=True) if item.order not in tried]
             self._try(fresh)
             tried.update(item.order for item in fresh)
             if self.threshold == known:
                 return
-            self._queue.tighten(self.limits(self.threshold))
+            queue.tighten(self.limits(self.threshold))
 
     def _all_within(self) -> Queue:
         """Every candidate that could be within the threshold."""

@@ -4,7 +4,7 @@ Each goal is one solve with the goals before it fixed, so the answer does not de
 which the search met the candidates.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ortools.sat.python import cp_model
 
@@ -19,11 +19,22 @@ from moeopt.screening import MOST_NS
 _LARGEST_WEIGHT = 2**55
 
 
-def break_tie(best: Found, equals: Sequence[Candidate], settings: Settings) -> tuple[Found, bool]:
+Listed = Mapping[tuple[object, ...], Sequence[Found]]
+"""Candidates (by their order) of which every placement that reaches the best value is known: these placements."""
+
+
+def break_tie(
+    best: Found, equals: Sequence[Candidate], settings: Settings, listed: Listed
+) -> tuple[Found, bool]:
     """The canonical layout among those with the best layout's value; and whether every further objective was proven
     (all but the order of layers on stages, which no objective names)."""
-    finalists = []
+    finalists: list[tuple[tuple[int, ...], tuple[object, ...], Found, Encoding | None]] = []
     for candidate in sorted(equals, key=lambda item: item.order):
+        if candidate.order in listed:
+            reaching = [found for found in listed[candidate.order] if found.score == best.score]
+            values, found = min(((_values(found), found) for found in reaching), key=lambda item: (item[0], _placing(item[1])))
+            finalists.append((values, candidate.order, found, None))
+            continue
         encoding = _encode(best, candidate)
         reached = _settle_objectives(encoding, settings)
         if reached is None:
@@ -31,6 +42,8 @@ def break_tie(best: Found, equals: Sequence[Candidate], settings: Settings) -> t
         values, found = reached
         finalists.append((values, candidate.order, found, encoding))
     *_, chosen, encoding = min(finalists, key=lambda item: item[:2])
+    if encoding is None:
+        return chosen, True
     for goal in _placement_goals(encoding, chosen):
         outcome = minimise(encoding, goal, settings, "tie-break")
         if outcome.found is None or not outcome.proven:
@@ -38,6 +51,17 @@ def break_tie(best: Found, equals: Sequence[Candidate], settings: Settings) -> t
         chosen = outcome.found
         encoding.settle(goal, outcome.bound, chosen)
     return chosen, True
+
+
+def _values(found: Found) -> tuple[int, ...]:
+    """Values of every objective after the first."""
+    return tuple(found.value(name) for name in further_objectives(found.candidate.problem))
+
+
+def _placing(found: Found) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Layers, and MTP modules, of every stage."""
+    chunks = found.pipeline.chunks
+    return tuple(chunk.layers for chunk in chunks), tuple(chunk.mtp for chunk in chunks)
 
 
 def _settle_objectives(encoding: Encoding, settings: Settings) -> tuple[tuple[int, ...], Found] | None:

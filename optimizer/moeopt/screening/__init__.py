@@ -10,7 +10,7 @@ the layers is dropped. What is left is given to CP-SAT.
 """
 
 from moeopt.screening.limits import MOST_NS, Column, Limits
-from moeopt.screening.pairs import Pair, tightened
+from moeopt.screening.pairs import Joined, Pair, tightened
 from moeopt.screening.screen import Block, Screening, legal_rows
 
-__all__ = ["MOST_NS", "Block", "Column", "Limits", "Pair", "Screening", "legal_rows", "tightened"]
+__all__ = ["MOST_NS", "Block", "Column", "Joined", "Limits", "Pair", "Screening", "legal_rows", "tightened"]

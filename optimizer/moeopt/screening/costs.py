@@ -15,12 +15,13 @@ from moeopt.problem.problem import Problem
 @dataclass(frozen=True)
 class Costs:
     """What the pieces of some rows cost: bytes that stay, bytes that one micro-batch in flight keeps, nanoseconds of
-    one micro-batch, bytes that pass; by piece. Then bytes of a chunk in flight; bytes once on any
-    rank, for each of its chunks, with a decoder layer, with the loss, with the embedding. All columns."""
+    one micro-batch (and of its forward pass), bytes that pass; by piece. Then bytes of a chunk in flight; bytes once on
+    any rank, for each of its chunks, with a decoder layer, with the loss, with the embedding; ns of a hop. All columns."""
 
     static: Mapping[Piece, Number]
     kept: Mapping[Piece, Number]
     time: Mapping[Piece, Number]
+    forward: Mapping[Piece, Number]
     passing: Mapping[Piece, Number]
     chunk_kept: Number
     fixed: Number
@@ -28,6 +29,7 @@ class Costs:
     with_layer: Number
     with_loss: Number
     with_embedding: Number
+    hop_ns: Number
 
     @classmethod
     def of(
@@ -37,6 +39,8 @@ class Costs:
         kept: Mapping[Piece, Number],
         piece_ns: Mapping[Piece, Number],
         rows: int,
+        forward_ns: Mapping[Piece, Number] | None = None,
+        hop_ns: Number = 0,
     ) -> "Costs":
         """As columns of so many rows. `kept` is what one micro-batch in flight keeps under the recompute setting."""
         blocks = [terms.present_bytes.get(kind.ffn, 0) for kind in problem.architecture.kinds]
@@ -45,6 +49,7 @@ class Costs:
             {piece: _static_bytes(terms, piece) for piece in terms.kept_bytes},
             kept,
             piece_ns,
+            forward_ns or {},
             passing,
             terms.chunk_kept_bytes,
             terms.overhead_bytes,
@@ -52,6 +57,7 @@ class Costs:
             terms.present_bytes.get("layer", 0) + minimum(blocks[0], *blocks[1:]),
             terms.present_bytes.get("loss", 0),
             terms.present_bytes.get("embedding", 0),
+            hop_ns,
         )
         return costs.map(lambda value: np.broadcast_to(np.asarray(value, dtype=np.int64), (rows,)))
 

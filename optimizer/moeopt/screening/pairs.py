@@ -33,6 +33,8 @@ class Pair:
     """Bound on the fullest rank's bytes."""
     work: Work
     costs: Costs
+    raised: NDArray[np.bool_]
+    """Rows whose time bound has been raised by duality."""
 
     @property
     def size(self) -> int:
@@ -48,14 +50,15 @@ class Pair:
         """Some of the rows."""
         work = self.work.rows(np.flatnonzero(mask), self.size)
         degrees, costs = select(self.degrees, mask), self.costs.rows(np.flatnonzero(mask))
-        return Pair(self.mode, self.recompute, degrees, self.time[mask], self.memory[mask], work, costs)
+        time, memory, raised = self.time[mask], self.memory[mask], self.raised[mask]
+        return Pair(self.mode, self.recompute, degrees, time, memory, work, costs, raised)
 
 
 def bounded(problem: Problem, pairs: Sequence[Pair], limits: Limits) -> list[Pair]:
     """What is left of the pairs within limits, with their memory bounds: by these, then by counting rank by rank."""
     if not pairs:
         return []
-    rows = _Joined(pairs, limits)
+    rows = Joined(pairs, limits)
     memory = np.maximum(
         memory_bound(problem, rows.degrees, rows.costs),
         chunked_memory_bound(problem, rows.degrees, rows.costs, rows.chunk_ns),
@@ -68,7 +71,7 @@ def _packed(problem: Problem, pairs: Sequence[Pair], limits: Limits) -> list[Pai
     """The pairs with the dearest of the time bounds, and what it leaves of them."""
     if not pairs:
         return []
-    rows = _Joined(pairs, limits)
+    rows = Joined(pairs, limits)
     time = packed_time_bound(problem, rows.degrees, rows.costs, rows.work, limits.replayed)
     left = []
     for pair, part in zip(pairs, rows.split(time), strict=True):
@@ -88,7 +91,7 @@ def tightened(problem: Problem, pairs: Sequence[Pair], limits: Limits) -> list[P
     near = [pair for pair in near if pair.size]
     if not near:
         return []
-    rows = _Joined(near, limits)
+    rows = Joined(near, limits)
     overlap = np.concatenate([np.full(pair.size, pair.mode.overlap.ep_all_to_all) for pair in near])
     ceilings = Ceilings(rows.chunk_ns, rows.rank_ns, limits.memory_bytes)
     can = can_hold(problem, rows.degrees, rows.costs, ceilings, overlap)
@@ -96,7 +99,7 @@ def tightened(problem: Problem, pairs: Sequence[Pair], limits: Limits) -> list[P
     return [pair for pair in left if pair.size]
 
 
-class _Joined:
+class Joined:
     """The rows of all pairs one after the other, with the longest chunk and rank (ns, one micro-batch) of any placement
     within the limits."""
 

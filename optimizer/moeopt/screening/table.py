@@ -36,9 +36,11 @@ class RecomputeTable:
         """Some rows under a setting; the bound on their memory is left open."""
         rows = len(self.degrees.tp)
         terms = self._terms(recompute)
-        costs = Costs.of(self.problem, terms, self._kept(terms, recompute), self._piece_ns(recompute), rows)
+        kept, piece_ns = self._kept(terms, recompute), self._piece_ns(recompute)
+        costs = Costs.of(self.problem, terms, kept, piece_ns, rows, self.time.forward_ns, self.time.hop_ns)
         degrees, work = select(self.degrees, index), self._work(recompute).rows(index, rows)
-        return Pair(self.mode, recompute, degrees, time[index], np.zeros_like(time[index]), work, costs.rows(index))
+        none = np.zeros(len(index), dtype=np.int64)
+        return Pair(self.mode, recompute, degrees, time[index], none, work, costs.rows(index), none > 0)
 
     def _work(self, recompute: Recompute) -> Work:
         added = sum(count * added_ns(self.time, recompute, piece) for piece, count in self.counts.items())

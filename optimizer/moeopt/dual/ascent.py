@@ -1,0 +1,170 @@
+"""Weights of the rows, raised by projected subgradient steps (Polyak's length towards the limit)."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from moeopt.dual.grid import Array
+from moeopt.dual.listing import Listing
+from moeopt.dual.prices import Rows
+from moeopt.dual.tables import NEVER, Index, Mask, Tables
+from moeopt.dual.walks import Placements, Walks, Weights
+
+_SHARPNESS = 30.0
+"""First weights: exp of this times how close a row is to the largest, at even stages."""
+_STEP = 1.5
+_MEMORY = 4.0
+"""Step of memory weights beside those of time rows (both scaled to their limits)."""
+_LEAST_GAP = 0.002
+"""Steps aim at least this share above the value."""
+_RULE_OUT = 6
+"""Every so many rounds, layers before a stage that no placement within the limit has are ruled out."""
+SLACK = 1e-9
+
+
+@dataclass
+class Best:
+    """The best placement met of each candidate: rows + UB2 (float ns), layers a stage, stage of the MTP modules."""
+
+    value: Array
+    counts: Index
+    ending: Index
+
+    def placement(self, index: int, target_ns: Array) -> Placements:
+        """The best placement of one candidate, if it is within the target."""
+        mask = (np.arange(len(self.value)) == index) & (self.value <= target_ns)
+        return Placements(self.counts[mask], self.ending[mask])
+
+
+@dataclass
+class Ascent:
+    """Rows (a candidate with a base time each) that are still open, with their weights and best values."""
+
+    tables: Tables
+    of: Index
+    """The candidate of each row."""
+    best: Best
+    open: list[Mask] = field(init=False)
+    """Layers before each stage that are not ruled out: rows x band."""
+    rho: Array = field(init=False)
+    mu: Array = field(init=False)
+    value: Array = field(init=False)
+    scale: Array = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.grid, self.rows = self.tables.grid, self.tables.rows
+        totals = self._totals()
+        self.scale = np.maximum(totals[:, :2].sum(axis=1) * self.rows.schedule[2] / self.grid.pp, 1.0)
+        even = self._even_rows(totals)
+        self.rho = np.exp(_SHARPNESS * (even / even.max(axis=1, keepdims=True) - 1))
+        self.rho /= self.rho.sum(axis=1, keepdims=True)
+        self.mu = np.zeros((len(self.of), len(self.rows.resident)))
+        self.value = np.full(len(self.of), -NEVER)
+        widths = [high - low + 1 for low, high in zip(self.tables.low, self.tables.high, strict=True)]
+        self.open = [np.ones((len(self.of), width), dtype=bool) for width in widths]
+
+    def _totals(self) -> Array:
+        """Rows x measures of everything."""
+        mine = self.tables.prices
+        return np.asarray(mine.layers[:, :, -1] + mine.embedding + mine.mtp + mine.loss)
+
+    def _even_rows(self, totals: Array) -> Array:
+        """Time rows when all stages hold the same."""
+        sums = self.rows.time.reshape(len(self.rows.time), 2, -1).sum(axis=2)
+        shares = totals[:, :2] / self.grid.stages
+        return np.asarray(shares @ sums.T + self.tables.prices.hop_ns[:, None] * self.rows.hops)
+
+    def run(self, rounds: int) -> None:
+        """Raise the weights so many times, dropping rows above their limit."""
+        for number in range(1, rounds + 1):
+            if not len(self.of):
+                return
+            walks = self._walks()
+            self.value = np.maximum(self.value, walks.values)
+            open_ = self.value * (1 - SLACK) <= self.tables.prices.target_ns
+            if open_.any():
+                placed = walks.placements().only(open_)
+                if number % _RULE_OUT == 0:
+                    self._rule_out(walks)
+                self._keep(open_)
+                self._raise(walks.values[open_], *self._measured(placed))
+            else:
+                self._keep(open_)
+
+    def _rule_out(self, walks: Walks) -> None:
+        """Close what no placement within the target passes through."""
+        limit = self.tables.prices.target_ns[:, None] * (1 + SLACK)
+        for stage, value in enumerate(walks.reached()):
+            self.open[stage] = self.open[stage] & (value <= limit)
+
+    def listed(self, most: int) -> list[tuple[int, float, Placements | None]]:
+        """For every row that is open: its candidate, its base time and the placements left, None where too many."""
+        if not len(self.of):
+            return []
+        walks = self._walks()
+        onward, limit = walks.onward(), self.tables.prices.target_ns * (1 + SLACK)
+        return [
+            (int(candidate), float(base), Listing(walks, onward, row, float(limit[row]), most).placements())
+            for row, (candidate, base) in enumerate(zip(self.of, self.tables.base_ns, strict=True))
+        ]
+
+    def _walks(self) -> Walks:
+        return Walks(self.tables, Weights.of(self.rows, self.tables.prices, self.rho, self.mu), self.open)
+
+    def _keep(self, mask: Mask) -> None:
+        if mask.all():
+            return
+        for name in ("of", "rho", "mu", "value", "scale"):
+            setattr(self, name, getattr(self, name)[mask])
+        self.open = [open_[mask] for open_ in self.open]
+        self.tables = self.tables.only(mask)
+
+    def _measured(self, placed: Placements) -> tuple[Array, Array]:
+        """Time rows (ns) and memory rows (bytes above the limit) of placements; better ones that fit are kept."""
+        mine = self.tables.prices
+        held = mine.held(placed.counts, placed.ending)
+        flat = np.concatenate([held[:, :, 0], held[:, :, 1]], axis=1)
+        time = flat @ self.rows.time.T + mine.hop_ns[:, None] * self.rows.hops
+        memory = held[:, :, 2] @ self.rows.resident.T + held[:, :, 3] @ self.rows.flight.T - mine.room
+        fits = (memory <= 0).all(axis=1)
+        if fits.any():
+            self._take(placed, time.max(axis=1) + ub2_at(self.rows, self.tables.base_ns, held[:, :, 0] + held[:, :, 1]), fits)
+        return time, memory
+
+    def _take(self, placed: Placements, value: Array, fits: Array) -> None:
+        for row in np.flatnonzero(fits):
+            owner = self.of[row]
+            if value[row] < self.best.value[owner]:
+                self.best.value[owner] = value[row]
+                self.best.counts[owner], self.best.ending[owner] = placed.counts[row], placed.ending[row]
+
+    def _raise(self, current: Array, time: Array, memory: Array) -> None:
+        """One step; rho stays on the simplex, mu above zero."""
+        scale, room = self.scale[:, None], np.maximum(np.abs(self.tables.prices.room), 1.0)
+        target = self.tables.prices.target_ns
+        by_time = time / scale
+        by_time = by_time - by_time.mean(axis=1, keepdims=True)
+        by_memory = memory / room
+        gap = np.maximum(target - current, _LEAST_GAP * target) / self.scale
+        norm = (by_time**2).sum(axis=1) + _MEMORY * (by_memory**2).sum(axis=1)
+        step = (_STEP * gap / np.maximum(norm, 1e-12))[:, None]
+        self.rho = _on_simplex(self.rho + step * by_time)
+        self.mu = np.maximum(self.mu + _MEMORY * step * by_memory * scale / room, 0.0)
+
+
+def ub2_at(rows: Rows, base_ns: Array, stage_ns: Array) -> Array:
+    """UB2 of placements (placements x stages) with given base times."""
+    pp, vpp, *_ = rows.schedule
+    excess = np.maximum(stage_ns - base_ns[:, None], 0).reshape(len(stage_ns), vpp, pp)
+    waves = rows.waves * excess.max(axis=2).sum(axis=1) + rows.rounds * excess.sum(axis=(1, 2))
+    return np.asarray(rows.span * base_ns + waves)
+
+
+def _on_simplex(points: Array) -> Array:
+    """The nearest points with entries >= 0 and sum 1, row by row (Held, Wolfe and Crowder 1974)."""
+    ordered = -np.sort(-points, axis=1)
+    excess = np.cumsum(ordered, axis=1) - 1
+    number = np.arange(1, points.shape[1] + 1)
+    last = (ordered - excess / number > 0).sum(axis=1) - 1
+    level = np.take_along_axis(excess, last[:, None], axis=1) / (last[:, None] + 1)
+    return np.asarray(np.maximum(points - level, 0.0))

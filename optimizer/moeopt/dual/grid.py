@@ -1,0 +1,95 @@
+"""One pipeline grid and one architecture: how many layers lie before each stage, and what a stage can hold."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moeopt.problem.architecture import LayerKind
+
+Array = NDArray[np.float64]
+Composition = tuple[int, ...]
+"""Layers of a stage by kind, in order of the kinds' first appearance."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """`pp` ranks of `vpp` chunks for layers in order; stage = chunk * pp + rank.
+
+    As in `moeopt.cpsat.placement`: every stage between the first and the MTP modules' (or the last) holds a layer, and
+    none holds one after the MTP modules, which are in the last chunk of any rank but the first.
+    """
+
+    layers: tuple[LayerKind, ...]
+    pp: int
+    vpp: int
+    mtp_layers: int
+
+    @property
+    def stages(self) -> int:
+        """Stages of all chunks."""
+        return self.pp * self.vpp
+
+    @property
+    def final(self) -> int:
+        """The first stage of the last chunk position."""
+        return (self.vpp - 1) * self.pp
+
+    def fewest(self, stage: int) -> int:
+        """Layers that a stage must hold while the MTP modules are still to come."""
+        return int(0 < stage < self.stages - 1)
+
+    def may_end(self, stage: int) -> bool:
+        """Whether a stage may hold the MTP modules (without any: whether it is the last)."""
+        if not self.mtp_layers:
+            return stage == self.stages - 1
+        return stage >= self.final and (stage % self.pp > 0 or self.pp == 1)
+
+    @cached_property
+    def kinds(self) -> tuple[LayerKind, ...]:
+        """The kinds of layers."""
+        return tuple(dict.fromkeys(self.layers))
+
+    @cached_property
+    def _before(self) -> NDArray[np.int64]:
+        counts = np.zeros((len(self.layers) + 1, len(self.kinds)), dtype=np.int64)
+        for index, layer in enumerate(self.layers):
+            counts[index + 1] = counts[index]
+            counts[index + 1, self.kinds.index(layer)] += 1
+        return counts
+
+    def compositions(self, chunk: int, deepest: int) -> Iterator[tuple[Composition, bool]]:
+        """What stages of one chunk position may hold, up to `deepest` layers: (layers by kind, whether it begins with
+        the first layer). A stage has at least one layer on each stage before it but the first."""
+        yield (0,) * len(self.kinds), chunk == 0
+        first = max(chunk * self.pp - 1, 0)
+        for count in range(1, min(deepest, len(self.layers)) + 1):
+            windows = self._before[count:] - self._before[:-count]
+            for composition in dict.fromkeys(map(tuple, windows[first:].tolist())):
+                yield composition, False
+            if chunk == 0:
+                yield tuple(windows[0].tolist()), True
+
+    def band(self, deepest: int) -> tuple[list[int], list[int]]:
+        """Fewest and most layers before each stage (and after the last) when no stage holds more than `deepest`."""
+        total, stages = len(self.layers), self.stages
+        low = [0, *(max(stage - 1, 0) for stage in range(1, stages + 1))]
+        high = [min(stage * deepest, total) for stage in range(stages + 1)]
+        for stage in range(stages + 1):
+            low[stage] = max(min(low[stage], total), total - (stages - stage) * deepest, 0)
+            left = sum(self.fewest(later) for later in range(stage, self.certain))
+            high[stage] = min(high[stage], total - left)
+        return low, high
+
+    @cached_property
+    def certain(self) -> int:
+        """Stages before this one hold a layer wherever the MTP modules are."""
+        return next(stage for stage in range(self.stages) if self.may_end(stage))
+
+
+@lru_cache(maxsize=256)
+def grid_of(layers: tuple[LayerKind, ...], pp: int, vpp: int, mtp_layers: int) -> Grid:
+    """The grid, with what it has computed."""
+    return Grid(layers, pp, vpp, mtp_layers)

@@ -1,0 +1,164 @@
+"""Prices of candidates that share an order of operations, as arrays that a walk through the stages reads.
+
+Nanoseconds and bytes as float64: both stay below 2^53 here, sums are rounded by less than one part in 10^12, and every
+bound read off them gives 10^9 of itself away. A leading axis counts candidates.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moeopt.accounting.pieces import Piece
+from moeopt.dual.grid import Array, Grid
+from moeopt.schedule.bounds import row_matrix
+from moeopt.schedule.in_flight import in_flight_vectors
+from moeopt.screening.costs import Costs
+
+Schedule = tuple[int, int, int, int, bool]
+"""pp, vpp, micro-batches, interleave group, expert-parallel overlap."""
+MEASURES = 4
+"""Forward ns and backward ns of one micro-batch, bytes that stay, bytes that one micro-batch in flight keeps."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What an order of operations makes of stages: matrices over (forward, backward, static, kept) of every stage."""
+
+    schedule: Schedule
+    time: Array
+    """Time rows x 2 stages: forward, then backward."""
+    hops: Array
+    resident: Array
+    """Memory rows x stages: 1 on the stages of the row's rank."""
+    flight: Array
+    """Memory rows x stages: micro-batches in flight."""
+
+    @classmethod
+    def of(cls, schedule: Schedule) -> "Rows":
+        """All rows of the ledger; one memory row for each rank and vector of micro-batches in flight."""
+        pp, vpp, microbatches, group, ep_overlap = schedule
+        matrix, _ = row_matrix(*schedule)
+        resident, flight = [], []
+        for rank in range(pp):
+            own = np.zeros(pp * vpp)
+            own[rank::pp] = 1
+            for vector in in_flight_vectors(pp, vpp, microbatches, group, rank, ep_overlap):
+                row = np.zeros(pp * vpp)
+                row[rank::pp] = vector
+                resident.append(own)
+                flight.append(row)
+        return cls(schedule, matrix[:, :-1].astype(float), matrix[:, -1].astype(float), np.array(resident), np.array(flight))
+
+    @property
+    def rounds(self) -> int:
+        """K of UB2: ceil(M / G); 0 for 1F1B, whose time has no UB2."""
+        _, vpp, microbatches, group, _ = self.schedule
+        return -(-microbatches // group) if vpp > 1 else 0
+
+    @property
+    def waves(self) -> int:
+        """M - K of UB2."""
+        return self.schedule[2] - self.rounds if self.schedule[1] > 1 else 0
+
+    @property
+    def span(self) -> int:
+        """M v + p - 1 of UB2."""
+        pp, vpp, microbatches, *_ = self.schedule
+        return microbatches * vpp + pp - 1 if vpp > 1 else 0
+
+
+@dataclass(frozen=True)
+class Prices:
+    """Candidates of one schedule (the leading axis)."""
+
+    kinds: Array
+    """Candidates x kinds x measures."""
+    layers: Array
+    """Candidates x measures x (layers + 1): sums over the first layers."""
+    embedding: Array
+    """Candidates x measures, as `mtp` (all modules together) and `loss`."""
+    mtp: Array
+    loss: Array
+    hop_ns: Array
+    end_ns: Array
+    """The step's end at the mean rank."""
+    room: Array
+    """Candidates x memory rows: bytes left for what depends on the placement."""
+    step_ns: Array
+    """What a step may take."""
+    target_ns: Array
+    """What rows and UB2 together may reach (1F1B: rows alone)."""
+    longest_ns: Array
+    """No stage takes longer."""
+
+    @classmethod
+    def of(cls, grid: Grid, rows: Rows, costs: Costs, end_ns: Array, within: tuple[Array, Array, int]) -> "Prices":
+        """From the screening's costs; `within`: nanoseconds of a step, of a stage, and bytes of a GPU."""
+        time_ns, longest_ns, memory_bytes = within
+        size = len(time_ns)
+
+        def measures(piece: Piece) -> Array:
+            found = _measures(costs, piece)
+            return np.stack([np.broadcast_to(np.asarray(value, dtype=float), (size,)) for value in found], axis=1)
+
+        by_kind = np.stack([measures(kind) for kind in grid.kinds], axis=1)
+        order = [grid.kinds.index(layer) for layer in grid.layers]
+        sums = np.cumsum(by_kind[:, order], axis=1)
+        layers = np.concatenate([np.zeros((size, 1, MEASURES)), sums], axis=1).transpose(0, 2, 1)
+        mtp = grid.mtp_layers * measures("mtp") if grid.mtp_layers else np.zeros((size, MEASURES))
+        pipeline = time_ns - end_ns
+        return cls(
+            by_kind,
+            layers,
+            measures("embedding"),
+            mtp,
+            measures("loss"),
+            np.asarray(costs.hop_ns, dtype=float),
+            end_ns,
+            memory_bytes - _fixed_bytes(grid, rows, costs),
+            time_ns,
+            2.0 * pipeline if grid.vpp > 1 else pipeline,
+            longest_ns,
+        )
+
+    def held(self, counts: NDArray[np.int64], ending: NDArray[np.int64]) -> Array:
+        """Measures of every stage of one placement a candidate: candidates x stages x measures. `counts` are layers a
+        stage, `ending` the stage of the MTP modules."""
+        ends = np.cumsum(counts, axis=1)
+        every = np.arange(len(counts))
+        held = self.layers[every[:, None], :, ends] - self.layers[every[:, None], :, ends - counts]
+        held[:, 0] += self.embedding
+        held[:, -1] += self.loss
+        held[every, ending] += self.mtp
+        return np.asarray(held)
+
+    def only(self, index: Array) -> "Prices":
+        """Some of the candidates."""
+        return Prices(*(getattr(self, field.name)[index] for field in fields(self)))
+
+
+def _measures(costs: Costs, piece: Piece) -> tuple[object, ...]:
+    forward: Mapping[Piece, object] = costs.forward
+    return forward[piece], costs.time[piece] - costs.forward[piece], costs.static[piece], costs.kept[piece]
+
+
+def _fixed_bytes(grid: Grid, rows: Rows, costs: Costs) -> Array:
+    """Bytes of every memory row that do not depend on the placement: candidates x memory rows. What a running layer
+    takes counts where a stage is certain to have one."""
+    stages = range(grid.stages)
+    sure = np.array([stage < grid.certain and grid.fewest(stage) > 0 for stage in stages])
+    holds_layer = (rows.resident * sure).any(axis=1)
+    runs_layer = (rows.flight * sure).any(axis=1)
+    holds_loss, runs_loss = rows.resident[:, -1] > 0, rows.flight[:, -1] > 0
+    holds_embedding = rows.resident[:, 0] > 0
+
+    def column(value: object) -> Array:
+        return np.asarray(value, dtype=float)[:, None]
+
+    running = np.maximum(column(costs.passing_layer) * runs_layer, column(costs.passing["loss"]) * runs_loss)
+    present = column(costs.with_layer) * holds_layer + column(costs.with_loss) * holds_loss
+    present = present + column(costs.with_embedding) * holds_embedding
+    in_flight = column(costs.chunk_kept) * rows.flight.sum(axis=1)
+    return column(costs.fixed + grid.vpp * np.asarray(costs.chunk_fixed)) + running + present + in_flight

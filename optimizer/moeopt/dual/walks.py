@@ -1,0 +1,178 @@
+"""The cheapest placement for given weights: a shortest walk over (stage, layers placed), for many rows at once."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from moeopt.dual.grid import Array
+from moeopt.dual.prices import Prices, Rows
+from moeopt.dual.tables import NEVER, Index, Mask, Tables
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Rows x stages x measures: what a unit of each measure costs on a stage; and what does not depend on stages."""
+
+    stage: Array
+    constant: Array
+
+    @classmethod
+    def of(cls, rows: Rows, prices: Prices, rho: Array, mu: Array) -> "Weights":
+        """From the weights of time rows and of memory rows (rows x rows of the schedule)."""
+        time = rho @ rows.time
+        stages = time.shape[1] // 2
+        stage = np.stack([time[:, :stages], time[:, stages:], mu @ rows.resident, mu @ rows.flight], axis=2)
+        return cls(stage, (rho @ rows.hops) * prices.hop_ns - (mu * prices.room).sum(axis=1))
+
+
+@dataclass(frozen=True)
+class Placements:
+    """Rows x stages: layers of each stage; and the stage of the MTP modules (the last one where there are none)."""
+
+    counts: Index
+    ending: Index
+
+    @classmethod
+    def unique(cls, parts: Sequence["Placements"]) -> "Placements":
+        """The placements of all parts, each once."""
+        both = [np.column_stack([part.counts, part.ending]) for part in parts]
+        rows = np.unique(np.concatenate(both), axis=0)
+        return cls(rows[:, :-1], rows[:, -1])
+
+    def only(self, mask: Mask) -> "Placements":
+        """Some of the rows."""
+        return Placements(self.counts[mask], self.ending[mask])
+
+
+class Walks:
+    """One pass over all stages, kept to read placements from.
+
+    `open_` tells which numbers of layers before each stage (rows x band) are not ruled out yet; `values` is the least
+    of the weighted rows and UB2 over the placements that are left.
+    """
+
+    def __init__(self, tables: Tables, weights: Weights, open_: list[Mask]) -> None:
+        self.tables, self.weights = tables, weights
+        self.grid, self._every = tables.grid, np.arange(len(tables.base_ns))
+        self.shut = [np.where(mask, 0.0, NEVER) for mask in open_]
+        self._before: list[Array] = []
+        """What it costs to have so many layers before a stage: rows x tops x band."""
+        self._after: list[Array] = []
+        """The same after each chunk position, with what its maximum costs."""
+        self.moves: list[Array] = []
+        """Price of so many layers on a stage: rows x layers x band after it."""
+        self._place()
+        self.end_moves: list[Array] = []
+        """The same for stages where layers may end: rows x layers."""
+        self._ends = [self._end(number) for number in range(len(tables.endings))]
+        reached = np.concatenate([value.reshape(len(self._every), -1) for value in self._ends], axis=1)
+        self._best = reached.argmin(axis=1)
+        self.constant = weights.constant + tables.rows.span * tables.base_ns
+        self.values = reached[self._every, self._best] + self.constant
+
+    def _place(self) -> None:
+        value = np.zeros((len(self._every), 1))
+        for chunk, penalty in enumerate(self.tables.penalty):
+            within = np.repeat(value[:, None, :], penalty.shape[1], axis=1)
+            for stage in range(chunk * self.grid.pp, (chunk + 1) * self.grid.pp):
+                self._before.append(within)
+                if stage < self.grid.stages - 1:
+                    within = self._step(stage, within)
+            self._after.append(within + penalty[:, :, None])
+            value = self._after[-1].min(axis=1)
+
+    def _step(self, stage: int, within: Array) -> Array:
+        """From the layers before a stage to those before the next."""
+        table, weight = self.tables.stages[stage], self.weights.stage[:, stage]
+        sums = self.tables.sums(stage, weight)
+        cost = (weight * table.held).sum(axis=1)
+        upper = sums[:, None, self.tables.low[stage + 1] - self.tables.low[stage] :]
+        move = upper - sums[:, table.before] + table.price + cost[:, None, None]
+        self.moves.append(move)
+        value = within[:, :, table.before] + move[:, None]
+        value[table.blocked] = NEVER
+        return np.asarray(value.min(axis=2) + self.shut[stage + 1][:, None, :])
+
+    def _end(self, number: int) -> Array:
+        """Values of the placements whose layers end on a stage: rows x tops x layers of it."""
+        ending = self.tables.endings[number]
+        weight, last = self.weights.stage[:, ending.stage], self.weights.stage[:, -1]
+        sums = np.einsum("rm,rml->rl", weight, self.tables.prices.layers)
+        cost = (weight * ending.held).sum(axis=1) + (last * ending.late).sum(axis=1)
+        move = sums[:, -1:] - sums[:, ending.before + self.tables.low[ending.stage]] + ending.price + cost[:, None]
+        self.end_moves.append(move)
+        value = self._before[ending.stage][:, :, ending.before] + move[:, None, :]
+        value[ending.blocked] = NEVER
+        return np.asarray(value + self.tables.penalty[-1][:, :, None])
+
+    # Reading it -----------------------------------------------------------------------------------------------------
+
+    def placements(self) -> Placements:
+        """The cheapest placement of every row, from its end to its start."""
+        grid, tables, every = self.grid, self.tables, self._every
+        tops, layers = self._ends[0].shape[1:]
+        number, rest = np.divmod(self._best, tops * layers)
+        top, final = np.divmod(rest, layers)
+        ending = np.array([item.stage for item in tables.endings])[number]
+        counts = np.zeros((len(every), grid.stages), dtype=np.int64)
+        counts[every, ending] = final
+        placed = len(grid.layers) - final
+        for stage in range(grid.stages - 2, -1, -1):
+            open_ = stage < ending
+            at = np.where(open_, placed - tables.low[stage + 1], 0)
+            at = np.minimum(np.maximum(at, 0), tables.high[stage + 1] - tables.low[stage + 1])
+            if stage % grid.pp == grid.pp - 1:
+                top = self._after[stage // grid.pp][every, :, at].argmin(axis=1)
+            held = self._layers_of(stage, at, top)
+            counts[:, stage] = np.where(open_, held, counts[:, stage])
+            placed = np.where(open_, placed - held, placed)
+        return Placements(counts, ending)
+
+    def _layers_of(self, stage: int, at: Index, top: Index) -> Index:
+        """How many layers a stage has on the cheapest way to a place in the band after it."""
+        table, every = self.tables.stages[stage], self._every
+        source = table.before[:, at].T
+        value = self._before[stage][every[:, None], top[:, None], source] + self.moves[stage][every, :, at]
+        value[table.blocked[every, top, :, at]] = NEVER
+        return np.asarray(value.argmin(axis=1))
+
+    def onward(self) -> list[Array]:
+        """What it costs to go on from so many layers before each stage to the end: rows x tops x band."""
+        beyond = np.full((len(self._every), 1), NEVER)
+        result: list[Array] = []
+        for chunk in reversed(range(self.grid.vpp)):
+            go = self.tables.penalty[chunk][:, :, None] + beyond[:, None, :]
+            for stage in range((chunk + 1) * self.grid.pp - 1, chunk * self.grid.pp - 1, -1):
+                go = self._back(stage, go)
+                result.append(go)
+            beyond = go.min(axis=1)
+        return result[::-1]
+
+    def reached(self) -> list[Array]:
+        """The value of the cheapest placement with so many layers before each stage, until its layers end: rows x
+        band, for every stage."""
+        both = zip(self._before, self.onward(), strict=True)
+        return [(before + go).min(axis=1) + self.constant[:, None] for before, go in both]
+
+    def _back(self, stage: int, go: Array) -> Array:
+        """Costs from the layers before a stage to the end, by going on or by ending there."""
+        tables = self.tables
+        width = tables.high[stage] - tables.low[stage] + 1
+        here = np.full((*go.shape[:2], width), NEVER)
+        if stage < self.grid.stages - 1:
+            table, low = tables.stages[stage], tables.low[stage]
+            value = np.where(table.blocked, NEVER, go[:, :, None, :] + self.moves[stage][:, None])
+            for layers in range(len(table.before)):
+                first = max(tables.low[stage + 1] - layers, low)
+                last = min(tables.high[stage + 1] - layers, tables.high[stage])
+                if first <= last:
+                    source = slice(first - low, last - low + 1)
+                    target = slice(first + layers - tables.low[stage + 1], last + layers - tables.low[stage + 1] + 1)
+                    here[:, :, source] = np.minimum(here[:, :, source], value[:, :, layers, target])
+        for ending, move in zip(tables.endings, self.end_moves, strict=True):
+            if ending.stage == stage:
+                rest = np.where(ending.blocked, NEVER, move[:, None, :] + tables.penalty[-1][:, :, None])
+                for layers, at in enumerate(ending.before.tolist()):
+                    here[:, :, at] = np.minimum(here[:, :, at], rest[:, :, layers])
+        return here
