@@ -44,6 +44,8 @@ _IMPROVEMENTS = 8
 """Rounds of placing what could be better than the best layout known."""
 _ROUNDS_OF_WIDTH = ((1, 64), (12, 128), (40, 128))
 """Bounds are raised for all candidates by one round of duality, then by more of what is left; so many at once."""
+_SAMPLED = (3, 8)
+_WIDE = 96
 _FEW = 96
 """If no more candidates are left than this, all are placed."""
 
@@ -175,6 +177,12 @@ class Search:
         if self.problem.objective == "peak_memory":
             self._place_best(queue)
             return
+        for rounds in _SAMPLED:
+            positions = queue.lowest(_WIDE) + [p for fill in _FILLS for p in queue.best_filled(int(fill*self.limits(None).memory_bytes), -1, 16)]
+            for candidate, pipeline in queue.placements(sorted(set(positions)), self.limits(self.threshold), rounds):
+                self._add(self._judged(candidate, pipeline))
+            queue.tighten(self.limits(self.threshold))
+            self._say(f"sampled {len(queue)}")
         for rounds, width in _ROUNDS_OF_WIDTH:
             queue.open_again()
             while positions := queue.not_raised(width):

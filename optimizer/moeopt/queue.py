@@ -54,6 +54,15 @@ class Queue:
         """Every row may be raised once more."""
         self._raised[:] = False
 
+    def placements(self, positions: Sequence[int], limits: Limits, rounds: int) -> list[tuple[Candidate, PipelineLayout]]:
+        """Good placements of some rows, where any was met."""
+        picked = np.zeros(len(self.bound), dtype=bool)
+        picked[list(positions)] = True
+        asked = [pair.only(mask) for pair, mask in zip(self.pairs, self._split(picked), strict=True) if mask.any()]
+        met = raised_pairs(self.problem, asked, limits, rounds, sampled=True).placed
+        rows = np.flatnonzero(picked).tolist()
+        return [(self.candidate(row), layout) for row, layout in zip(rows, met, strict=True) if layout is not None]
+
     def raise_bounds(
         self, positions: Sequence[int], limits: Limits, rounds: int
     ) -> list[tuple[Candidate, list[PipelineLayout], bool]]:
@@ -84,7 +93,7 @@ class Queue:
 
     def _split(self, column: Column) -> list[Column]:
         """A column of all rows by pair."""
-        return np.split(column, np.cumsum([pair.size for pair in self.pairs])[:-1])
+        return np.split(column, np.cumsum([pair.size for pair in self.pairs])[:-1]) if self.pairs else []
 
     def best_filled(self, most_bytes: int, above: int, count: int) -> list[int]:
         """The same among rows whose memory bound is at most so much, and whose bound is above a value."""

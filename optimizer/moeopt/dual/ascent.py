@@ -6,7 +6,7 @@ import numpy as np
 
 from moeopt.dual.grid import Array
 from moeopt.dual.listing import Listing
-from moeopt.dual.prices import Rows
+from moeopt.dual.prices import MEASURES, Rows
 from moeopt.dual.tables import NEVER, Index, Mask, Tables
 from moeopt.dual.walks import Placements, Walks, Weights
 
@@ -48,6 +48,9 @@ class Ascent:
     """Layers before each stage that are not ruled out: rows x band."""
     rho: Array = field(init=False)
     mu: Array = field(init=False)
+    nu: Array = field(init=False)
+    most: Array = field(init=False)
+    """Rows x ranks: most layers of the commonest kind that a rank holds within the target."""
     value: Array = field(init=False)
     scale: Array = field(init=False)
 
@@ -59,6 +62,8 @@ class Ascent:
         self.rho = np.exp(_SHARPNESS * (even / even.max(axis=1, keepdims=True) - 1))
         self.rho /= self.rho.sum(axis=1, keepdims=True)
         self.mu = np.zeros((len(self.of), len(self.rows.resident)))
+        self.nu = np.zeros((len(self.of), self.grid.pp))
+        self.most = np.zeros_like(self.nu)
         self.value = np.full(len(self.of), -NEVER)
         widths = [high - low + 1 for low, high in zip(self.tables.low, self.tables.high, strict=True)]
         self.open = [np.ones((len(self.of), width), dtype=bool) for width in widths]
@@ -76,6 +81,7 @@ class Ascent:
 
     def run(self, rounds: int) -> None:
         """Raise the weights so many times, dropping rows above their limit."""
+        self._limit_ranks()
         for number in range(1, rounds + 1):
             if not len(self.of):
                 return
@@ -90,6 +96,26 @@ class Ascent:
                 self._raise(walks.values[open_], *self._measured(placed))
             else:
                 self._keep(open_)
+
+    def _limit_ranks(self) -> None:
+        """What UB2 leaves of the target is an upper limit of every row; R1 turns it into whole layers of a rank:
+        stages of the first position before the rank's hold one layer at least, and the rank M times its own."""
+        if not len(self.of):
+            return
+        mine = self.tables.prices
+        none = Weights(np.zeros((len(self.of), self.grid.stages, MEASURES)), np.zeros(len(self.of)))
+        upper = Walks(self.tables, none, self.open).values if self.grid.vpp > 1 else np.zeros(len(self.of))
+        kinds = mine.kinds[:, :, 0] + mine.kinds[:, :, 1]
+        commonest = (mine.kinds[:, :, 4] * kinds).sum(axis=1)
+        rank = np.arange(self.grid.pp)
+        special = np.zeros((len(self.of), self.grid.pp))
+        special[:, 0] += mine.embedding[:, :2].sum(axis=1)
+        special[:, -1] += mine.loss[:, :2].sum(axis=1)
+        fill = np.maximum(rank - 1, 0) * kinds.min(axis=1)[:, None] + 2 * rank * mine.hop_ns[:, None]
+        room = ((mine.target_ns - upper)[:, None] - fill) / self.rows.schedule[2] - special
+        self.most = np.floor(room / commonest[:, None] * (1 + SLACK))
+        short = self.most.sum(axis=1) < mine.layers[:, 4, -1]
+        self._keep(~(short | (self.most < 0).any(axis=1)))
 
     def _rule_out(self, walks: Walks) -> None:
         """Close what no placement within the target passes through."""
@@ -109,18 +135,19 @@ class Ascent:
         ]
 
     def _walks(self) -> Walks:
-        return Walks(self.tables, Weights.of(self.rows, self.tables.prices, self.rho, self.mu), self.open)
+        return Walks(self.tables, Weights.of(self.rows, self.tables.prices, self.rho, self.mu, self.nu, self.most), self.open)
 
     def _keep(self, mask: Mask) -> None:
         if mask.all():
             return
-        for name in ("of", "rho", "mu", "value", "scale"):
+        for name in ("of", "rho", "mu", "nu", "most", "value", "scale"):
             setattr(self, name, getattr(self, name)[mask])
         self.open = [open_[mask] for open_ in self.open]
         self.tables = self.tables.only(mask)
 
-    def _measured(self, placed: Placements) -> tuple[Array, Array]:
-        """Time rows (ns) and memory rows (bytes above the limit) of placements; better ones that fit are kept."""
+    def _measured(self, placed: Placements) -> tuple[Array, Array, Array]:
+        """Time rows (ns), memory rows (bytes above the limit) and ranks (layers above their most) of placements;
+        better ones that fit are kept."""
         mine = self.tables.prices
         held = mine.held(placed.counts, placed.ending)
         flat = np.concatenate([held[:, :, 0], held[:, :, 1]], axis=1)
@@ -129,7 +156,7 @@ class Ascent:
         fits = (memory <= 0).all(axis=1)
         if fits.any():
             self._take(placed, time.max(axis=1) + ub2_at(self.rows, self.tables.base_ns, held[:, :, 0] + held[:, :, 1]), fits)
-        return time, memory
+        return time, memory, held[:, :, 4] @ self.rows.ranks.T - self.most
 
     def _take(self, placed: Placements, value: Array, fits: Array) -> None:
         for row in np.flatnonzero(fits):
@@ -138,18 +165,20 @@ class Ascent:
                 self.best.value[owner] = value[row]
                 self.best.counts[owner], self.best.ending[owner] = placed.counts[row], placed.ending[row]
 
-    def _raise(self, current: Array, time: Array, memory: Array) -> None:
-        """One step; rho stays on the simplex, mu above zero."""
+    def _raise(self, current: Array, time: Array, memory: Array, layers: Array) -> None:
+        """One step; rho stays on the simplex, mu and nu above zero."""
         scale, room = self.scale[:, None], np.maximum(np.abs(self.tables.prices.room), 1.0)
         target = self.tables.prices.target_ns
         by_time = time / scale
         by_time = by_time - by_time.mean(axis=1, keepdims=True)
         by_memory = memory / room
         gap = np.maximum(target - current, _LEAST_GAP * target) / self.scale
-        norm = (by_time**2).sum(axis=1) + _MEMORY * (by_memory**2).sum(axis=1)
+        by_layers = layers / self.tables.prices.layers[:, 4, -1:] * self.grid.pp
+        norm = (by_time**2).sum(axis=1) + _MEMORY * (by_memory**2).sum(axis=1) + (by_layers**2).sum(axis=1)
         step = (_STEP * gap / np.maximum(norm, 1e-12))[:, None]
         self.rho = _on_simplex(self.rho + step * by_time)
         self.mu = np.maximum(self.mu + _MEMORY * step * by_memory * scale / room, 0.0)
+        self.nu = np.maximum(self.nu + step * by_layers * scale / self.tables.prices.layers[:, 4, -1:] * self.grid.pp, 0.0)
 
 
 def ub2_at(rows: Rows, base_ns: Array, stage_ns: Array) -> Array:

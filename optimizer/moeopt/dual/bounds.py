@@ -18,6 +18,7 @@ from moeopt.screening.limits import Column
 
 _LISTED_A_ROUND = 400
 """Placements of one candidate that are listed rather than given to a solver, for every round of the ascent."""
+_SAMPLED_TOPS = 4
 _MOST_ROWS = 384
 """Rows of one ascent; larger groups are taken in parts."""
 
@@ -47,8 +48,8 @@ class Answer:
     """Every placement that could be within the limits, where these are few enough to be listed; else None."""
 
 
-def raised(question: Question, rounds: int) -> Answer:
-    """Bounds of a question's candidates."""
+def raised(question: Question, rounds: int, sampled: bool = False) -> Answer:
+    """Bounds of a question's candidates. `sampled`: no bounds, but placements, from one base time each."""
     pp, vpp, *_ = question.schedule
     architecture = question.problem.architecture
     grid = grid_of(architecture.layers, pp, vpp, question.problem.mtp_layers)
@@ -62,15 +63,22 @@ def raised(question: Question, rounds: int) -> Answer:
     low = np.full(size, NEVER)
     left: dict[int, _Left] = {}
     if deepest * grid.stages >= len(grid.layers):
-        for of, base in _parts(*_bases(grid, rows, prices, deepest)):
+        for of, base in _parts(*_bases(grid, rows, prices, deepest, sampled)):
             tops = [_tops(grid, prices, chunk, deepest, of, base, rows) for chunk in range(vpp)]
+            if sampled:
+                tops = [top[:, :_SAMPLED_TOPS] for top in tops]
             ascent = Ascent(Tables.of(grid, rows, prices.only(of), base, tops, deepest), of, best)
             ascent.run(rounds)
             np.minimum.at(low, ascent.of, ascent.value)
+            if sampled:
+                continue
             for candidate, base_ns, placed in ascent.listed(_LISTED_A_ROUND * rounds):
                 known = left.setdefault(candidate, _Left())
                 known.bases.append(base_ns)
                 known.placed.append(placed)
+    if sampled:
+        placed = [_first(_layouts(question.problem, pp, best.placement(i, prices.target_ns))) for i in range(size)]
+        return Answer(np.zeros_like(question.time_ns), placed, [None] * size)
     bound = low * (1 - SLACK) / (2 if vpp > 1 else 1) + prices.end_ns
     found = low < NEVER
     bound_ns = np.where(found, np.where(found, bound, 0).astype(np.int64), question.time_ns + 1)
@@ -154,7 +162,7 @@ def _time(piece: Array) -> Array:
     return np.asarray(piece[:, 0] + piece[:, 1])
 
 
-def _bases(grid: Grid, rows: Rows, prices: Prices, deepest: int) -> tuple[Index, Array]:
+def _bases(grid: Grid, rows: Rows, prices: Prices, deepest: int, sampled: bool) -> tuple[Index, Array]:
     """The base times that the least UB2 within the target may have, candidate by candidate: UB2 is convex and its
     breakpoints are the times of stages, or zero."""
     size = len(prices.target_ns)
@@ -167,6 +175,8 @@ def _bases(grid: Grid, rows: Rows, prices: Prices, deepest: int) -> tuple[Index,
     share = rows.waves + rows.rounds * grid.pp
     least = rows.span * times + share * np.maximum(work - grid.stages * times, 0) / grid.pp
     near = (times <= prices.longest_ns[:, None]) & (least + _least_row(grid, rows, prices)[:, None] <= _reach(prices))
+    if sampled:
+        near &= least == np.where(near, least, np.inf).min(axis=1)[:, None]
     of, column = np.nonzero(near)
     return of, times[of, column]
 

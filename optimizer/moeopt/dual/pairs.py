@@ -10,7 +10,7 @@ from moeopt.problem.problem import Problem
 from moeopt.screening import Joined, Limits, Pair
 
 
-def raised_pairs(problem: Problem, pairs: Sequence[Pair], limits: Limits, rounds: int) -> Answer:
+def raised_pairs(problem: Problem, pairs: Sequence[Pair], limits: Limits, rounds: int, sampled: bool = False) -> Answer:
     """The answer for the rows of all pairs, one after the other. Times and bounds are of the ledger's step."""
     rows = Joined(pairs, limits)
     overlap = np.concatenate([np.full(pair.size, pair.mode.overlap.ep_all_to_all) for pair in pairs])
@@ -32,7 +32,7 @@ def raised_pairs(problem: Problem, pairs: Sequence[Pair], limits: Limits, rounds
             rows.chunk_ns[index],
             limits.memory_bytes,
         )
-        answer = raised(question, rounds)
+        answer = raised(question, rounds, sampled)
         bound[index] = answer.bound_ns
         for position, layout, few in zip(index.tolist(), answer.placed, answer.left, strict=True):
             placed[position], left[position] = layout, few

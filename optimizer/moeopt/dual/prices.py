@@ -18,8 +18,9 @@ from moeopt.screening.costs import Costs
 
 Schedule = tuple[int, int, int, int, bool]
 """pp, vpp, micro-batches, interleave group, expert-parallel overlap."""
-MEASURES = 4
-"""Forward ns and backward ns of one micro-batch, bytes that stay, bytes that one micro-batch in flight keeps."""
+MEASURES = 5
+"""Forward ns and backward ns of one micro-batch, bytes that stay, bytes that one micro-batch in flight keeps, and
+layers of the commonest kind."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,8 @@ class Rows:
     """Memory rows x stages: 1 on the stages of the row's rank."""
     flight: Array
     """Memory rows x stages: micro-batches in flight."""
+    ranks: Array
+    """Ranks x stages: 1 on the rank's stages."""
 
     @classmethod
     def of(cls, schedule: Schedule) -> "Rows":
@@ -49,7 +52,9 @@ class Rows:
                 row[rank::pp] = vector
                 resident.append(own)
                 flight.append(row)
-        return cls(schedule, matrix[:, :-1].astype(float), matrix[:, -1].astype(float), np.array(resident), np.array(flight))
+        ranks = np.tile(np.eye(pp), vpp)
+        time, hops = matrix[:, :-1].astype(float), matrix[:, -1].astype(float)
+        return cls(schedule, time, hops, np.array(resident), np.array(flight), ranks)
 
     @property
     def rounds(self) -> int:
@@ -99,8 +104,10 @@ class Prices:
         time_ns, longest_ns, memory_bytes = within
         size = len(time_ns)
 
+        commonest = max(grid.kinds, key=grid.layers.count)
+
         def measures(piece: Piece) -> Array:
-            found = _measures(costs, piece)
+            found = *_measures(costs, piece), int(piece == commonest)
             return np.stack([np.broadcast_to(np.asarray(value, dtype=float), (size,)) for value in found], axis=1)
 
         by_kind = np.stack([measures(kind) for kind in grid.kinds], axis=1)

@@ -18,12 +18,13 @@ class Weights:
     constant: Array
 
     @classmethod
-    def of(cls, rows: Rows, prices: Prices, rho: Array, mu: Array) -> "Weights":
-        """From the weights of time rows and of memory rows (rows x rows of the schedule)."""
+    def of(cls, rows: Rows, prices: Prices, rho: Array, mu: Array, nu: Array, most: Array) -> "Weights":
+        """From the weights of time rows, of memory rows and of ranks' layers (rows x rows of the schedule), of which a
+        rank holds `most`."""
         time = rho @ rows.time
         stages = time.shape[1] // 2
-        stage = np.stack([time[:, :stages], time[:, stages:], mu @ rows.resident, mu @ rows.flight], axis=2)
-        return cls(stage, (rho @ rows.hops) * prices.hop_ns - (mu * prices.room).sum(axis=1))
+        stage = np.stack([time[:, :stages], time[:, stages:], mu @ rows.resident, mu @ rows.flight, nu @ rows.ranks], axis=2)
+        return cls(stage, (rho @ rows.hops) * prices.hop_ns - (mu * prices.room).sum(axis=1) - (nu * most).sum(axis=1))
 
 
 @dataclass(frozen=True)
