@@ -1,8 +1,8 @@
-"""Best-first branch and bound over candidates: bounds from the sweep, proofs from CP-SAT.
+"""Best-first branch and bound over candidates: bounds from the sweep and from duality, proofs from CP-SAT.
 
-Candidates are visited by their bound. One whose bound is above the best value so far is done; any other is given to
-CP-SAT, which places its layers within the best value or proves that no placement is. Candidates that reach exactly the
-best value are collected, and the tie among them is broken by further goals.
+Candidates are visited by their bound. One whose bound is above the best value so far is done; duality settles most of
+the others; what is left is given to CP-SAT, which places its layers within the best value or proves that no placement
+is. Candidates that reach exactly the best value are collected, and the tie among them is broken by further goals.
 """
 
 from collections.abc import Sequence
@@ -13,41 +13,24 @@ from typing import Any
 
 import numpy as np
 
+from moeopt.best import Best
 from moeopt.candidate import Candidate
 from moeopt.configurations import decisions
-from moeopt.constraints.guide import ceilings
-from moeopt.constraints.placements import obeys
 from moeopt.cpsat.encode import Encoding
 from moeopt.cpsat.solve import ENGINE, QUICK, Settings, minimise, rules_out
 from moeopt.cpsat.tie_break import break_tie
+from moeopt.first import ROUNDS, First
 from moeopt.incumbent import Found, place
-from moeopt.layout import Recompute
-from moeopt.pipeline import PipelineLayout
 from moeopt.problem.problem import Problem
 from moeopt.queue import Queue
-from moeopt.screening import Column, Limits, Pair, Screening
+from moeopt.raising import Raising
+from moeopt.screening import Screening
 from moeopt.space import check_names
 
 _BATCH = 4
 """Candidates asked at once, a worker."""
 _LONG = 8.0
 """Deterministic time of a second try to rule a candidate out."""
-_GROWTH = 1.2
-"""The first limit that admits a layout is looked for in steps of this factor ..."""
-_ROUNDS = 16
-"""... this many times: to 18 times the lowest bound. What fits only beyond is left to the solver."""
-_FILLS = (1.0, 0.93, 0.85, 0.75, 0.6)
-"""Shares of the memory limit: for each, the best candidates whose memory bound is below it are placed first ..."""
-_SAMPLES = 4
-"""... so many of them."""
-_IMPROVEMENTS = 8
-"""Rounds of placing what could be better than the best layout known."""
-_ROUNDS_OF_WIDTH = ((1, 64), (12, 128), (40, 128))
-"""Bounds are raised for all candidates by one round of duality, then by more of what is left; so many at once."""
-_SAMPLED = (3, 8)
-_WIDE = 96
-_FEW = 96
-"""If no more candidates are left than this, all are placed."""
 
 
 class Stopped(Exception):  # noqa: N818 - not an error: a way out of the loops
@@ -71,16 +54,14 @@ class Search:
 
     def __init__(self, problem: Problem, settings: Settings, top: int = 1, screening: bool = True) -> None:
         check_names(problem, decisions())
-        self.problem, self.settings, self.top = problem, settings, top
+        self.problem, self.settings = problem, settings
         self.screens = screening
         self.screening = Screening(problem)
-        self.pool: list[Found] = []
-        """The best layout of each candidate asked, best first; those beyond the `top` and ties of the last are cut."""
-        self._queue: Queue | None = None
-        self._listed: dict[tuple[object, ...], list[Found]] = {}
-        """Every placement within the threshold of the candidates that were settled by listing them."""
+        self.best = Best(problem, top, self._say)
         self.asked = 0
         self.bound = 0
+        self._queue: Queue | None = None
+        self._listed: dict[tuple[object, ...], list[Found]] = {}
 
     def run(self) -> Result:
         """Search, prove, break ties."""
@@ -92,16 +73,42 @@ class Search:
             proven = True
         except (Stopped, KeyboardInterrupt):
             self._say("stopped before the proof was complete")
-        if not self.pool:
+        pool, top = self.best.pool, self.best.top
+        if not pool:
             return Result(None, proven, self.bound)
         if not proven:
             open_: list[int | None] = [None for _ in self.problem.then]
-            return Result(self.pool[0], False, min(self.bound, self.pool[0].score), self.pool[: self.top], open_)
-        equals = [found.candidate for found in self.pool if found.score == self.pool[0].score]
-        best, settled = break_tie(self.pool[0], equals, self.settings, self._listed)
-        rest = [found for found in self.pool if found.candidate.order != best.candidate.order]
+            return Result(pool[0], False, min(self.bound, pool[0].score), pool[:top], open_)
+        equals = [found.candidate for found in pool if found.score == pool[0].score]
+        best, settled = break_tie(pool[0], equals, self.settings, self._listed)
+        rest = [found for found in pool if found.candidate.key != best.candidate.key]
         further = [best.value(name) if settled else None for name in self.problem.then]
-        return Result(best, True, best.score, [best, *rest][: self.top], further)
+        return Result(best, True, best.score, [best, *rest][:top], further)
+
+    def find_first(self, rounds: int = ROUNDS) -> None:
+        """Good layouts; those of a limited time settle most candidates on the way."""
+        first = First(self.screening, self.best, self._check_deadline)
+        lowest = first.lowest_score()
+        if lowest is None:
+            return
+        self.bound = lowest
+        first.find(lowest, rounds)
+        if not self.best.pool:
+            return
+        self._queue = self._all_within()
+        if self.problem.objective == "peak_memory" or self.best.threshold is None:
+            first.place_all(self._queue)
+            return
+        raising = Raising(self._queue, self.best, self._check_deadline)
+        self._listed = raising.listed
+        try:
+            raising.run()
+        finally:
+            self.bound = max(self.bound, raising.bound)
+
+    def _all_within(self) -> Queue:
+        """Every candidate that could be within the threshold."""
+        return Queue(self.problem, self.screening.pairs(self.best.limits), self.best.bound_of)
 
     def facts(self, seconds: float) -> dict[str, Any]:
         """What the contract's `search` object holds."""
@@ -115,166 +122,6 @@ class Search:
             "screening": self.screens,
         }
 
-    # Values -------------------------------------------------------------------------------------------------------
-
-    @property
-    def threshold(self) -> int | None:
-        """Value that a further candidate must not exceed to matter; None while anything does."""
-        return self.pool[self.top - 1].score if len(self.pool) >= self.top else None
-
-    def limits(self, score: int | None) -> Limits:
-        """What a layout must stay within to reach a value of the objective (None: any)."""
-        memory, longest = ceilings(self.problem)
-        if score is None:
-            return Limits(memory, longest)
-        if self.problem.objective == "cost":
-            return Limits(memory, longest, gpu_ns=score)
-        if self.problem.objective == "peak_memory":
-            return Limits(min(memory, score), longest)
-        return Limits(memory, time_ns=score if longest is None else min(score, longest))
-
-    def _score_bound(self, pair: Pair) -> Column:
-        if self.problem.objective == "cost":
-            return np.asarray(pair.time * pair.degrees.gpus)
-        return pair.memory if self.problem.objective == "peak_memory" else pair.time
-
-    def _lowest_score(self) -> int | None:
-        """Below every layout that fits, by the first level's bounds."""
-        lows = []
-        for block in self.screening.blocks:
-            fits = block.memory <= self.limits(None).memory_bytes
-            if fits.any():
-                gpus = block.degrees.gpus
-                values = {"cost": block.time * gpus, "peak_memory": block.memory}.get(
-                    self.problem.objective, block.time
-                )
-                lows.append(int(values[fits].min()))
-        return min(lows, default=None)
-
-    # Good layouts first -------------------------------------------------------------------------------------------
-
-    def find_first(self, rounds: int = _ROUNDS) -> None:
-        """Fill the pool: grow a limit until a heuristic placement fits, then look once more below it."""
-        lowest = self._lowest_score()
-        if lowest is None:
-            return
-        self.bound = score = lowest
-        tried = -1
-        for _ in range(rounds):
-            if len(self.pool) >= self.top:
-                break
-            score = int(score * _GROWTH)
-            pairs = self.screening.pairs(self.limits(score), self._few_settings)
-            self._try(self._samples(Queue(self.problem, pairs, self._score_bound), tried))
-            tried = score
-        if self.pool:
-            self._improve()
-
-    def _improve(self) -> None:
-        """Raise the bounds of what could be better than the best known, lowest first; every placement met on the way
-        may be a better one."""
-        self._queue = queue = self._all_within()
-        if self.problem.objective == "peak_memory":
-            self._place_best(queue)
-            return
-        for rounds in _SAMPLED:
-            positions = queue.lowest(_WIDE) + [p for fill in _FILLS for p in queue.best_filled(int(fill*self.limits(None).memory_bytes), -1, 16)]
-            for candidate, pipeline in queue.placements(sorted(set(positions)), self.limits(self.threshold), rounds):
-                self._add(self._judged(candidate, pipeline))
-            queue.tighten(self.limits(self.threshold))
-            self._say(f"sampled {len(queue)}")
-        for rounds, width in _ROUNDS_OF_WIDTH:
-            queue.open_again()
-            while positions := queue.not_raised(width):
-                self._check_deadline()
-                known = self.threshold
-                self._say(f"bound {int(queue.bound[positions[0]]):,}, {len(queue)} candidates left")
-                for candidate, placed, all_ in queue.raise_bounds(positions, self.limits(known), rounds):
-                    judged = [self._judged(candidate, pipeline) for pipeline in placed]
-                    for found in judged:
-                        self._add(found)
-                    if all_:
-                        self._listed[candidate.order] = [found for found in judged if found is not None]
-                if self.threshold != known:
-                    queue.tighten(self.limits(self.threshold))
-
-    def _judged(self, candidate: Candidate, pipeline: PipelineLayout) -> Found | None:
-        """A placement, if it fits and obeys the problem's constraints."""
-        found = Found.judge(candidate, pipeline)
-        fits = found.peak_bytes <= self.limits(None).memory_bytes
-        return found if fits and obeys(candidate, pipeline, found.time_ns) else None
-
-    def _place_best(self, queue: Queue) -> None:
-        """Place the most promising candidates until none of them is better than the best known."""
-        tried: set[tuple[object, ...]] = set()
-        for _ in range(_IMPROVEMENTS):
-            known = self.threshold
-            fresh = [item for item in self._samples(queue, each=True) if item.order not in tried]
-            self._try(fresh)
-            tried.update(item.order for item in fresh)
-            if self.threshold == known:
-                return
-            queue.tighten(self.limits(self.threshold))
-
-    def _all_within(self) -> Queue:
-        """Every candidate that could be within the threshold."""
-        return Queue(self.problem, self.screening.pairs(self.limits(self.threshold)), self._score_bound)
-
-    @property
-    def _few_settings(self) -> list[Recompute]:
-        """Recompute settings that first layouts are looked for with: none, one module, the cheap ones, `moe`, full."""
-        cheap = {"layernorm", "moe_act", "mla_up_proj"}
-        return [
-            setting
-            for setting in self.screening.recomputes
-            if setting.granularity == "full"
-            or "moe" in setting.modules
-            or len(setting.modules) <= 1
-            or set(setting.modules) == cheap
-            or set(setting.modules) == cheap - {"mla_up_proj"}
-        ]
-
-    def _try(self, candidates: Sequence[Candidate]) -> None:
-        for candidate in candidates:
-            self._check_deadline()
-            threshold = self.threshold
-            if threshold is not None and self.problem.objective == "step_time" and candidate.bound_ns >= threshold:
-                continue
-            self._add(place(candidate, self.limits(threshold).memory_bytes))
-
-    def _samples(self, queue: Queue, above: int = -1, each: bool = False) -> list[Candidate]:
-        """Some candidates worth placing: the best by bound, at several fill levels of memory, and with `each` of every
-        mode and recompute setting; all if they are few.
-
-        `above`: a bound up to which candidates were sampled before, and did not fit.
-        """
-        limit_bytes = self.limits(None).memory_bytes
-        picked = {
-            position
-            for fill in _FILLS
-            for position in queue.best_filled(int(fill * limit_bytes), above, _SAMPLES * self.top)
-        }
-        if each:
-            picked |= set(queue.lowest(_FEW) if len(queue) <= _FEW else queue.best_of_each())
-        return [queue.candidate(position) for position in sorted(picked, key=lambda i: (int(queue.bound[i]), i))]
-
-    def _add(self, found: Found | None) -> None:
-        """Take a layout into the pool, one a candidate, unless it breaks a constraint on its placement."""
-        if found is None or not obeys(found.candidate, found.pipeline, found.time_ns):
-            return
-        known = self._known(found.candidate)
-        if known is not None:
-            if (known.score, known.peak_bytes) <= (found.score, found.peak_bytes):
-                return
-            self.pool.remove(known)
-        self.pool.append(found)
-        self.pool.sort(key=lambda f: (f.score, f.candidate.order))
-        if len(self.pool) > self.top:
-            last = self.pool[self.top - 1].score
-            self.pool = [f for f in self.pool if f.score <= last]
-        if self.pool[0] is found:
-            self._say(f"best {self.problem.objective} {found.score:,}")
-
     # Proof --------------------------------------------------------------------------------------------------------
 
     def _prove(self) -> None:
@@ -285,15 +132,15 @@ class Search:
             while positions := queue.lowest(width):
                 self.bound = int(queue.bound[positions[0]])
                 self._check_deadline()
-                known = self.threshold
+                known = self.best.threshold
                 self._say(f"bound {self.bound:,}, at most {len(queue)} candidates to ask")
                 batch = [queue.candidate(position) for position in positions]
                 self.asked += len(batch)
                 for candidate in self._possible(batch, pool):
                     self._solve(candidate)
                 queue.close(positions)
-                if self.threshold != known:
-                    queue.tighten(self.limits(self.threshold))
+                if self.best.threshold != known:
+                    queue.tighten(self.best.limits)
 
     def _possible(self, batch: Sequence[Candidate], pool: Executor) -> list[Candidate]:
         """Those that could not be ruled out: asked quickly, then, where no placement is known either, for longer."""
@@ -301,15 +148,11 @@ class Search:
         left = [candidate for candidate, done in zip(batch, gone, strict=True) if not done]
         for candidate in left:
             self._check_deadline()
-            self._add(place(candidate, self.limits(self.threshold).memory_bytes))
-        unknown = [candidate for candidate in left if self._known(candidate) is None]
+            self.best.add(place(candidate, self.best.limits.memory_bytes))
+        unknown = [candidate for candidate in left if self.best.known(candidate) is None]
         gone = pool.map(self._ruled_out, unknown, repeat(_LONG))
-        hopeless = {candidate.order for candidate, done in zip(unknown, gone, strict=True) if done}
-        return [candidate for candidate in left if candidate.order not in hopeless]
-
-    def _known(self, candidate: Candidate) -> Found | None:
-        """The layout of a candidate in the pool."""
-        return next((found for found in self.pool if found.candidate.order == candidate.order), None)
+        hopeless = {candidate.key for candidate, done in zip(unknown, gone, strict=True) if done}
+        return [candidate for candidate in left if candidate.key not in hopeless]
 
     def _ruled_out(self, candidate: Candidate, effort: float) -> bool:
         """Whether the smaller model shows that no placement is within the threshold."""
@@ -324,18 +167,18 @@ class Search:
         encoding = self._encode(candidate)
         if encoding is None:
             return
-        known = self._known(candidate)
+        known = self.best.known(candidate)
         if known is not None:
             encoding.hint(known)
         goal = encoding.peak if self.problem.objective == "peak_memory" else encoding.time
         outcome = minimise(encoding, goal, self.settings, "candidate")
-        self._add(outcome.found)
+        self.best.add(outcome.found)
         if not outcome.proven:
             raise Stopped
 
     def _encode(self, candidate: Candidate, few_rows: bool = False) -> Encoding | None:
         """The model of a candidate within the threshold; None where its limits are below its bound."""
-        limits = self.limits(self.threshold)
+        limits = self.best.limits
         horizon = int(limits.time_of(np.array([int(candidate.degrees.gpus)]))[0])
         if horizon < candidate.bound_ns:
             return None

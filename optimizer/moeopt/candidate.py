@@ -68,6 +68,11 @@ class Candidate:
             recompute.modules,
         )
 
+    @property
+    def key(self) -> tuple[object, ...]:
+        """What tells this candidate from every other one of its problem."""
+        return int(self.degrees.gpus), *self.order
+
     def layout(self, pipeline: PipelineLayout) -> Layout:
         """The complete layout for a placement."""
         degrees = {field.name: int(getattr(self.degrees, field.name)) for field in fields(Degrees)}

@@ -1,16 +1,33 @@
 """Candidates that are still open, lowest bound first."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from moeopt.candidate import Candidate
-from moeopt.dual.pairs import raised_pairs
+from moeopt.dual import raised, sampled
+from moeopt.dual.pairs import ask_pairs
+from moeopt.dual.prices import Schedule
 from moeopt.pipeline import PipelineLayout
 from moeopt.problem.problem import Problem
+from moeopt.schedule.combined import Counts
 from moeopt.screening import Column, Limits, Pair, tightened
 from moeopt.space import row
+
+Mask: TypeAlias = NDArray[np.bool_]
+Cuts: TypeAlias = Mapping[Schedule, Sequence[Counts]]
+
+
+@dataclass(frozen=True)
+class Left:
+    """Placements of a candidate that are worth judging: all that are left if `complete`."""
+
+    candidate: Candidate
+    placed: list[PipelineLayout]
+    complete: bool
 
 
 class Queue:
@@ -28,7 +45,7 @@ class Queue:
         self.memory = np.concatenate([pair.memory for pair in self.pairs] or empty)
         self._origin = np.repeat(np.arange(len(sizes)), sizes)
         self._index = np.concatenate([np.arange(size) for size in sizes] or empty)
-        self._raised = np.concatenate([pair.raised for pair in self.pairs] or [empty[0] > 0])
+        self._raised = np.concatenate([pair.raised for pair in self.pairs] or [np.zeros(0, dtype=bool)])
         self._open = np.ones(len(self.bound), dtype=bool)
         self._order = np.argsort(self.bound, kind="stable")
 
@@ -50,48 +67,50 @@ class Queue:
         open_ = self._open & ~self._raised
         return [int(i) for i in self._order[open_[self._order]][:count]]
 
-    def open_again(self) -> None:
+    def raise_again(self) -> None:
         """Every row may be raised once more."""
         self._raised[:] = False
 
-    def placements(self, positions: Sequence[int], limits: Limits, rounds: int) -> list[tuple[Candidate, PipelineLayout]]:
+    def placements(
+        self, positions: Sequence[int], limits: Limits, rounds: int
+    ) -> list[tuple[Candidate, PipelineLayout]]:
         """Good placements of some rows, where any was met."""
-        picked = np.zeros(len(self.bound), dtype=bool)
-        picked[list(positions)] = True
-        asked = [pair.only(mask) for pair, mask in zip(self.pairs, self._split(picked), strict=True) if mask.any()]
-        met = raised_pairs(self.problem, asked, limits, rounds, sampled=True).placed
+        picked, asked = self._picked(positions)
+        answer = ask_pairs(self.problem, asked, limits, lambda question: sampled(question, rounds))
         rows = np.flatnonzero(picked).tolist()
-        return [(self.candidate(row), layout) for row, layout in zip(rows, met, strict=True) if layout is not None]
+        both = zip(rows, answer.placed, strict=True)
+        return [(self.candidate(row), layout) for row, layouts in both for layout in layouts]
 
     def raise_bounds(
-        self, positions: Sequence[int], limits: Limits, rounds: int
-    ) -> list[tuple[Candidate, list[PipelineLayout], bool]]:
+        self, positions: Sequence[int], limits: Limits, rounds: int, cuts: Cuts | None = None
+    ) -> list[Left]:
         """Raise the bounds of some rows by duality; those are settled that have none, or only a few placements left
-        within the limits. Placements worth judging, and whether these are all that are left. Positions count anew
-        after it.
-        """
-        picked = np.zeros(len(self.bound), dtype=bool)
-        picked[list(positions)] = True
-        asked = [pair.only(mask) for pair, mask in zip(self.pairs, self._split(picked), strict=True) if mask.any()]
-        answer = raised_pairs(self.problem, asked, limits, rounds)
-        found = []
+        within the limits. What is worth judging; positions count anew after it."""
+        picked, asked = self._picked(positions)
+        answer = ask_pairs(self.problem, asked, limits, lambda question: raised(question, rounds), cuts)
         time = np.concatenate([pair.time for pair in self.pairs])
         time[picked] = np.maximum(time[picked], answer.bound_ns)
-        for position, met, left in zip(np.flatnonzero(picked).tolist(), answer.placed, answer.left, strict=True):
-            placed = left if left is not None else [met] if met is not None else []
+        found = []
+        rows = np.flatnonzero(picked).tolist()
+        for position, placed, complete in zip(rows, answer.placed, answer.complete, strict=True):
             if placed:
-                found.append((self.candidate(position), placed, left is not None))
-            if left is not None:
+                found.append(Left(self.candidate(position), placed, complete))
+            if complete:
                 self._open[position] = False
         parts = zip(self.pairs, self._split(time), self._split(self._raised | picked), strict=True)
         pairs = [replace(pair, time=part, raised=done) for pair, part, done in parts]
         near = [pair.time <= limits.time_of(pair.degrees.gpus) for pair in pairs]
-        self._fill(
-            [pair.only(mask & ok) for pair, mask, ok in zip(pairs, self._split(self._open), near, strict=True)]
-        )
+        both = zip(pairs, self._split(self._open), near, strict=True)
+        self._fill([pair.only(mask & ok) for pair, mask, ok in both])
         return found
 
-    def _split(self, column: Column) -> list[Column]:
+    def _picked(self, positions: Sequence[int]) -> tuple[Mask, list[Pair]]:
+        picked = np.zeros(len(self.bound), dtype=bool)
+        picked[list(positions)] = True
+        parts = zip(self.pairs, self._split(picked), strict=True)
+        return picked, [pair.only(mask) for pair, mask in parts if mask.any()]
+
+    def _split(self, column: NDArray[Any]) -> list[NDArray[Any]]:
         """A column of all rows by pair."""
         return np.split(column, np.cumsum([pair.size for pair in self.pairs])[:-1]) if self.pairs else []
 

@@ -20,20 +20,18 @@ _LARGEST_WEIGHT = 2**55
 
 
 Listed = Mapping[tuple[object, ...], Sequence[Found]]
-"""Candidates (by their order) of which every placement that reaches the best value is known: these placements."""
+"""Candidates (by their key) of which every placement that reaches the best value is known: these placements."""
 
 
-def break_tie(
-    best: Found, equals: Sequence[Candidate], settings: Settings, listed: Listed
-) -> tuple[Found, bool]:
+def break_tie(best: Found, equals: Sequence[Candidate], settings: Settings, listed: Listed) -> tuple[Found, bool]:
     """The canonical layout among those with the best layout's value; and whether every further objective was proven
     (all but the order of layers on stages, which no objective names)."""
     finalists: list[tuple[tuple[int, ...], tuple[object, ...], Found, Encoding | None]] = []
     for candidate in sorted(equals, key=lambda item: item.order):
-        if candidate.order in listed:
-            reaching = [found for found in listed[candidate.order] if found.score == best.score]
-            values, found = min(((_values(found), found) for found in reaching), key=lambda item: (item[0], _placing(item[1])))
-            finalists.append((values, candidate.order, found, None))
+        if candidate.key in listed:
+            reaching = [found for found in listed[candidate.key] if found.score == best.score]
+            found = min(reaching, key=lambda item: (_values(item), _placing(item)))
+            finalists.append((_values(found), candidate.order, found, None))
             continue
         encoding = _encode(best, candidate)
         reached = _settle_objectives(encoding, settings)
@@ -41,16 +39,19 @@ def break_tie(
             return best, False
         values, found = reached
         finalists.append((values, candidate.order, found, encoding))
-    *_, chosen, encoding = min(finalists, key=lambda item: item[:2])
-    if encoding is None:
-        return chosen, True
+    *_, chosen, model = min(finalists, key=lambda item: item[:2])
+    return (chosen if model is None else _canonical(model, chosen, settings)), True
+
+
+def _canonical(encoding: Encoding, chosen: Found, settings: Settings) -> Found:
+    """The same values, with fewer layers on earlier stages."""
     for goal in _placement_goals(encoding, chosen):
         outcome = minimise(encoding, goal, settings, "tie-break")
         if outcome.found is None or not outcome.proven:
-            return chosen, True
+            break
         chosen = outcome.found
         encoding.settle(goal, outcome.bound, chosen)
-    return chosen, True
+    return chosen
 
 
 def _values(found: Found) -> tuple[int, ...]:
@@ -98,7 +99,7 @@ def _encode(best: Found, candidate: Candidate) -> Encoding:
     elif problem.objective == "cost":
         horizon_ns = best.score // int(candidate.degrees.gpus)
     encoding = Encoding(problem, [candidate], horizon_ns, limit_bytes)
-    if candidate.order == best.candidate.order:
+    if candidate.key == best.candidate.key:
         encoding.hint(best)
     return encoding
 

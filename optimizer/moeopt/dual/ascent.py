@@ -8,7 +8,8 @@ from moeopt.dual.grid import Array
 from moeopt.dual.listing import Listing
 from moeopt.dual.prices import MEASURES, Rows
 from moeopt.dual.tables import NEVER, Index, Mask, Tables
-from moeopt.dual.walks import Placements, Walks, Weights
+from moeopt.dual.tops import SLACK
+from moeopt.dual.walks import Dual, Placements, Walks, Weights
 
 _SHARPNESS = 30.0
 """First weights: exp of this times how close a row is to the largest, at even stages."""
@@ -19,7 +20,6 @@ _LEAST_GAP = 0.002
 """Steps aim at least this share above the value."""
 _RULE_OUT = 6
 """Every so many rounds, layers before a stage that no placement within the limit has are ruled out."""
-SLACK = 1e-9
 
 
 @dataclass
@@ -34,6 +34,16 @@ class Best:
         """The best placement of one candidate, if it is within the target."""
         mask = (np.arange(len(self.value)) == index) & (self.value <= target_ns)
         return Placements(self.counts[mask], self.ending[mask])
+
+
+@dataclass(frozen=True)
+class Listed:
+    """Placements within the target of a candidate with a base time: all of them if `complete`."""
+
+    candidate: int
+    base_ns: float
+    placed: Placements
+    complete: bool
 
 
 @dataclass
@@ -104,7 +114,7 @@ class Ascent:
             return
         mine = self.tables.prices
         none = Weights(np.zeros((len(self.of), self.grid.stages, MEASURES)), np.zeros(len(self.of)))
-        upper = Walks(self.tables, none, self.open).values if self.grid.vpp > 1 else np.zeros(len(self.of))
+        upper = Walks(self.tables, none, self.open).values if self.rows.surrogate else np.zeros(len(self.of))
         kinds = mine.kinds[:, :, 0] + mine.kinds[:, :, 1]
         commonest = (mine.kinds[:, :, 4] * kinds).sum(axis=1)
         rank = np.arange(self.grid.pp)
@@ -123,19 +133,22 @@ class Ascent:
         for stage, value in enumerate(walks.reached()):
             self.open[stage] = self.open[stage] & (value <= limit)
 
-    def listed(self, most: int) -> list[tuple[int, float, Placements | None]]:
-        """For every row that is open: its candidate, its base time and the placements left, None where too many."""
+    def listed(self, most: int) -> list[Listed]:
+        """The placements left of every row that is open."""
         if not len(self.of):
             return []
         walks = self._walks()
         onward, limit = walks.onward(), self.tables.prices.target_ns * (1 + SLACK)
-        return [
-            (int(candidate), float(base), Listing(walks, onward, row, float(limit[row]), most).placements())
-            for row, (candidate, base) in enumerate(zip(self.of, self.tables.base_ns, strict=True))
-        ]
+        result = []
+        for row, (candidate, base) in enumerate(zip(self.of, self.tables.base_ns, strict=True)):
+            listing = Listing(walks, onward, row, float(limit[row]), most)
+            placed = listing.placements()
+            result.append(Listed(int(candidate), float(base), placed, listing.complete))
+        return result
 
     def _walks(self) -> Walks:
-        return Walks(self.tables, Weights.of(self.rows, self.tables.prices, self.rho, self.mu, self.nu, self.most), self.open)
+        dual = Dual(self.rho, self.mu, self.nu, self.most)
+        return Walks(self.tables, Weights.of(self.rows, self.tables.prices, dual), self.open)
 
     def _keep(self, mask: Mask) -> None:
         if mask.all():
@@ -150,15 +163,15 @@ class Ascent:
         better ones that fit are kept."""
         mine = self.tables.prices
         held = mine.held(placed.counts, placed.ending)
-        flat = np.concatenate([held[:, :, 0], held[:, :, 1]], axis=1)
-        time = flat @ self.rows.time.T + mine.hop_ns[:, None] * self.rows.hops
-        memory = held[:, :, 2] @ self.rows.resident.T + held[:, :, 3] @ self.rows.flight.T - mine.room
-        fits = (memory <= 0).all(axis=1)
+        time, memory = self.rows.values(held, mine.hop_ns), self.rows.bytes(held) - mine.room
+        fits = np.asarray((memory <= 0).all(axis=1))
         if fits.any():
-            self._take(placed, time.max(axis=1) + ub2_at(self.rows, self.tables.base_ns, held[:, :, 0] + held[:, :, 1]), fits)
+            self._take(
+                placed, time.max(axis=1) + ub2_at(self.rows, self.tables.base_ns, held[:, :, 0] + held[:, :, 1]), fits
+            )
         return time, memory, held[:, :, 4] @ self.rows.ranks.T - self.most
 
-    def _take(self, placed: Placements, value: Array, fits: Array) -> None:
+    def _take(self, placed: Placements, value: Array, fits: Mask) -> None:
         for row in np.flatnonzero(fits):
             owner = self.of[row]
             if value[row] < self.best.value[owner]:
@@ -173,12 +186,15 @@ class Ascent:
         by_time = by_time - by_time.mean(axis=1, keepdims=True)
         by_memory = memory / room
         gap = np.maximum(target - current, _LEAST_GAP * target) / self.scale
-        by_layers = layers / self.tables.prices.layers[:, 4, -1:] * self.grid.pp
+        share = self.tables.prices.layers[:, 4, -1:] / self.grid.pp
+        by_layers = layers / share
         norm = (by_time**2).sum(axis=1) + _MEMORY * (by_memory**2).sum(axis=1) + (by_layers**2).sum(axis=1)
         step = (_STEP * gap / np.maximum(norm, 1e-12))[:, None]
         self.rho = _on_simplex(self.rho + step * by_time)
         self.mu = np.maximum(self.mu + _MEMORY * step * by_memory * scale / room, 0.0)
-        self.nu = np.maximum(self.nu + step * by_layers * scale / self.tables.prices.layers[:, 4, -1:] * self.grid.pp, 0.0)
+        self.nu = np.maximum(
+            self.nu + step * by_layers * scale / self.tables.prices.layers[:, 4, -1:] * self.grid.pp, 0.0
+        )
 
 
 def ub2_at(rows: Rows, base_ns: Array, stage_ns: Array) -> Array:

@@ -1,6 +1,7 @@
-"""The placements whose weighted rows and UB2 stay within a target: listed where they are few.
+"""The placements whose weighted rows and UB2 stay within a target: all where they are few, else the most promising.
 
-Every placement within the limits is among them, whatever the weights, so a candidate whose list was judged is settled.
+Every placement within the limits is among all of them, whatever the weights, so a candidate whose list is complete and
+was judged is settled.
 """
 
 from dataclasses import dataclass
@@ -10,6 +11,9 @@ import numpy as np
 from moeopt.dual.grid import Array
 from moeopt.dual.tables import Index
 from moeopt.dual.walks import Placements, Walks
+
+_BEAM = 300
+"""Beginnings that are kept where there are too many."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +25,7 @@ class _Parts:
     top: Index
     value: Array
 
-    def only(self, index: Array) -> "_Parts":
+    def only(self, index: Index) -> "_Parts":
         return _Parts(self.counts[index], self.placed[index], self.top[index], self.value[index])
 
 
@@ -34,8 +38,11 @@ class Listing:
         self._onward = [go[row] for go in onward]
         self._found: list[tuple[Index, int]] = [(np.zeros((0, self.grid.stages), dtype=np.int64), 0)]
 
-    def placements(self) -> Placements | None:
-        """All of them; None where there are too many."""
+    complete = True
+    """Whether nothing was left out."""
+
+    def placements(self) -> Placements:
+        """All of them; where there are too many, those with the lowest values."""
         none = np.zeros(1, dtype=np.int64)
         start = np.array([self.walks.constant[self.row]])
         parts = _Parts(np.zeros((1, self.grid.stages), dtype=np.int64), none, none, start)
@@ -46,8 +53,6 @@ class Listing:
             if stage == self.grid.stages - 1 or not len(parts.placed):
                 break
             parts = self._step(stage, parts)
-            if len(parts.placed) > self.most:
-                return None
         counts = np.concatenate([found for found, _ in self._found])
         ending = np.concatenate([np.full(len(found), stage) for found, stage in self._found])
         _, first = np.unique(np.column_stack([counts, ending]), axis=0, return_index=True)
@@ -89,6 +94,10 @@ class Listing:
             value = value + self.tables.penalty[stage // self.grid.pp][self.row, parts.top][:, None]
             go = self._onward[stage + 1].min(axis=0)[at]
         which, step = np.nonzero(inside & (value + go <= self.target))
+        if len(which) > self.most:
+            self.complete = False
+            lowest = np.sort(np.argsort((value + go)[which, step], kind="stable")[:_BEAM])
+            which, step = which[lowest], step[lowest]
         counts = parts.counts[which]
         counts[:, stage] = step
         return _Parts(counts, after[which, step], parts.top[which], value[which, step])

@@ -4,8 +4,9 @@ Nanoseconds and bytes as float64: both stay below 2^53 here, sums are rounded by
 bound read off them gives 10^9 of itself away. A leading axis counts candidates.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from moeopt.accounting.pieces import Piece
 from moeopt.dual.grid import Array, Grid
 from moeopt.schedule.bounds import row_matrix
+from moeopt.schedule.combined import Counts
 from moeopt.schedule.in_flight import in_flight_vectors
 from moeopt.screening.costs import Costs
 
@@ -25,9 +27,13 @@ layers of the commonest kind."""
 
 @dataclass(frozen=True)
 class Rows:
-    """What an order of operations makes of stages: matrices over (forward, backward, static, kept) of every stage."""
+    """What an order of operations makes of stages: matrices over forward and backward times and bytes of every stage.
+
+    `replayed`: the rows bound the replayed pipeline; else, with UB2 where it is interleaved, they are the ledger's.
+    """
 
     schedule: Schedule
+    replayed: bool
     time: Array
     """Time rows x 2 stages: forward, then backward."""
     hops: Array
@@ -39,10 +45,13 @@ class Rows:
     """Ranks x stages: 1 on the rank's stages."""
 
     @classmethod
-    def of(cls, schedule: Schedule) -> "Rows":
-        """All rows of the ledger; one memory row for each rank and vector of micro-batches in flight."""
+    def of(cls, schedule: Schedule, replayed: bool = False, cuts: Sequence[Counts] = ()) -> "Rows":
+        """All rows of the ledger, and `cuts` beside them; one memory row for each rank and vector of micro-batches in
+        flight."""
         pp, vpp, microbatches, group, ep_overlap = schedule
         matrix, _ = row_matrix(*schedule)
+        further = [[*forward, *backward, hops] for forward, backward, hops in cuts]
+        rows = np.concatenate([matrix, np.array(further).reshape(-1, matrix.shape[1])]).astype(float)
         resident, flight = [], []
         for rank in range(pp):
             own = np.zeros(pp * vpp)
@@ -53,25 +62,42 @@ class Rows:
                 resident.append(own)
                 flight.append(row)
         ranks = np.tile(np.eye(pp), vpp)
-        time, hops = matrix[:, :-1].astype(float), matrix[:, -1].astype(float)
-        return cls(schedule, time, hops, np.array(resident), np.array(flight), ranks)
+        return cls(schedule, replayed, rows[:, :-1], rows[:, -1], np.array(resident), np.array(flight), ranks)
+
+    @property
+    def surrogate(self) -> bool:
+        """Whether the time is the middle of the largest row and UB2."""
+        return self.schedule[1] > 1 and not self.replayed
+
+    @property
+    def share(self) -> int:
+        """Rows and UB2 together are so many times the pipeline's time."""
+        return 2 if self.surrogate else 1
 
     @property
     def rounds(self) -> int:
-        """K of UB2: ceil(M / G); 0 for 1F1B, whose time has no UB2."""
-        _, vpp, microbatches, group, _ = self.schedule
-        return -(-microbatches // group) if vpp > 1 else 0
+        """K of UB2: ceil(M / G); 0 where there is no UB2."""
+        return -(-self.schedule[2] // self.schedule[3]) if self.surrogate else 0
 
     @property
     def waves(self) -> int:
         """M - K of UB2."""
-        return self.schedule[2] - self.rounds if self.schedule[1] > 1 else 0
+        return self.schedule[2] - self.rounds if self.surrogate else 0
 
     @property
     def span(self) -> int:
         """M v + p - 1 of UB2."""
         pp, vpp, microbatches, *_ = self.schedule
-        return microbatches * vpp + pp - 1 if vpp > 1 else 0
+        return microbatches * vpp + pp - 1 if self.surrogate else 0
+
+    def values(self, held: Array, hop_ns: Array) -> Array:
+        """Every time row of placements (placements x stages x measures), in ns."""
+        times = np.concatenate([held[:, :, 0], held[:, :, 1]], axis=1)
+        return np.asarray(times @ self.time.T + hop_ns[:, None] * self.hops)
+
+    def bytes(self, held: Array) -> Array:
+        """Every memory row of placements, in bytes: what depends on them."""
+        return np.asarray(held[:, :, 2] @ self.resident.T + held[:, :, 3] @ self.flight.T)
 
 
 @dataclass(frozen=True)
@@ -126,7 +152,7 @@ class Prices:
             end_ns,
             memory_bytes - _fixed_bytes(grid, rows, costs),
             time_ns,
-            2.0 * pipeline if grid.vpp > 1 else pipeline,
+            rows.share * pipeline,
             longest_ns,
         )
 
@@ -141,7 +167,7 @@ class Prices:
         held[every, ending] += self.mtp
         return np.asarray(held)
 
-    def only(self, index: Array) -> "Prices":
+    def only(self, index: NDArray[Any]) -> "Prices":
         """Some of the candidates."""
         return Prices(*(getattr(self, field.name)[index] for field in fields(self)))
 
@@ -168,4 +194,4 @@ def _fixed_bytes(grid: Grid, rows: Rows, costs: Costs) -> Array:
     present = column(costs.with_layer) * holds_layer + column(costs.with_loss) * holds_loss
     present = present + column(costs.with_embedding) * holds_embedding
     in_flight = column(costs.chunk_kept) * rows.flight.sum(axis=1)
-    return column(costs.fixed + grid.vpp * np.asarray(costs.chunk_fixed)) + running + present + in_flight
+    return np.asarray(column(costs.fixed + grid.vpp * np.asarray(costs.chunk_fixed)) + running + present + in_flight)

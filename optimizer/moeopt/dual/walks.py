@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from moeopt.dual.grid import Array
 from moeopt.dual.prices import Prices, Rows
@@ -18,13 +20,25 @@ class Weights:
     constant: Array
 
     @classmethod
-    def of(cls, rows: Rows, prices: Prices, rho: Array, mu: Array, nu: Array, most: Array) -> "Weights":
-        """From the weights of time rows, of memory rows and of ranks' layers (rows x rows of the schedule), of which a
-        rank holds `most`."""
-        time = rho @ rows.time
+    def of(cls, rows: Rows, prices: Prices, dual: "Dual") -> "Weights":
+        """From the weights of the schedule's rows."""
+        time = dual.rho @ rows.time
         stages = time.shape[1] // 2
-        stage = np.stack([time[:, :stages], time[:, stages:], mu @ rows.resident, mu @ rows.flight, nu @ rows.ranks], axis=2)
-        return cls(stage, (rho @ rows.hops) * prices.hop_ns - (mu * prices.room).sum(axis=1) - (nu * most).sum(axis=1))
+        measures = time[:, :stages], time[:, stages:], dual.mu @ rows.resident, dual.mu @ rows.flight
+        fixed = (dual.mu * prices.room).sum(axis=1) + (dual.nu * dual.most).sum(axis=1)
+        stage = np.stack([*measures, dual.nu @ rows.ranks], axis=2)
+        return cls(stage, (dual.rho @ rows.hops) * prices.hop_ns - fixed)
+
+
+@dataclass(frozen=True)
+class Dual:
+    """Weights (rows x rows of the schedule) of time rows, with sum 1; of memory rows; and of every rank's layers of the
+    commonest kind, which are `most` at most."""
+
+    rho: Array
+    mu: Array
+    nu: Array
+    most: Array
 
 
 @dataclass(frozen=True)
@@ -41,7 +55,7 @@ class Placements:
         rows = np.unique(np.concatenate(both), axis=0)
         return cls(rows[:, :-1], rows[:, -1])
 
-    def only(self, mask: Mask) -> "Placements":
+    def only(self, mask: NDArray[Any]) -> "Placements":
         """Some of the rows."""
         return Placements(self.counts[mask], self.ending[mask])
 

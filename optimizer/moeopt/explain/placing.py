@@ -56,9 +56,9 @@ class Light:
 class _First(Search):
     """A search that ends with the first layout that fits."""
 
-    def _add(self, found: Found | None) -> None:
-        super()._add(found)
-        if self.pool:
+    def _say(self, text: str) -> None:
+        super()._say(text)
+        if self.best.pool:
             raise Stopped
 
 
@@ -72,12 +72,12 @@ def find(problem: Problem, clock: Clock) -> Found | None:
     objective = "step_time" if problem.objective in ("gpus", "peak_memory") else problem.objective
     search = _search(problem.model_copy(update={"objective": objective, "then": ()}), clock)
     least = search.screening.best_memory
-    if least is None or least > search.limits(None).memory_bytes:
+    if least is None or least > search.best.within(None).memory_bytes:
         return None
     with suppress(Stopped):
         search.find_first(_ROUNDS)
-    if search.pool:
-        return search.pool[0]
+    if search.best.pool:
+        return search.best.pool[0]
     if clock.expired:
         raise Undecided
     further = _First(
@@ -113,7 +113,7 @@ def lightest(problem: Problem, above_bytes: int, clock: Clock) -> Light | None:
         search = _search(problem.model_copy(update={"limits": limits, "objective": "step_time", "then": ()}), clock)
         with suppress(Stopped):
             search.find_first(_ROUNDS)
-        if search.pool:
-            found = min(search.pool, key=lambda each: each.peak_bytes)
+        if search.best.pool:
+            found = min(search.best.pool, key=lambda each: each.peak_bytes)
             return Light(found, max(least or 0, above_bytes + 1))
     return None

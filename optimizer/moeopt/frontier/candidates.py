@@ -60,7 +60,7 @@ class Entry:
     @property
     def key(self) -> Key:
         """What tells it from the others."""
-        return int(self.candidate.degrees.gpus), *self.candidate.order
+        return self.candidate.key
 
 
 class Candidates:

@@ -16,7 +16,8 @@ from moeopt.problem.problem import Problem
 class Costs:
     """What the pieces of some rows cost: bytes that stay, bytes that one micro-batch in flight keeps, nanoseconds of
     one micro-batch (and of its forward pass), bytes that pass; by piece. Then bytes of a chunk in flight; bytes once on
-    any rank, for each of its chunks, with a decoder layer, with the loss, with the embedding; ns of a hop. All columns."""
+    any rank, for each of its chunks, with a decoder layer, with the loss, with the embedding; ns of a hop. All
+    columns."""
 
     static: Mapping[Piece, Number]
     kept: Mapping[Piece, Number]

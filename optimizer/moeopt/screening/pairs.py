@@ -15,7 +15,6 @@ from moeopt.screening.average import chunked_memory_bound, memory_bound
 from moeopt.screening.capacity import Ceilings, can_hold
 from moeopt.screening.costs import Costs
 from moeopt.screening.limits import Column, Limits
-from moeopt.screening.packed import packed_time_bound
 from moeopt.screening.work import Work
 from moeopt.space import concatenate, select
 
@@ -64,20 +63,7 @@ def bounded(problem: Problem, pairs: Sequence[Pair], limits: Limits) -> list[Pai
         chunked_memory_bound(problem, rows.degrees, rows.costs, rows.chunk_ns),
     )
     known = [replace(pair, memory=part) for pair, part in zip(pairs, rows.split(memory), strict=True)]
-    return _packed(problem, tightened(problem, known, limits), limits)
-
-
-def _packed(problem: Problem, pairs: Sequence[Pair], limits: Limits) -> list[Pair]:
-    """The pairs with the dearest of the time bounds, and what it leaves of them."""
-    if not pairs:
-        return []
-    rows = Joined(pairs, limits)
-    time = packed_time_bound(problem, rows.degrees, rows.costs, rows.work, limits.replayed)
-    left = []
-    for pair, part in zip(pairs, rows.split(time), strict=True):
-        known = replace(pair, time=np.maximum(pair.time, part))
-        left.append(known.only(known.time <= limits.time_of(known.degrees.gpus)))
-    return [pair for pair in left if pair.size]
+    return tightened(problem, known, limits)
 
 
 def tightened(problem: Problem, pairs: Sequence[Pair], limits: Limits) -> list[Pair]:

@@ -1,0 +1,78 @@
+"""The best layouts found so far, and what a layout must stay within to be among them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from moeopt.candidate import Candidate
+from moeopt.constraints.guide import ceilings
+from moeopt.constraints.placements import obeys
+from moeopt.incumbent import Found
+from moeopt.pipeline import PipelineLayout
+from moeopt.problem.problem import Problem
+from moeopt.screening import Block, Column, Limits, Pair
+
+
+@dataclass
+class Best:
+    """The best layout of each candidate met, best first; those beyond the `top` and ties of the last are cut."""
+
+    problem: Problem
+    top: int
+    say: Callable[[str], None]
+    pool: list[Found] = field(default_factory=list)
+
+    @property
+    def threshold(self) -> int | None:
+        """Value that a further candidate must not exceed to matter; None while anything does."""
+        return self.pool[self.top - 1].score if len(self.pool) >= self.top else None
+
+    @property
+    def limits(self) -> Limits:
+        """What a layout must stay within to matter."""
+        return self.within(self.threshold)
+
+    def within(self, score: int | None) -> Limits:
+        """What a layout must stay within to reach a value of the objective (None: any)."""
+        memory, longest = ceilings(self.problem)
+        if score is None:
+            return Limits(memory, longest)
+        if self.problem.objective == "cost":
+            return Limits(memory, longest, gpu_ns=score)
+        if self.problem.objective == "peak_memory":
+            return Limits(min(memory, score), longest)
+        return Limits(memory, time_ns=score if longest is None else min(score, longest))
+
+    def bound_of(self, rows: Pair | Block) -> Column:
+        """Bounds on the objective of rows."""
+        if self.problem.objective == "cost":
+            return np.asarray(rows.time * rows.degrees.gpus)
+        return rows.memory if self.problem.objective == "peak_memory" else rows.time
+
+    def known(self, candidate: Candidate) -> Found | None:
+        """The layout of a candidate in the pool."""
+        return next((found for found in self.pool if found.candidate.key == candidate.key), None)
+
+    def judged(self, candidate: Candidate, pipeline: PipelineLayout) -> Found | None:
+        """A placement, if it fits and obeys the problem's constraints."""
+        found = Found.judge(candidate, pipeline)
+        fits = found.peak_bytes <= self.within(None).memory_bytes
+        return found if fits and obeys(candidate, pipeline, found.time_ns) else None
+
+    def add(self, found: Found | None) -> None:
+        """Take a layout into the pool, one a candidate, unless it breaks a constraint on its placement."""
+        if found is None or not obeys(found.candidate, found.pipeline, found.time_ns):
+            return
+        known = self.known(found.candidate)
+        if known is not None:
+            if (known.score, known.peak_bytes) <= (found.score, found.peak_bytes):
+                return
+            self.pool.remove(known)
+        self.pool.append(found)
+        self.pool.sort(key=lambda f: (f.score, f.candidate.order))
+        if len(self.pool) > self.top:
+            last = self.pool[self.top - 1].score
+            self.pool = [f for f in self.pool if f.score <= last]
+        if self.pool[0] is found:
+            self.say(f"best {self.problem.objective} {found.score:,}")

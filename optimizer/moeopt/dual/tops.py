@@ -1,0 +1,96 @@
+"""What UB2 ranges over: base times, and the longest stage of each chunk position. Both are times that stages may have.
+
+UB2 is convex in its base time and breaks at the times of stages, so its least value for a placement is at one of these,
+or at zero. Times that cannot be within the target are left out by what holds for every placement: a row is at least M
+times the mean rank, and UB2 with base x at least (Mv+p-1) x + ((M-K)/p + K) (W - S x).
+"""
+
+import numpy as np
+
+from moeopt.dual.grid import Array, Grid
+from moeopt.dual.prices import Prices, Rows
+from moeopt.dual.tables import Index
+
+SLACK = 1e-9
+"""Share of a bound that is given away for the rounding of floats."""
+
+
+def deepest_stage(grid: Grid, prices: Prices) -> int:
+    """Most layers of a stage within the longest time of any candidate."""
+    times = prices.layers[:, 0] + prices.layers[:, 1]
+    for count in range(1, len(grid.layers) + 1):
+        shortest = (times[:, count:] - times[:, :-count]).min(axis=1)
+        if (shortest > prices.longest_ns).all():
+            return count - 1
+    return len(grid.layers)
+
+
+def _stage_times(grid: Grid, prices: Prices, chunk: int, deepest: int) -> Array:
+    """Every time that a stage of a chunk position may take: candidates x times."""
+    kinds = prices.kinds[:, :, 0] + prices.kinds[:, :, 1]
+    listed = list(grid.compositions(chunk, deepest))
+    layers = kinds @ np.array([composition for composition, _ in listed], dtype=float).T
+    begins = np.array([begin for _, begin in listed])
+    embedding, mtp, loss = (_time(piece)[:, None] for piece in (prices.embedding, prices.mtp, prices.loss))
+    times = [layers + embedding * begins]
+    if chunk == grid.vpp - 1:
+        times += [times[0] + loss, times[0] + mtp, times[0] + mtp + loss] if grid.mtp_layers else [times[0] + loss]
+    return np.concatenate(times, axis=1)
+
+
+def _time(piece: Array) -> Array:
+    return np.asarray(piece[:, 0] + piece[:, 1])
+
+
+def base_times(grid: Grid, rows: Rows, prices: Prices, deepest: int, one: bool) -> tuple[Index, Array]:
+    """The base times that the least UB2 within the target may have, candidate by candidate: UB2 is convex and its
+    breakpoints are the times of stages, or zero."""
+    size = len(prices.target_ns)
+    if not rows.surrogate:
+        return np.arange(size), np.zeros(size)
+    chunks = dict.fromkeys((0, min(1, grid.vpp - 1), grid.vpp - 1))
+    times = np.concatenate([_stage_times(grid, prices, chunk, deepest) for chunk in chunks], axis=1)
+    times = _distinct(np.concatenate([np.zeros((size, 1)), times], axis=1))
+    work = _work(prices)[:, None]
+    share = rows.waves + rows.rounds * grid.pp
+    least = rows.span * times + share * np.maximum(work - grid.stages * times, 0) / grid.pp
+    near = (times <= prices.longest_ns[:, None]) & (least + _least_row(grid, rows, prices)[:, None] <= _reach(prices))
+    if one:
+        near &= least == np.where(near, least, np.inf).min(axis=1)[:, None]
+    of, column = np.nonzero(near)
+    return of, times[of, column]
+
+
+def tops_of(grid: Grid, rows: Rows, prices: Prices, chunk: int, deepest: int, base: Array) -> Array:
+    """The maxima that a chunk position may have within the target: rows x tops, the base time first."""
+    if not rows.surrogate:
+        return np.asarray(prices.longest_ns[:, None])
+    times = _stage_times(grid, prices, chunk, deepest)
+    above = times - base[:, None]
+    least = rows.span * base[:, None] + (rows.waves + rows.rounds) * above + _least_row(grid, rows, prices)[:, None]
+    near = (above > 0) & (times <= prices.longest_ns[:, None]) & (least <= _reach(prices))
+    times = _distinct(np.where(near, times, np.inf))
+    most = int(np.isfinite(times).sum(axis=1).max(initial=0))
+    return np.concatenate([base[:, None], times[:, :most]], axis=1)
+
+
+def _distinct(times: Array) -> Array:
+    """Sorted along the last axis, repeated ones made infinite and put last."""
+    ordered = np.sort(times, axis=1)
+    again = np.zeros(ordered.shape, dtype=bool)
+    again[:, 1:] = ordered[:, 1:] == ordered[:, :-1]
+    return np.sort(np.where(again, np.inf, ordered), axis=1)
+
+
+def _work(prices: Prices) -> Array:
+    return np.asarray(_time(prices.layers[:, :, -1]) + _time(prices.embedding) + _time(prices.mtp) + _time(prices.loss))
+
+
+def _least_row(grid: Grid, rows: Rows, prices: Prices) -> Array:
+    """M times the mean rank."""
+    return rows.schedule[2] * _work(prices) / grid.pp
+
+
+def _reach(prices: Prices) -> Array:
+    """The target with the slack that floats need."""
+    return np.asarray(prices.target_ns[:, None] * (1 + SLACK))

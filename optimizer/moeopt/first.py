@@ -1,0 +1,98 @@
+"""A first layout that fits, and good ones after it, by heuristic placements: nothing here is trusted by the proof."""
+
+from collections.abc import Callable, Sequence
+
+from moeopt.best import Best
+from moeopt.candidate import Candidate
+from moeopt.incumbent import place
+from moeopt.layout import Recompute
+from moeopt.queue import Queue
+from moeopt.screening import Screening
+
+_GROWTH = 1.2
+"""The first limit that admits a layout is looked for in steps of this factor ..."""
+ROUNDS = 16
+"""... this many times: to 18 times the lowest bound. What fits only beyond is left to the solver."""
+FILLS = (1.0, 0.93, 0.85, 0.75, 0.6)
+"""Shares of the memory limit: for each, the best candidates whose memory bound is below it are placed first ..."""
+_SAMPLES = 4
+"""... so many of them."""
+_IMPROVEMENTS = 8
+"""Rounds of placing what could be better than the best layout known."""
+_FEW = 96
+"""If no more candidates are left than this, all are placed."""
+
+
+class First:
+    """Placements of the most promising candidates. `pause` is called before each one, and may raise."""
+
+    def __init__(self, screening: Screening, best: Best, pause: Callable[[], None]) -> None:
+        self.screening, self.best, self.pause = screening, best, pause
+        self.problem = screening.problem
+
+    def lowest_score(self) -> int | None:
+        """Below every layout that fits, by the first level's bounds; None where none does."""
+        memory = self.best.within(None).memory_bytes
+        lows = [self.best.bound_of(block)[block.memory <= memory] for block in self.screening.blocks]
+        return min((int(low.min()) for low in lows if len(low)), default=None)
+
+    def find(self, lowest: int, rounds: int = ROUNDS) -> None:
+        """Fill the pool: a limit grows until a heuristic placement fits."""
+        score, tried = lowest, -1
+        for _ in range(rounds):
+            if len(self.best.pool) >= self.best.top:
+                return
+            score = int(score * _GROWTH)
+            pairs = self.screening.pairs(self.best.within(score), self._few_settings)
+            self._try(self._samples(Queue(self.problem, pairs, self.best.bound_of), tried))
+            tried = score
+
+    def place_all(self, queue: Queue) -> None:
+        """Place the most promising candidates until none of them is better than the best known."""
+        tried: set[tuple[object, ...]] = set()
+        for _ in range(_IMPROVEMENTS):
+            known = self.best.threshold
+            fresh = [item for item in self._samples(queue, each=True) if item.order not in tried]
+            self._try(fresh)
+            tried.update(item.order for item in fresh)
+            if self.best.threshold == known:
+                return
+            queue.tighten(self.best.limits)
+
+    @property
+    def _few_settings(self) -> list[Recompute]:
+        """Recompute settings that first layouts are looked for with: none, one module, the cheap ones, `moe`, full."""
+        cheap = {"layernorm", "moe_act", "mla_up_proj"}
+        return [
+            setting
+            for setting in self.screening.recomputes
+            if setting.granularity == "full"
+            or "moe" in setting.modules
+            or len(setting.modules) <= 1
+            or set(setting.modules) == cheap
+            or set(setting.modules) == cheap - {"mla_up_proj"}
+        ]
+
+    def _try(self, candidates: Sequence[Candidate]) -> None:
+        for candidate in candidates:
+            self.pause()
+            threshold = self.best.threshold
+            if threshold is not None and self.problem.objective == "step_time" and candidate.bound_ns >= threshold:
+                continue
+            self.best.add(place(candidate, self.best.limits.memory_bytes))
+
+    def _samples(self, queue: Queue, above: int = -1, each: bool = False) -> list[Candidate]:
+        """Some candidates worth placing: the best by bound, at several fill levels of memory, and with `each` of every
+        mode and recompute setting; all if they are few.
+
+        `above`: a bound up to which candidates were sampled before, and did not fit.
+        """
+        limit_bytes = self.best.within(None).memory_bytes
+        picked = {
+            position
+            for fill in FILLS
+            for position in queue.best_filled(int(fill * limit_bytes), above, _SAMPLES * self.best.top)
+        }
+        if each:
+            picked |= set(queue.lowest(_FEW) if len(queue) <= _FEW else queue.best_of_each())
+        return [queue.candidate(position) for position in sorted(picked, key=lambda i: (int(queue.bound[i]), i))]

@@ -1,0 +1,63 @@
+"""Candidates settled by duality: better bounds, better layouts on the way, and lists of placements that are left."""
+
+from collections.abc import Callable
+
+from moeopt.best import Best
+from moeopt.first import FILLS
+from moeopt.incumbent import Found
+from moeopt.queue import Queue
+
+_SAMPLED = (3, 8)
+"""Placements are first looked for with so many rounds of duality, of one base time each ..."""
+_LOWEST, _FILLED = 96, 16
+"""... for so many candidates of lowest bound, and so many at each fill level of memory."""
+_ROUNDS = ((1, 64), (12, 128), (40, 128))
+"""Then bounds are raised: (rounds, candidates at once), for all that are left each time."""
+
+
+class Raising:
+    """What duality does for a queue of candidates whose time is limited. `pause` is called now and then, and may
+    raise."""
+
+    def __init__(self, queue: Queue, best: Best, pause: Callable[[], None]) -> None:
+        self.queue, self.best, self.pause = queue, best, pause
+        self.listed: dict[tuple[object, ...], list[Found]] = {}
+        """Every placement within the threshold of the candidates that were settled by listing them."""
+        self.bound = 0
+        """No layout that is still open is below it."""
+
+    def run(self) -> None:
+        """Settle what can be settled; the queue keeps the rest."""
+        if not len(self.queue):
+            return
+        for rounds in _SAMPLED:
+            self._sample(rounds)
+        for rounds, width in _ROUNDS:
+            self.queue.raise_again()
+            while positions := self.queue.not_raised(width):
+                self.bound = int(self.queue.bound[self.queue.lowest(1)[0]])
+                self.pause()
+                self.best.say(f"bound {self.bound:,}, {len(self.queue)} candidates left")
+                self._raise(positions, rounds)
+
+    def _sample(self, rounds: int) -> None:
+        self.pause()
+        memory = self.best.within(None).memory_bytes
+        picked = set(self.queue.lowest(_LOWEST))
+        for fill in FILLS:
+            picked |= set(self.queue.best_filled(int(fill * memory), -1, _FILLED))
+        for candidate, pipeline in self.queue.placements(sorted(picked), self.best.limits, rounds):
+            self.best.add(self.best.judged(candidate, pipeline))
+        self.queue.tighten(self.best.limits)
+
+    def _raise(self, positions: list[int], rounds: int) -> None:
+        known = self.best.threshold
+        for left in self.queue.raise_bounds(positions, self.best.limits, rounds):
+            judged = [self.best.judged(left.candidate, pipeline) for pipeline in left.placed]
+            fitting = [found for found in judged if found is not None]
+            for found in fitting:
+                self.best.add(found)
+            if left.complete:
+                self.listed[left.candidate.key] = fitting
+        if self.best.threshold != known:
+            self.queue.tighten(self.best.limits)
