@@ -1,38 +1,46 @@
 """A bound on the replayed step that no layout of a problem can beat, and the layout that reaches it.
 
 The search proves the optimum of the ledger's time. For interleaved pipelines that is a figure between a bound and a
-surrogate; the replay is the exact time of the same costs. Three bounds on a candidate's replayed step, in this order:
+surrogate; the replay is the exact time of the same costs. Bounds on a candidate's replayed step, in this order:
 
 1. that of the screening: its heaviest rank's work, and what memory and time together let ranks hold;
-2. critical paths of replays, combined by a linear program for each order of operations: the time that layers which
-   could be cut anywhere would take (`moeopt.cpsat.relaxation`);
-3. CP-SAT over the placements, with those paths as rows, in turns with replays (`moeopt.cpsat.replayed`).
+2. the rows that no replay goes below, combined by duality over whole layers (`moeopt.dual`);
+3. the same with critical paths of replays as further rows: of a linear program's points (`moeopt.cpsat.relaxation`),
+   then of the placements that duality proposes, as long as these raise the bound;
+4. CP-SAT over the placements, with those paths as rows, in turns with replays (`moeopt.cpsat.replayed`).
 
-The candidate with the lowest bound is taken first, so at any moment that bound holds for every layout.
+The schedule of the candidate with the lowest bound is taken first, so at any moment that bound holds for every layout.
 """
 
-import heapq
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
-import numpy as np
-
-from moeopt.accounting.pieces import piece_counts
 from moeopt.candidate import Candidate
 from moeopt.constraints.placements import obeys
 from moeopt.cpsat.relaxation import Relaxation
 from moeopt.cpsat.replayed import ReplayedModel
 from moeopt.cpsat.solve import Settings
+from moeopt.dual.prices import Cuts
 from moeopt.incumbent import Found
 from moeopt.pipeline import PipelineLayout
-from moeopt.schedule.combined import CombinedRow, Counts
+from moeopt.queue import Left, Queue
+from moeopt.schedule.combined import Counts
 from moeopt.schedule.replay import MOST_EXACT_OPERATIONS
 from moeopt.schedule.shape import Schedule
 from moeopt.screening import Limits, Screening
-from moeopt.space import row
 
 _ROUNDS = 200
 """Rounds of the linear program of one schedule, at most (it ends by itself after 20 to 100)."""
+_FEW_ROUNDS = 24
+"""The same in a plain solve."""
+_DUAL_ROUNDS = 12
+"""Rounds of duality, each time that a schedule's bounds are raised."""
+_TURNS = 8
+"""Times that duality and replays take turns at one schedule, at most."""
+_REPLAYED = 4
+"""Placements of one candidate that are replayed in a turn where not all are known ..."""
+_LISTED = 400
+"""... and how many of them are all replayed, to settle it."""
 _NEIGHBOURS = 120
 """Placements one layer away that are replayed for their cuts, each time that CP-SAT finds a placement."""
 
@@ -65,9 +73,9 @@ class Effort:
     solver: bool
 
 
-CHEAP = Effort(600, 200_000, False)
+CHEAP = Effort(1500, 600_000, False)
 """What a solve does at most: about 2 ms a row."""
-_ROWS, _ROWS_A_SECOND = 250, 100
+_ROWS, _ROWS_A_SECOND = 600, 200
 """Rows that a solve looks at closer however short it was, and more for each second of it: a fifth of its time."""
 FULL = Effort(None, None, True)
 """`--certify`."""
@@ -90,16 +98,6 @@ class Certificate:
         return self.best.cut is not None and self.lower_bound_ns >= self.best.step_ns
 
 
-@dataclass(frozen=True, order=True)
-class _Open:
-    """A candidate with the best bound known on its replayed step."""
-
-    bound_ns: int
-    number: int
-    end_ns: int = field(compare=False)
-    candidate: Candidate = field(compare=False)
-
-
 class Certifier:
     """Bounds of one problem's candidates, lowest first."""
 
@@ -108,10 +106,7 @@ class Certifier:
         self.settings, self.effort = settings, effort
         self.best = min((Replayed.judge(found) for found in known), key=lambda item: item.step_ns)
         self.spent = 0
-        self._rows: dict[Schedule, CombinedRow | None] = {}
-        self._cuts: dict[Schedule, list[Counts]] = {}
-        self._combined: set[int] = set()
-        self._counts = piece_counts(self.problem)
+        self._cuts: dict[Schedule, Cuts] = {}
 
     def run(self) -> Certificate:
         """As far as the effort and the deadline allow."""
@@ -119,20 +114,21 @@ class Certifier:
         if len(first) > self.effort.rows if self.effort.rows is not None else self.settings.expired:
             lowest = min(first, default=self.best.step_ns)
             return Certificate(self.best, min(lowest, self.best.step_ns), len(first), 0)
-        heap = self._open()
-        heapq.heapify(heap)
-        listed = len(heap)
+        queue = Queue(self.problem, self.screening.pairs(self._limits), lambda pair: pair.time)
+        listed = len(queue)
         try:
-            while heap and heap[0].bound_ns < self.best.step_ns:
-                bound = self._better_bound(heap[0])
-                if bound is None:
-                    break
-                heapq.heapreplace(heap, replace(heap[0], bound_ns=max(bound, heap[0].bound_ns)))
+            while len(queue) and self._take_lowest(queue):
+                pass
         except KeyboardInterrupt:
             self._say("interrupted before the gap was closed")
-        lower = min((item.bound_ns for item in heap), default=self.best.step_ns)
-        left = sum(item.bound_ns < self.best.step_ns for item in heap)
-        return Certificate(self.best, min(lower, self.best.step_ns), listed, listed - left)
+        left = queue.lowest(len(queue))
+        lower = int(queue.bound[left[0]]) if left else self.best.step_ns
+        return Certificate(self.best, min(lower, self.best.step_ns), listed, listed - len(left))
+
+    @property
+    def _limits(self) -> Limits:
+        """What a layout with a better replay stays within."""
+        return Limits(self.problem.memory_limit, time_ns=self.best.step_ns - 1, replayed=True)
 
     def _first_level(self) -> list[int]:
         """Bounds below the best step of rows whose chunks are open: the busiest rank's share of the work."""
@@ -142,82 +138,99 @@ class Certifier:
             bounds += block.time[near].tolist()
         return bounds
 
-    def _open(self) -> list[_Open]:
-        """Every candidate that the screening leaves below the best step."""
-        limits = Limits(self.problem.memory_limit, time_ns=self.best.step_ns - 1, replayed=True)
-        items: list[_Open] = []
-        for pair in self.screening.pairs(limits):
-            choices = pair.mode.model_copy(update={"recompute": pair.recompute})
-            ends = np.broadcast_to(np.asarray(pair.work.end_ns), pair.time.shape)
-            for index, (bound, end) in enumerate(zip(pair.time.tolist(), ends.tolist(), strict=True)):
-                candidate = Candidate(self.problem, row(pair.degrees, index), choices, bound)
-                items.append(_Open(bound, len(items), end, candidate))
-        return items
-
-    def _better_bound(self, item: _Open) -> int | None:
-        """A better bound of one candidate; the best step where none of its layouts is below it; None to stop."""
+    def _take_lowest(self, queue: Queue) -> bool:
+        """Raise the bounds of the schedule with the lowest one; False to stop."""
         if self.settings.expired:
-            return None
-        if item.number not in self._combined:
-            schedule = Schedule(*item.candidate.schedule)
-            if schedule not in self._rows and not self._refine(item.candidate, schedule):
-                return None
-            self._combined.add(item.number)
-            return self._bound_of(item, schedule)
-        if not self.effort.solver:
-            return None
-        return self._solve(item.candidate)
+            return False
+        candidate = queue.candidate(queue.lowest(1)[0])
+        schedule = Schedule(*candidate.schedule)
+        if schedule not in self._cuts:
+            if not self._refine(candidate, schedule):
+                return False
+            self._in_turns(queue, schedule)
+        elif self.effort.solver and self._solve(candidate):
+            queue.close(queue.lowest(1))
+        else:
+            return False
+        queue.drop(self._limits)
+        return True
 
-    def _bound_of(self, item: _Open, schedule: Schedule) -> int:
-        """The bound of the schedule's combined row with a candidate's prices."""
-        combined, candidate = self._rows[schedule], item.candidate
-        if combined is None:
-            return item.bound_ns
-        terms = candidate.ledger.time_terms
-        pipeline = combined.bound_ns(self._counts, terms.forward_ns, candidate.backward_ns, int(terms.hop_ns))
-        return pipeline + item.end_ns
+    def _in_turns(self, queue: Queue, schedule: Schedule) -> None:
+        """Raise the bounds of a schedule, add the critical paths of what duality proposes, and again."""
+        for _ in range(_TURNS):
+            known = len(self._cuts[schedule].rows)
+            self._raise(queue, schedule)
+            most = self.effort.operations
+            if (
+                len(self._cuts[schedule].rows) == known
+                or self.settings.expired
+                or (most is not None and self.spent > most)
+            ):
+                return
+
+    @property
+    def _spent_all(self) -> bool:
+        return self.effort.operations is not None and self.spent > self.effort.operations
+
+    def _raise(self, queue: Queue, schedule: Schedule) -> None:
+        """Bounds of a schedule's candidates by duality; placements proposed are replayed."""
+        positions = queue.of_schedule(schedule)
+        cuts = {(*schedule.shape, schedule.ep_overlap): self._cuts[schedule]}
+        exact = schedule.operations <= MOST_EXACT_OPERATIONS
+        for left in queue.raise_bounds(positions, self._limits, _DUAL_ROUNDS, cuts, _LISTED if exact else 0):
+            self._replay(left, schedule)
+
+    def _replay(self, left: Left, schedule: Schedule) -> None:
+        """Placements of one candidate: all that are left, or the most promising ones."""
+        for pipeline in left.placed if left.complete else left.placed[:_REPLAYED]:
+            item = self._judge(left.candidate, pipeline)
+            self.spent += schedule.operations
+            if item.cut is not None:
+                self._cuts[schedule].add(item.cut)
 
     def _refine(self, candidate: Candidate, schedule: Schedule) -> bool:
-        """Combine critical paths for one order of operations; False where that exceeds the effort."""
+        """Critical paths for one order of operations; False where that exceeds the effort."""
         most = self.effort.operations
         if most is not None and self.spent + schedule.operations > most:
             return False
-        if schedule.operations > MOST_EXACT_OPERATIONS:
-            self._rows[schedule], self._cuts[schedule] = None, []
-            return True
         relaxation = Relaxation(candidate, schedule)
-        rounds = _ROUNDS if most is None else min(_ROUNDS, (most - self.spent) // (2 * schedule.operations))
-        self._rows[schedule] = relaxation.refine(rounds, lambda: self.settings.expired)
-        self._cuts[schedule] = relaxation.cuts
+        if schedule.operations > MOST_EXACT_OPERATIONS:
+            relaxation.solve()
+            self._cuts[schedule] = relaxation.weighed
+            return True
+        rounds = _ROUNDS if most is None else min(_FEW_ROUNDS, (most - self.spent) // (2 * schedule.operations))
+        relaxation.refine(rounds, lambda: self.settings.expired)
+        self._cuts[schedule] = relaxation.weighed
         self.spent += 2 * schedule.operations * relaxation.rounds
         self._say(f"replay: {schedule} in {relaxation.rounds} rounds")
         return True
 
     # CP-SAT and replays in turns ------------------------------------------------------------------------------------
 
-    def _solve(self, candidate: Candidate) -> int | None:
-        """The best step where no placement of the candidate is below it; None where the time was over before."""
+    def _solve(self, candidate: Candidate) -> bool:
+        """Whether no placement of the candidate is below the best step; False where the time was over before."""
         schedule = Schedule(*candidate.schedule)
         cuts, limit = self._cuts[schedule], self.best.step_ns - 1
-        model = ReplayedModel(candidate, limit, self.problem.memory_limit, cuts)
+        model = ReplayedModel(candidate, limit, self.problem.memory_limit, cuts.rows)
         if model.refuted(self.settings):
-            return self.best.step_ns
+            return True
         while not self.settings.expired:
             outcome = model.solve(self.settings)
             if outcome.status == "none":
-                return self.best.step_ns
+                return True
             if outcome.pipeline is None:
-                return None
+                return False
             found = [self._judge(candidate, placed) for placed in self._around(candidate, outcome.pipeline)]
-            new = [item.cut for item in found if item.cut is not None and item.cut not in cuts]
             if found[0].cut is None:
-                return None
-            cuts += dict.fromkeys(new)
+                return False
+            new = [item.cut for item in found if item.cut is not None]
+            for cut in new:
+                cuts.add(cut)
             model.add_cuts(new)
             if self.best.step_ns <= limit:
                 limit = self.best.step_ns - 1
                 model.tighten(limit)
-        return None
+        return False
 
     def _judge(self, candidate: Candidate, pipeline: PipelineLayout) -> Replayed:
         """Replay a placement; the best one that fits is kept."""

@@ -10,15 +10,14 @@ from numpy.typing import NDArray
 from moeopt.candidate import Candidate
 from moeopt.dual import raised, sampled
 from moeopt.dual.pairs import ask_pairs
-from moeopt.dual.prices import Schedule
+from moeopt.dual.prices import Cuts, Schedule
 from moeopt.pipeline import PipelineLayout
 from moeopt.problem.problem import Problem
-from moeopt.schedule.combined import Counts
+from moeopt.schedule.shape import Schedule as Shape
 from moeopt.screening import Column, Limits, Pair, tightened
 from moeopt.space import row
 
 Mask: TypeAlias = NDArray[np.bool_]
-Cuts: TypeAlias = Mapping[Schedule, Sequence[Counts]]
 
 
 @dataclass(frozen=True)
@@ -82,12 +81,17 @@ class Queue:
         return [(self.candidate(row), layout) for row, layouts in both for layout in layouts]
 
     def raise_bounds(
-        self, positions: Sequence[int], limits: Limits, rounds: int, cuts: Cuts | None = None
+        self,
+        positions: Sequence[int],
+        limits: Limits,
+        rounds: int,
+        cuts: Mapping[Schedule, Cuts] | None = None,
+        most: int | None = None,
     ) -> list[Left]:
         """Raise the bounds of some rows by duality; those are settled that have none, or only a few placements left
-        within the limits. What is worth judging; positions count anew after it."""
+        within the limits (at most `most` of each). What is worth judging; positions count anew after it."""
         picked, asked = self._picked(positions)
-        answer = ask_pairs(self.problem, asked, limits, lambda question: raised(question, rounds), cuts)
+        answer = ask_pairs(self.problem, asked, limits, lambda question: raised(question, rounds, most), cuts)
         time = np.concatenate([pair.time for pair in self.pairs])
         time[picked] = np.maximum(time[picked], answer.bound_ns)
         found = []
@@ -125,6 +129,24 @@ class Queue:
         for position in self.lowest(len(self.bound)):
             found.setdefault(int(self._origin[position]), position)
         return list(found.values())
+
+    def of_schedule(self, schedule: Shape) -> list[int]:
+        """Open rows of one order of operations."""
+        found = [
+            (pair.degrees.pp == schedule.pp)
+            & (pair.degrees.vpp == schedule.vpp)
+            & (pair.degrees.num_microbatches == schedule.num_microbatches)
+            & (pair.degrees.interleave_group == schedule.group)
+            & (pair.mode.overlap.ep_all_to_all == schedule.ep_overlap)
+            for pair in self.pairs
+        ]
+        return [int(i) for i in np.flatnonzero(np.concatenate(found) & self._open)]
+
+    def drop(self, limits: Limits) -> None:
+        """Drop what is above the limits by the bounds that are known."""
+        near = [pair.time <= limits.time_of(pair.degrees.gpus) for pair in self.pairs]
+        both = zip(self.pairs, self._split(self._open), near, strict=True)
+        self._fill([pair.only(mask & ok) for pair, mask, ok in both])
 
     def close(self, positions: Sequence[int]) -> None:
         """These are settled."""

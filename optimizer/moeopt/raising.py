@@ -11,8 +11,10 @@ _SAMPLED = (3, 8)
 """Placements are first looked for with so many rounds of duality, of one base time each ..."""
 _LOWEST, _FILLED = 96, 16
 """... for so many candidates of lowest bound, and so many at each fill level of memory."""
-_ROUNDS = ((1, 64), (12, 128), (40, 128))
-"""Then bounds are raised: (rounds, candidates at once), for all that are left each time."""
+_ROUNDS = (1, 12, 40)
+"""Then bounds are raised by so many rounds, for all that are left each time ..."""
+_FEWEST, _MOST = 8, 128
+"""... so many candidates at once, twice as many each time: what the first ones tell spares the others."""
 
 
 class Raising:
@@ -32,13 +34,15 @@ class Raising:
             return
         for rounds in _SAMPLED:
             self._sample(rounds)
-        for rounds, width in _ROUNDS:
+        for rounds in _ROUNDS:
             self.queue.raise_again()
+            width = _FEWEST
             while positions := self.queue.not_raised(width):
                 self.bound = int(self.queue.bound[self.queue.lowest(1)[0]])
                 self.pause()
                 self.best.say(f"bound {self.bound:,}, {len(self.queue)} candidates left")
                 self._raise(positions, rounds)
+                width = min(2 * width, _MOST)
 
     def _sample(self, rounds: int) -> None:
         self.pause()

@@ -11,6 +11,7 @@ from ortools.linear_solver import pywraplp
 
 from moeopt.accounting.pieces import Piece, piece_counts
 from moeopt.candidate import Candidate
+from moeopt.dual.prices import Cuts
 from moeopt.schedule.bounds import lower_bound_rows
 from moeopt.schedule.combined import CombinedRow, Counts, stages_of
 from moeopt.schedule.replay import replay
@@ -41,6 +42,8 @@ class Relaxation:
         """Rows are divided by this, so that coefficients are about one."""
         self.rounds = 0
         self.cuts: list[Counts] = []
+        self.weights: list[float] = []
+        """Weights of the cuts in the last program that was solved (those added after it count zero)."""
         self._known: set[Counts] = set()
         self._rows: list[pywraplp.Constraint] = []
         self._build()
@@ -75,6 +78,16 @@ class Relaxation:
         self._rows.append(row)
         return True
 
+    @property
+    def weighed(self) -> Cuts:
+        """The cuts with their weights; those added after the last program weigh nothing."""
+        return Cuts(list(self.cuts), self.weights + [0.0] * (len(self.cuts) - len(self.weights)))
+
+    def solve(self) -> None:
+        """Weigh the rows that are there."""
+        if self._solved():
+            self.weights = [row.dual_value() for row in self._rows]
+
     def refine(self, rounds: int, stop: Callable[[], bool]) -> CombinedRow | None:
         """Add cuts for so many rounds; the weighting of the last program that was solved."""
         best, at = float("inf"), self._even()
@@ -83,7 +96,8 @@ class Relaxation:
             if not self._solved():
                 break
             low = self._time.solution_value() * self._length
-            combined = CombinedRow.of(self.schedule, self.cuts, [row.dual_value() for row in self._rows]) or combined
+            self.weights = [row.dual_value() for row in self._rows]
+            combined = CombinedRow.of(self.schedule, self.cuts, self.weights) or combined
             if best * (1 - _CLOSE) <= low or stop():
                 break
             found = {key: share.solution_value() for key, share in self._share.items()}

@@ -70,7 +70,9 @@ class Ascent:
         self.scale = np.maximum(totals[:, :2].sum(axis=1) * self.rows.schedule[2] / self.grid.pp, 1.0)
         even = self._even_rows(totals)
         self.rho = np.exp(_SHARPNESS * (even / even.max(axis=1, keepdims=True) - 1))
-        self.rho /= self.rho.sum(axis=1, keepdims=True)
+        if self.rows.start is not None:
+            self.rho = np.broadcast_to(self.rows.start, self.rho.shape)
+        self.rho = self.rho / self.rho.sum(axis=1, keepdims=True)
         self.mu = np.zeros((len(self.of), len(self.rows.resident)))
         self.nu = np.zeros((len(self.of), self.grid.pp))
         self.most = np.zeros_like(self.nu)

@@ -58,19 +58,20 @@ class Answer:
     """Whether no other placement could be within the limits."""
 
 
-def raised(question: Question, rounds: int) -> Answer:
-    """Bounds of a question's candidates, and what is left of them."""
+def raised(question: Question, rounds: int, most: int | None = None) -> Answer:
+    """Bounds of a question's candidates, and what is left of them: all placements where they are at most `most`
+    (default: some for every round)."""
     part = _Part(question)
     low = np.full(part.size, NEVER)
     left: dict[int, list[Listed]] = {}
     for ascent in part.ascents():
         ascent.run(rounds)
         np.minimum.at(low, ascent.of, ascent.value)
-        for listed in ascent.listed(_LISTED_A_ROUND * rounds):
+        for listed in ascent.listed(_LISTED_A_ROUND * rounds if most is None else most):
             left.setdefault(listed.candidate, []).append(listed)
     found = low < NEVER
     bound = np.where(found, low, 0.0) * (1 - SLACK) / part.rows.share + part.prices.end_ns
-    few = [part.left(index, left.get(index, [])) for index in range(part.size)]
+    few = [part.left(index, left.get(index, []), most) for index in range(part.size)]
     return Answer(
         np.where(found, bound.astype(np.int64), question.time_ns + 1),
         [part.layouts(placed) + ([] if complete else part.met(i)) for i, (placed, complete) in enumerate(few)],
@@ -121,7 +122,7 @@ class _Part:
             for counts, ending in zip(placed.counts.tolist(), placed.ending.tolist(), strict=True)
         ]
 
-    def left(self, index: int, listed: list[Listed]) -> tuple[Placements, bool]:
+    def left(self, index: int, listed: list[Listed], most: int | None) -> tuple[Placements, bool]:
         """The placements that are left of one candidate and within the limits, as far as its prices without padding
         and the mean rank's step end tell, fastest first; and whether these are all."""
         if not listed:
@@ -141,6 +142,7 @@ class _Part:
             near = value + int(self.question.end_ns[index]) <= int(self.question.time_ns[index])
             placed, value = placed.only(near), value[near]
         order = np.argsort(value, kind="stable")
+        complete = complete and (most is None or len(order) <= most)
         return placed.only(order if complete else order[:_JUDGED]), complete
 
     def _ledger(self, held: Array, index: int) -> Array:

@@ -5,10 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from moeopt.dual.bounds import Answer, Question
-from moeopt.dual.prices import Rows, Schedule
+from moeopt.dual.prices import Cuts, Rows, Schedule
 from moeopt.pipeline import PipelineLayout
 from moeopt.problem.problem import Problem
-from moeopt.schedule.combined import Counts
 from moeopt.screening import Joined, Limits, Pair
 
 Ask = Callable[[Question], Answer]
@@ -19,10 +18,10 @@ def ask_pairs(
     pairs: Sequence[Pair],
     limits: Limits,
     ask: Ask,
-    cuts: Mapping[Schedule, Sequence[Counts]] | None = None,
+    cuts: Mapping[Schedule, Cuts] | None = None,
 ) -> Answer:
     """The answer for the rows of all pairs, one after the other: of the ledger's step, or of the replayed one where
-    the limits are on that. `cuts`: further rows of some schedules."""
+    the limits are on that. `cuts`: of some schedules, time rows in place of the ledger's."""
     rows = Joined(pairs, limits)
     overlap = np.concatenate([np.full(pair.size, pair.mode.overlap.ep_all_to_all) for pair in pairs])
     d = rows.degrees
@@ -37,7 +36,7 @@ def ask_pairs(
         schedule = pp, vpp, microbatches, group, bool(ep_overlap)
         question = Question(
             problem,
-            Rows.of(schedule, limits.replayed, (cuts or {}).get(schedule, ())),
+            Rows.of(schedule, limits.replayed, (cuts or {}).get(schedule)),
             rows.costs.rows(index),
             end_ns[index],
             time_ns[index],

@@ -4,7 +4,7 @@ Nanoseconds and bytes as float64: both stay below 2^53 here, sums are rounded by
 bound read off them gives 10^9 of itself away. A leading axis counts candidates.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -25,6 +25,31 @@ MEASURES = 5
 layers of the commonest kind."""
 
 
+@dataclass
+class Cuts:
+    """Critical paths of replays of one schedule, each a row that no replay goes below, with weights to begin with."""
+
+    rows: list[Counts]
+    weights: list[float]
+
+    def add(self, row: Counts) -> None:
+        """A further one, which weighs nothing yet."""
+        if row not in self.rows:
+            self.rows.append(row)
+            self.weights.append(0.0)
+
+    @property
+    def matrix(self) -> Array:
+        """Rows x (forward and backward of every stage, hops)."""
+        return np.array([[*forward, *backward, hops] for forward, backward, hops in self.rows], dtype=float)
+
+    @property
+    def start(self) -> Array | None:
+        """The weights with sum 1; None where all are zero."""
+        weights = np.maximum(np.array(self.weights), 0.0)
+        return weights / weights.sum() if weights.sum() > 0 else None
+
+
 @dataclass(frozen=True)
 class Rows:
     """What an order of operations makes of stages: matrices over forward and backward times and bytes of every stage.
@@ -43,15 +68,15 @@ class Rows:
     """Memory rows x stages: micro-batches in flight."""
     ranks: Array
     """Ranks x stages: 1 on the rank's stages."""
+    start: Array | None = None
+    """Weights of the time rows to begin with."""
 
     @classmethod
-    def of(cls, schedule: Schedule, replayed: bool = False, cuts: Sequence[Counts] = ()) -> "Rows":
-        """All rows of the ledger, and `cuts` beside them; one memory row for each rank and vector of micro-batches in
-        flight."""
+    def of(cls, schedule: Schedule, replayed: bool = False, cuts: "Cuts | None" = None) -> "Rows":
+        """The ledger's time rows, or `cuts` in their place; one memory row for each rank and vector of micro-batches
+        in flight."""
         pp, vpp, microbatches, group, ep_overlap = schedule
-        matrix, _ = row_matrix(*schedule)
-        further = [[*forward, *backward, hops] for forward, backward, hops in cuts]
-        rows = np.concatenate([matrix, np.array(further).reshape(-1, matrix.shape[1])]).astype(float)
+        rows = row_matrix(*schedule)[0].astype(float) if cuts is None else cuts.matrix
         resident, flight = [], []
         for rank in range(pp):
             own = np.zeros(pp * vpp)
@@ -62,7 +87,16 @@ class Rows:
                 resident.append(own)
                 flight.append(row)
         ranks = np.tile(np.eye(pp), vpp)
-        return cls(schedule, replayed, rows[:, :-1], rows[:, -1], np.array(resident), np.array(flight), ranks)
+        return cls(
+            schedule,
+            replayed,
+            rows[:, :-1],
+            rows[:, -1],
+            np.array(resident),
+            np.array(flight),
+            ranks,
+            None if cuts is None else cuts.start,
+        )
 
     @property
     def surrogate(self) -> bool:

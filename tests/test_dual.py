@@ -1,0 +1,209 @@
+"""Duality over whole layers: bounds, placements and lists against every placement of small problems.
+
+Walks are compared with all placements for weights drawn at random, bounds and lists with the exact reader.
+"""
+
+import random
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from enumeration import peak_bytes, placed, random_problem
+from moeopt.accounting.ledger import Ledger
+from moeopt.dual import raised, sampled
+from moeopt.dual.bounds import Answer
+from moeopt.dual.grid import Grid, grid_of
+from moeopt.dual.pairs import ask_pairs
+from moeopt.dual.prices import MEASURES, Prices, Rows
+from moeopt.dual.tables import Tables
+from moeopt.dual.tops import base_times, deepest_stage, tops_of
+from moeopt.dual.walks import Dual, Walks, Weights
+from moeopt.pipeline import PipelineLayout
+from moeopt.problem.architecture import LayerKind
+from moeopt.problem.problem import Problem
+from moeopt.schedule.bounds import ub2
+from moeopt.screening import Limits, Pair, Screening
+from moeopt.space import row
+from schedule_cases import random_shape
+
+DENSE, MOE, WINDOW = LayerKind("dense"), LayerKind("moe"), LayerKind("moe", 128)
+
+
+def every_placement(grid: Grid) -> list[tuple[list[int], int]]:
+    """(layers of each stage, stage of the MTP modules), as the grid's rules say."""
+    found = []
+
+    def extend(counts: list[int], left: int) -> None:
+        stage = len(counts)
+        if stage == grid.stages:
+            return
+        if grid.may_end(stage):
+            found.append(([*counts, left] + [0] * (grid.stages - stage - 1), stage))
+        if stage < grid.stages - 1:
+            for layers in range(grid.fewest(stage), left + 1):
+                extend([*counts, layers], left - layers)
+
+    extend([], len(grid.layers))
+    return found
+
+
+def random_case(rng: random.Random) -> tuple[Grid, Rows, Prices]:
+    """A grid of a few stages, an order of operations, and prices of one candidate."""
+    while True:
+        shape = random_shape(rng, 3)
+        layers = rng.choice([(DENSE, MOE, MOE, MOE, MOE), (MOE, WINDOW) * 3, (DENSE,) * 5, (DENSE, DENSE, *(MOE,) * 4)])
+        if shape[0] * shape[1] <= 6:
+            break
+    grid = grid_of(layers, shape[0], shape[1], rng.choice([0, 0, 1, 2]))
+    rows = Rows.of((*shape, rng.random() < 0.3), replayed=rng.random() < 0.2)
+    kinds = np.array([[[rng.randint(20, 90), rng.randint(40, 180), 5, 3, 0] for _ in grid.kinds]], dtype=float)
+    kinds[0, grid.kinds.index(max(grid.kinds, key=layers.count)), 4] = 1
+    sums = np.cumsum(kinds[:, [grid.kinds.index(layer) for layer in layers]], axis=1)
+    first = np.concatenate([np.zeros((1, 1, MEASURES)), sums], axis=1).transpose(0, 2, 1)
+
+    def special(most: int) -> np.ndarray:
+        return np.array([[rng.randint(0, most), rng.randint(0, most), 7, 2, 0]], dtype=float)
+
+    hop, whole = np.array([float(rng.choice([0, 3]))]), np.array([1e9])
+    room = np.full((1, len(rows.resident)), 60.0)
+    mtp = special(150) if grid.mtp_layers else np.zeros((1, MEASURES))
+    prices = Prices(kinds, first, special(30), mtp, special(120), hop, 0 * hop, room, whole, whole, whole)
+    return grid, rows, prices
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_a_walk_is_the_cheapest_placement(seed: int) -> None:
+    """For any weights and base time: the walk's value is the least of the weighted rows, UB2 and bytes over all
+    placements, the placement read from it has that value, and so has the best way through every stage."""
+    rng = random.Random(seed)
+    grid, rows, prices = random_case(rng)
+    deepest = deepest_stage(grid, prices)
+    of, bases = base_times(grid, rows, prices, deepest, one=False)
+    chosen = rng.randrange(len(of))
+    base = bases[chosen : chosen + 1]
+    tops = [tops_of(grid, rows, prices, chunk, deepest, base) for chunk in range(grid.vpp)]
+    generator = np.random.default_rng(seed)
+    rho = generator.random((1, len(rows.time)))
+    mu, nu = generator.random((1, len(rows.resident))), generator.random((1, grid.pp))
+    dual = Dual(rho / rho.sum(), mu, nu, np.full((1, grid.pp), 2.0))
+    tables = Tables.of(grid, rows, prices, base, tops, deepest)
+    open_ = [np.ones((1, high - low + 1), dtype=bool) for low, high in zip(tables.low, tables.high, strict=True)]
+    walks = Walks(tables, Weights.of(rows, prices, dual), open_)
+
+    def value(counts: list[int], ending: int) -> float:
+        held = prices.held(np.array([counts]), np.array([ending]))
+        total = (dual.rho * rows.values(held, prices.hop_ns)).sum() + (mu * (rows.bytes(held) - prices.room)).sum()
+        total += (nu * (held[:, :, 4] @ rows.ranks.T - dual.most)).sum()
+        times = held[0, :, 0] + held[0, :, 1]
+        excess = np.maximum(times - base[0], 0).reshape(grid.vpp, grid.pp)
+        return float(total + rows.span * base[0] + rows.waves * excess.max(axis=1).sum() + rows.rounds * excess.sum())
+
+    least = min(value(*each) for each in every_placement(grid))
+    assert walks.values[0] == pytest.approx(least, rel=1e-12)
+    found = walks.placements()
+    assert value(found.counts[0].tolist(), int(found.ending[0])) == pytest.approx(least, rel=1e-12)
+    through = walks.reached()
+    for stage in range(grid.final + 1):
+        assert through[stage].min() == pytest.approx(least, rel=1e-12)
+
+
+def test_base_times_hold_the_least_ub2() -> None:
+    """The least UB2 of every placement is at one of the base times listed (300 random placements)."""
+    rng = random.Random(3)
+    for _ in range(60):
+        grid, rows, prices = random_case(rng)
+        if not rows.surrogate:
+            continue
+        _, bases = base_times(grid, rows, prices, deepest_stage(grid, prices), one=False)
+        for counts, ending in rng.sample(every_placement(grid), 5):
+            held = prices.held(np.array([counts]), np.array([ending]))[0]
+            times = [int(f + b) for f, b in held[:, :2]]
+            exact = ub2(*rows.schedule[:4], times)
+            at = [ub2_value(rows, times, int(base)) for base in bases]
+            assert min(at) == exact
+
+
+def ub2_value(rows: Rows, times: list[int], base: int) -> int:
+    """UB2 with one base time, from its definition."""
+    pp, vpp, microbatches, group, _ = rows.schedule
+    rounds = -(-microbatches // group)
+    total = (microbatches * vpp + pp - 1) * base
+    for chunk in range(vpp):
+        excess = [max(0, time - base) for time in times[chunk * pp : (chunk + 1) * pp]]
+        total += (microbatches - rounds) * max(excess) + rounds * sum(excess)
+    return total
+
+
+def candidates(problem: Problem, pairs: list[Pair]) -> list[Ledger]:
+    """Every row as a ledger, one after the other."""
+    return [
+        Ledger(problem, row(pair.degrees, index), pair.mode.model_copy(update={"recompute": pair.recompute}))
+        for pair in pairs
+        for index in range(pair.size)
+    ]
+
+
+def check(seed: int) -> int:
+    """Rows compared with all their placements."""
+    problem = random_problem(seed)
+    screening = Screening(problem)
+    everything = screening.pairs(Limits(problem.memory_limit, time_ns=10**12))
+    if not everything:
+        return 0
+    shortest = min(int(pair.time.min()) for pair in everything)
+    replayed = seed % 3 == 0
+    limits = Limits(problem.memory_limit, time_ns=shortest * (5 + seed % 5) // 4, replayed=replayed)
+    pairs = screening.pairs(limits)
+    if not pairs:
+        return 0
+    rounds = (1, 7, 12)[seed % 3]
+    answer = ask_pairs(problem, pairs, limits, lambda question: raised(question, rounds))
+    quick = ask_pairs(problem, pairs, limits, lambda question: sampled(question, rounds))
+    ledgers = candidates(problem, pairs)
+    for index, ledger in enumerate(ledgers):
+        compare(ledger, limits, answer, index, seed)
+        assert all(layout in placed(ledger) for layout in quick.placed[index]), seed
+    return len(ledgers)
+
+
+def compare(ledger: Ledger, limits: Limits, answer: Answer, index: int, seed: int) -> None:
+    assert limits.time_ns is not None
+    for pipeline in placed(ledger):
+        if peak_bytes(ledger, pipeline) > limits.memory_bytes:
+            continue
+        step = ledger.step_time(pipeline)
+        total_ns = step.total_ns
+        if limits.replayed:
+            total_ns += ledger.replay(pipeline).total_ns - step.pipeline_ns
+        if total_ns <= limits.time_ns:
+            assert answer.bound_ns[index] <= total_ns, (seed, index, str(pipeline))
+            if answer.complete[index]:
+                assert pipeline in answer.placed[index], (seed, index, str(pipeline))
+
+
+def test_bounds_and_lists_hold_for_every_placement() -> None:
+    """No placement that fits is below its candidate's bound, and a complete list has every placement within the
+    limits: of the ledger's step, and of the replayed one (40 problems)."""
+    assert sum(check(seed) for seed in range(40)) > 200
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", range(40, 400, 60))
+def test_more_bounds_and_lists_hold(first: int) -> None:
+    """The same law on 360 further problems."""
+    for seed in range(first, first + 60):
+        check(seed)
+
+
+def test_a_band_has_every_placement() -> None:
+    """Layers before each stage of any placement are within the band of its deepest stage."""
+    rng = random.Random(11)
+    for _ in range(40):
+        grid, _, _ = random_case(rng)
+        for counts, ending in every_placement(grid):
+            low, high = grid.band(max(counts))
+            before = [0, *np.cumsum(counts).tolist()]
+            assert all(low[s] <= before[s] <= high[s] for s in range(ending + 1)), (grid, counts)
+            assert PipelineLayout.from_counts(grid.pp, counts, grid.mtp_layers, ending).pp == grid.pp
+            assert all(a <= b for a, b in pairwise(before))
