@@ -8,7 +8,7 @@ from moeopt.layout import Degrees
 from moeopt.problem.architecture import Architecture
 from moeopt.problem.problem import Problem
 
-HALF_SPEED_SEQUENCE = 600
+HALF_SPEED_SEQUENCE = 1250
 """Tokens at which the core reaches half its long-sequence rate: eta(s) = eta s / (s + 600), from the aiconfigurator
 causal tables at 4K, 8K and 16K."""
 MLA_SPEEDUP = exact(1.3)

@@ -29,7 +29,7 @@ def tensor_block_ns(
     """
     t, hidden = degrees.tp, problem.architecture.hidden_size
     moved = ceil_div(tokens.attention * (2 * hidden), t) * (t - 1)
-    one = transfer_ns(moved, ring_bytes_per_us(problem, degrees, rates, t, 1)) + problem.cluster.nvlink_latency_ns
+    one = transfer_ns(moved, ring_bytes_per_us(problem, degrees, rates, t, 1)) + ceil_div(t * problem.cluster.nvlink_latency_ns, 2)
     exposed = ceil_div(one * halves, 2)
     if choices.overlap.tp_comm:
         exposed = ceil_div(exposed * USER_BUFFER_EXPOSED[0], USER_BUFFER_EXPOSED[1])
