@@ -57,11 +57,11 @@ class Prior:
 HOPPER, BLACKWELL, ULTRA = TABLES
 PRIORS = (
     Prior("gemm bf16, Hopper", (HOPPER,), ("gemm", "bf16"), 0.72, 0.15, "aiconfigurator h100_sxm GEMM tables"),
-    Prior("gemm fp8, Hopper", (HOPPER,), ("gemm", "fp8"), 0.55, 0.15, "aiconfigurator h100_sxm GEMM tables"),
+    Prior("gemm fp8, Hopper", (HOPPER,), ("gemm", "fp8"), 0.67, 0.15, "aiconfigurator h100_sxm GEMM tables"),
     Prior("gemm bf16, Blackwell", (BLACKWELL,), ("gemm", "bf16"), 0.62, 0.15, "aiconfigurator .65, SimuMax .49"),
-    Prior("gemm mxfp8, Blackwell", (BLACKWELL,), ("gemm", "mxfp8"), 0.50, 0.15, "aiconfigurator b200_sxm tables"),
+    Prior("gemm mxfp8, Blackwell", (BLACKWELL,), ("gemm", "mxfp8"), 0.62, 0.15, "aiconfigurator b200_sxm tables"),
     Prior("gemm bf16, Ultra", (ULTRA,), ("gemm", "bf16"), 0.65, 0.15, "as Blackwell's inference tables"),
-    Prior("gemm mxfp8, Ultra", (ULTRA,), ("gemm", "mxfp8"), 0.50, 0.15, "as Blackwell"),
+    Prior("gemm mxfp8, Ultra", (ULTRA,), ("gemm", "mxfp8"), 0.62, 0.15, "as Blackwell"),
     Prior("attention, Hopper", (HOPPER,), ("attention",), 0.57, 0.12, "aiconfigurator causal tables, 8K-16K"),
     Prior("attention, Blackwell", (BLACKWELL,), ("attention",), 0.53, 0.12, "aiconfigurator causal tables, 8K-16K"),
     Prior("attention, Ultra", (ULTRA,), ("attention",), 0.64, 0.12, "aiconfigurator causal tables, 8K-16K"),

@@ -29,8 +29,9 @@ def up_projections(architecture: Architecture, tokens: Tokens, degrees: Degrees)
         return Products()
     heads, _ = local_heads(architecture, degrees)
     query = architecture.q_lora_rank or architecture.hidden_size
-    keys_values = architecture.kv_lora_rank * (architecture.qk_nope_head_dim + architecture.v_head_dim)
-    return product(tokens.attention, heads * (query * architecture.qk_head_dim + keys_values))
+    keys_values = heads * (architecture.qk_nope_head_dim + architecture.v_head_dim)
+    queries = product(tokens.attention, heads * architecture.qk_head_dim, query)
+    return queries + product(tokens.attention, keys_values, architecture.kv_lora_rank)
 
 
 def projections(architecture: Architecture, tokens: Tokens, degrees: Degrees) -> Products:
@@ -38,12 +39,12 @@ def projections(architecture: Architecture, tokens: Tokens, degrees: Degrees) ->
     (megatron/core/transformer/multi_latent_attention.py, TELinear "duplicated")."""
     heads, groups = local_heads(architecture, degrees)
     hidden, wide = architecture.hidden_size, architecture.value_head_dim
-    out = product(tokens.attention, heads * (wide * hidden))
+    out = product(tokens.attention, hidden, heads * wide)
     if architecture.kv_lora_rank is not None:
         down = (architecture.q_lora_rank or 0) + architecture.kv_lora_rank + architecture.qk_rope_head_dim
-        return up_projections(architecture, tokens, degrees) + product(tokens.local, hidden * down) + out
+        return up_projections(architecture, tokens, degrees) + product(tokens.local, down, hidden) + out
     qkv = heads * architecture.qk_head_dim + groups * (architecture.qk_head_dim + wide)
-    return product(tokens.attention, qkv * hidden) + out
+    return product(tokens.attention, qkv, hidden) + out
 
 
 def gemm_inputs(architecture: Architecture, tokens: Tokens, degrees: Degrees) -> tuple[Number, Number]:

@@ -2,7 +2,7 @@
 
 from moeopt.accounting.time.efficiency import Rates
 from moeopt.accounting.time.tokens import Tokens
-from moeopt.accounting.time.topology import domains, pipeline_crosses, ring_bytes_per_us
+from moeopt.accounting.time.topology import domains, pipeline_crosses, ring_bytes_per_us, ring_latency_ns
 from moeopt.arithmetic import Number, ceil_div, maximum, where
 from moeopt.layout import Choices, Degrees
 from moeopt.problem.problem import Problem
@@ -29,7 +29,8 @@ def tensor_block_ns(
     """
     t, hidden = degrees.tp, problem.architecture.hidden_size
     moved = ceil_div(tokens.attention * (2 * hidden), t) * (t - 1)
-    one = transfer_ns(moved, ring_bytes_per_us(problem, degrees, rates, t, 1)) + ceil_div(t * problem.cluster.nvlink_latency_ns, 2)
+    one = transfer_ns(moved, ring_bytes_per_us(problem, degrees, rates, t, 1))
+    one = one + ring_latency_ns(problem, degrees, t, 1)
     exposed = ceil_div(one * halves, 2)
     if choices.overlap.tp_comm:
         exposed = ceil_div(exposed * USER_BUFFER_EXPOSED[0], USER_BUFFER_EXPOSED[1])
@@ -41,7 +42,8 @@ def expert_tensor_ns(problem: Problem, degrees: Degrees, tokens: Tokens, rates: 
     and a reduce-scatter in 4 (fp32 router probabilities; megatron/core/transformer/moe/token_dispatcher.py)."""
     q = degrees.etp
     moved = ceil_div(tokens.routed, q) * (q - 1) * (6 * problem.architecture.hidden_size)
-    time = transfer_ns(moved, ring_bytes_per_us(problem, degrees, rates, q, 1)) + 2 * problem.cluster.nvlink_latency_ns
+    time = transfer_ns(moved, ring_bytes_per_us(problem, degrees, rates, q, 1))
+    time = time + 2 * ring_latency_ns(problem, degrees, q, 1)
     return where(q > 1, time, 0)
 
 

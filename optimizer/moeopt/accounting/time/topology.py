@@ -35,6 +35,19 @@ def ring_bytes_per_us(problem: Problem, degrees: Degrees, rates: Rates, size: Nu
     return where(either(spanned == 1, size == 1), rates.nvlink_bytes_per_us, across)
 
 
+def ring_latency_ns(problem: Problem, degrees: Degrees, size: Number, stride: Number) -> Number:
+    """What filling a ring of `size` ranks `stride` apart costs besides its bytes, once an operation.
+
+    NCCL's rings work in size - 1 steps. Inside a domain a step takes half of the smallest all-gather on 8 GPUs: 5 us on
+    H100 and 8 on B200 are what 32 MiB take over their share of 512 MiB on 2, 4 and 8 GPUs (aiconfigurator comm/nccl);
+    a step that leaves the domain takes one network latency.
+    """
+    spanned = domains(problem, degrees, size * stride)
+    across = where(spanned > 1, minimum(spanned, size), 0)
+    inside = (size - across) * problem.cluster.nvlink_latency_ns
+    return where(size > 1, ceil_div(inside, 2) + across * problem.cluster.network_latency_ns, 0)
+
+
 def pipeline_crosses(problem: Problem, degrees: Degrees) -> Number:
     """Whether some pipeline boundary lies between two domains: as soon as the job is larger than one domain."""
     return degrees.gpus > problem.cluster.ranks_per_domain
