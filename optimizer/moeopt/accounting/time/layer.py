@@ -33,9 +33,10 @@ def add_bytes(scene: Scene, timed: Timed, forward: Number, quantized: tuple[Numb
     return time
 
 
-def add_tensor_block(scene: Scene, timed: Timed) -> Number:
-    """Add the tensor-parallel communication of one block; returns the forward time."""
-    forward, backward = scene.tensor_block
+def add_tensor_block(scene: Scene, timed: Timed, bf16: bool = False) -> Number:
+    """Add the tensor-parallel communication of one block in the recipe's precision (or bf16); returns the forward
+    time."""
+    forward, backward = scene.tensor_block_bf16 if bf16 else scene.tensor_block
     timed.forward.add("tp_comm", forward)
     timed.backward.add("tp_comm", backward)
     return forward

@@ -38,7 +38,7 @@ def add_head(scene: Scene, timed: Timed) -> None:
     logits = scene.tokens.attention * rows
     timed.forward.add("memory_bound", memory_ns(logits * LOSS_FORWARD_BYTES, scene.rates))
     timed.backward.add("memory_bound", memory_ns(logits * LOSS_BACKWARD_BYTES, scene.rates))
-    add_tensor_block(scene, timed)
+    add_tensor_block(scene, timed, bf16=True)
 
 
 def loss(scene: Scene) -> Timed:
