@@ -45,7 +45,7 @@ def test_dispatch_table(row: list[Any]) -> None:
 
 @pytest.mark.parametrize(("sequence", "share"), MEASURED["attention"]["rows"])
 def test_attention_core_by_sequence(sequence: int, share: float) -> None:
-    """Causal GQA forward on H100: share of the bf16 peak within 4 % of the measured one at 4K, 8K and 16K; backward
+    """Causal GQA forward on H100: share of the bf16 peak within 4 % of the measured one from 1K to 16K; backward
     takes 2.5 times the FLOP at 0.8 of the rate."""
     asked = problem("qwen3-235b-a22b", "h100-sxm", sequence_length=sequence)
     forward, backward = attention.core_ns(asked, degrees(), rates(asked), window=0)

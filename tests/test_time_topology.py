@@ -118,20 +118,20 @@ def test_only_the_head_gathers_in_16_bits_in_8_bit_recipes() -> None:
 
 
 def test_filling_a_ring_grows_with_its_ranks() -> None:
-    """A ring's latency is its steps: half of the domain's smallest all-gather each inside a domain, a network latency
-    for every domain it enters; none for one rank. A gradient ring pays it once a bucket of max(40M, 1M * ranks)
+    """A ring's latency is its steps: half of the domain's smallest all-gather each inside a domain, NCCL's own 1.9 and
+    4.0 us in rings over several; none for one rank. A gradient ring pays it once a bucket of max(40M, 1M * ranks)
     elements, so a price for a million elements stays below one step's latency however many GPUs there are."""
     asked, given = problem("qwen3-235b-a22b", "h100-sxm", gpus=2048), degrees(gpus=2048)
     assert ring_latency_ns(asked, given, 1, 8) == 0
     assert ring_latency_ns(asked, given, 8, 1) == 8 * 5_000
-    assert ring_latency_ns(asked, given, 64, 1) == 56 * 5_000 + 8 * 20_000
-    assert ring_latency_ns(asked, given, 256, 8) == 256 * 20_000
+    assert ring_latency_ns(asked, given, 64, 1) == 56 * 1_900 + 8 * 4_000
+    assert ring_latency_ns(asked, given, 256, 8) == 256 * 4_000
     for gpus in (64, 512, 2048, 131072):
         asked, given = problem("qwen3-235b-a22b", "h100-sxm", gpus=gpus), degrees(gpus=gpus)
         ends = step_end(asked, given, Choices(), rates(asked))
         bare = step_end(asked, given, Choices(overlap=Overlap(grad_reduce=False, param_gather=False)), rates(asked))
         added = (ends.reduce[0].dense - bare.reduce[0].dense) / 20
-        assert 0 < added < 20_000
+        assert 0 < added < 4_000
 
 
 def test_context_ring_hides_behind_long_attention() -> None:
@@ -203,7 +203,7 @@ def test_gradients_across_nodes_hide_only_under_one_micro_batch() -> None:
     )
     expert, stage = 10**10, 10**9
     full, some = (step_end_ns(terms, 0, expert, stage) for terms in (shown, hidden))
-    filling = expert * 8 * 20_000 / 64_000_000
+    filling = expert * 8 * 4_000 / 64_000_000
     reduce, gather = full["gradient_reduce"] + filling, full["param_gather"] + filling
     assert some["gradient_reduce"] == pytest.approx(max(reduce - 0.6e9, 0.15 * (reduce + gather)), rel=1e-4)
     assert some["param_gather"] == pytest.approx(max(gather - 0.3e9, 0), rel=1e-4, abs=2)

@@ -9,12 +9,16 @@ from moeopt.problem.architecture import Architecture
 from moeopt.problem.problem import Problem
 
 HALF_SPEED_SEQUENCE = 1250
-"""Tokens at which the core reaches half its long-sequence rate: eta(s) = eta s / (s + 600), from the aiconfigurator
-causal tables at 4K, 8K and 16K."""
+"""Tokens at which the core reaches half its long-sequence rate: eta(s) = eta s / (s + 1250). Forward and backward
+together speed up so between 4K and 16K or 32K in training kernels (cuDNN's MLA on Hopper and Blackwell, arXiv
+2603.07685 table 9; SimuMax's GQA on B200), and so do aiconfigurator's prefill kernels on H100 at every length from 1K
+to 16K, within 3 %. Its B200 kernels start slower (2,200). With context parallelism s is a ring step's: partial outputs
+are merged."""
 MLA_SPEEDUP = exact(1.3)
 """192/128-wide heads against 128-wide GQA: cuDNN tables of the Megatron-Core report (0.56-0.65 forward at 4K)."""
-NARROW_HEAD_SLOWDOWN = exact(0.6)
-"""Heads of 64: half the matrix work for each exponential; assumed from the tables of 64-wide kernels."""
+NARROW_HEAD_SLOWDOWN = exact(0.7)
+"""Heads of 64: half the matrix work for each exponential. aiconfigurator's prefill kernels from 4K to 16K: 0.80-0.83 on
+H100, 0.65 on B200, 0.71-0.77 on B300; one value for all."""
 
 
 def local_heads(architecture: Architecture, degrees: Degrees) -> tuple[Number, Number]:
