@@ -52,7 +52,7 @@ def test_attention_core_by_sequence(sequence: int, share: float) -> None:
     flops = attention.core_flops(asked, degrees(), window=0)
     assert flops == 2 * sequence**2 * 64 * 2 * 128 // 2
     assert flops / forward / 989_500 == pytest.approx(share, rel=0.04)
-    assert backward == pytest.approx(forward * 2.5 / 0.80, rel=1e-6)
+    assert backward == pytest.approx(forward * 2.5 / 0.80, abs=1)
 
 
 @pytest.mark.parametrize("row", MEASURED["attention_growth"]["rows"], ids=str)
