@@ -116,9 +116,6 @@ def moe_moments(problem: Problem, sizes: Symbols, tensors: list[TensorBytes], ch
         # A forward and a backward layer of two micro-batches run as one.
         backward = backward + forward
     dropped = _dropped(tensors, choices)
-    if sizes.quantized and choices.recompute.drops("moe_act"):
-        # fc2 then saves its 16-bit input (experts.py, set_save_original_input): that is what comes back.
-        dropped = dropped + sizes.R * sizes.fe
     if choices.recompute.drops("moe"):
         again = dropped + _incoming_gradient(sizes)
         return {"end of the MoE forward pass": forward + again, "backward of the experts": backward + again}
