@@ -57,17 +57,17 @@ class Prior:
 HOPPER, BLACKWELL, ULTRA = TABLES
 PRIORS = (
     Prior("gemm bf16, Hopper", (HOPPER,), ("gemm", "bf16"), 0.72, 0.15, "aiconfigurator h100_sxm GEMM tables"),
-    Prior("gemm fp8, Hopper", (HOPPER,), ("gemm", "fp8"), 0.55, 0.15, "aiconfigurator h100_sxm GEMM tables"),
+    Prior("gemm fp8, Hopper", (HOPPER,), ("gemm", "fp8"), 0.67, 0.15, "aiconfigurator h100_sxm, net of quantising"),
     Prior("gemm bf16, Blackwell", (BLACKWELL,), ("gemm", "bf16"), 0.62, 0.15, "aiconfigurator .65, SimuMax .49"),
-    Prior("gemm mxfp8, Blackwell", (BLACKWELL,), ("gemm", "mxfp8"), 0.50, 0.15, "aiconfigurator b200_sxm tables"),
+    Prior("gemm mxfp8, Blackwell", (BLACKWELL,), ("gemm", "mxfp8"), 0.62, 0.15, "aiconfigurator, cuBLAS grouped .65"),
     Prior("gemm bf16, Ultra", (ULTRA,), ("gemm", "bf16"), 0.65, 0.15, "as Blackwell's inference tables"),
-    Prior("gemm mxfp8, Ultra", (ULTRA,), ("gemm", "mxfp8"), 0.50, 0.15, "as Blackwell"),
-    Prior("attention, Hopper", (HOPPER,), ("attention",), 0.50, 0.12, "aiconfigurator causal tables, 8K-16K"),
-    Prior("attention, Blackwell", (BLACKWELL,), ("attention",), 0.45, 0.12, "aiconfigurator causal tables, 8K-16K"),
-    Prior("attention, Ultra", (ULTRA,), ("attention",), 0.55, 0.12, "aiconfigurator causal tables, 8K-16K"),
-    Prior("memory, Hopper", (HOPPER,), ("memory",), 0.65, 0.15, "elementwise kernels reach 0.6-0.8 of HBM"),
-    Prior("memory, Blackwell", (BLACKWELL,), ("memory",), 0.60, 0.15, "elementwise kernels reach 0.6-0.8 of HBM"),
-    Prior("memory, Ultra", (ULTRA,), ("memory",), 0.60, 0.15, "elementwise kernels reach 0.6-0.8 of HBM"),
+    Prior("gemm mxfp8, Ultra", (ULTRA,), ("gemm", "mxfp8"), 0.65, 0.15, "aiconfigurator b300_sxm .68"),
+    Prior("attention, Hopper", (HOPPER,), ("attention",), 0.57, 0.12, "aiconfigurator 8K-16K over s/(s+1250)"),
+    Prior("attention, Blackwell", (BLACKWELL,), ("attention",), 0.52, 0.12, "aiconfigurator 8K-16K over s/(s+1250)"),
+    Prior("attention, Ultra", (ULTRA,), ("attention",), 0.59, 0.12, "aiconfigurator 8K-16K over s/(s+1250)"),
+    Prior("memory, Hopper", (HOPPER,), ("memory",), 0.65, 0.08, "elementwise kernels reach 0.6-0.8 of HBM"),
+    Prior("memory, Blackwell", (BLACKWELL,), ("memory",), 0.60, 0.08, "elementwise kernels reach 0.6-0.8 of HBM"),
+    Prior("memory, Ultra", (ULTRA,), ("memory",), 0.60, 0.08, "elementwise kernels reach 0.6-0.8 of HBM"),
     Prior("nvlink", TABLES, ("nvlink",), 0.70, 0.10, "NCCL 2.29 in a node, dispatch table of arXiv 2603.07685"),
     Prior("network", TABLES, ("network",), 0.80, 0.10, "dispatch table across H100 nodes, 40-45 of 50 GB/s"),
     Prior("launch, x86 (ns)", TABLES, ("launch_ns", "x86"), 15_000, 0.70, "no table: a guess of one launch"),
@@ -75,7 +75,7 @@ PRIORS = (
     Prior("hidden, graphs", TABLES, ("overlap_hidden", "graphs"), 0.80, 0.12, "published pairs: 0.64-0.80"),
     Prior("hidden, eager", TABLES, ("overlap_hidden", "eager"), 0.55, 0.25, "published pairs: 0.29 to a half"),
     Prior("overlap slowdown - 1", TABLES, ("overlap_slowdown",), 0.05, 0.70, "SMs that communication takes"),
-    Prior("biased experts - 1", TABLES, ("biased_expert_slowdown",), 0.40, 0.50, "gpt-oss: unfused biases, a guess"),
+    Prior("biased experts - 1", TABLES, ("biased_expert_slowdown",), 0.48, 0.50, "gpt-oss: unfused biases, a guess"),
 )
 
 

@@ -5,8 +5,9 @@ kernel and NCCL timings of inference frameworks; needs the extra `kernels`), tur
 take, and compares them, and the published runs predicted with them, to the shipped tables. A written table is put to
 use with `efficiency: FILE.yaml` in a cluster.
 
-Taken: products with all sides of 4,096 and more, less one pass over the weights (median); causal attention of 128-wide
-heads at 8K to 32K, with the law s / (s + 600) taken out (median); NCCL all-gather of 128 MiB and more in one domain.
+Taken: products with all sides of 4,096 and more, less the passes over operands that are priced apart (median); causal
+attention of 128-wide heads at 8K to 32K, with the law s / (s + 1250) taken out (median); NCCL all-gather of 128 MiB and
+more in one domain.
 Kept from the shipped table: what the package does not measure (host, network, overlap, memory-bound kernels, backward).
 """
 
@@ -49,16 +50,19 @@ def rows(system: str, pattern: str, columns: list[str]) -> list[dict[str, Any]]:
     return found
 
 
-def product_share(system: str, cluster: Cluster, kind: str, memory: float) -> float:
-    """Share of the dense peak of large products, beside one pass over their weights."""
+def product_share(system: str, cluster: Cluster, kind: str, memory: float, weight_memory: float) -> float:
+    """Share of the dense peak of large products, beside one pass over their weights; of fp8 ones (whose timings include
+    the quantisation of the input) also beside that and a pass over inputs and outputs, as `gemm` prices them."""
     peak, width = (cluster.peak_flops.bf16, 2) if kind == "bfloat16" else (cluster.peak_flops.fp8, 1)
-    bandwidth = cluster.memory_bandwidth_bytes_per_s * memory
+    bandwidth = cluster.memory_bandwidth_bytes_per_s
     assert peak is not None
     shares = []
     for row in rows(system, "gemm/trtllm/*/gemm_perf.parquet", ["gemm_dtype", "m", "n", "k", "latency"]):
         m, n, k = row["m"], row["n"], row["k"]
         if row["gemm_dtype"] == kind and min(m, n, k) >= LONG_SIDE:
-            seconds = row["latency"] / 1000 - width * n * k / bandwidth
+            moved = width * n * k + (m * k + 2 * m * n if width == 1 else 0)
+            seconds = row["latency"] / 1000 - moved / (bandwidth * weight_memory)
+            seconds -= 3 * m * k / (bandwidth * memory) if width == 1 else 0
             shares.append(2 * m * n * k / seconds / peak)
     return float(statistics.median(shares))
 
@@ -96,9 +100,9 @@ def measured(table: str) -> dict[str, Any]:
     cluster = load_cluster(preset)
     fields = preset_fields("efficiency", table)
     fields.pop("calibration", None)
-    memory = float(fields["memory"])
-    bf16 = round(product_share(system, cluster, "bfloat16", memory), 3)
-    fp8 = round(product_share(system, cluster, "fp8", memory), 3)
+    bandwidths = float(fields["memory"]), float(fields["weight_memory"])
+    bf16 = round(product_share(system, cluster, "bfloat16", *bandwidths), 3)
+    fp8 = round(product_share(system, cluster, "fp8", *bandwidths), 3)
     fields["gemm"] = {name: bf16 if name in ("bf16", "fp16") else fp8 for name in fields["gemm"]}
     fields["attention"] = round(attention_share(system, cluster), 3)
     fields["nvlink"] = round(min(1.0, nvlink_share(system, cluster)), 3)

@@ -181,7 +181,7 @@ def test_reducing_every_microbatch_costs_time() -> None:
     assert "fsdp_comm" not in plain
     assert 0 < gradients["fsdp_comm"] < weights["fsdp_comm"]
     assert weights.get("gradient_reduce", 0) == weights.get("param_gather", 0) == 0
-    assert weights["optimizer"] == gradients["optimizer"]
+    assert weights["optimizer"] == pytest.approx(gradients["optimizer"], rel=1e-4)  # of the rank that ends last
     larger = solution({**SHAPE, "fsdp": "optim_grads_params", "micro_batch_size": 2})["step_time"]["parts"]
     assert larger["fsdp_comm"] < weights["fsdp_comm"]
 

@@ -10,6 +10,7 @@ from moeopt.accounting.time.efficiency import rates
 from moeopt.accounting.time.flops import sequence_flops
 from moeopt.accounting.time.terms import time_terms
 from moeopt.accounting.time.tokens import tokens
+from moeopt.accounting.time.topology import ring_bytes_per_us, ring_latency_ns
 from moeopt.layout import Choices, Overlap, Recompute
 from time_cases import MEASURED, degrees, problem
 
@@ -44,13 +45,69 @@ def test_dispatch_table(row: list[Any]) -> None:
 
 @pytest.mark.parametrize(("sequence", "share"), MEASURED["attention"]["rows"])
 def test_attention_core_by_sequence(sequence: int, share: float) -> None:
-    """Causal GQA forward on H100: share of the bf16 peak within 12 % of the measured one at 4K, 8K and 16K."""
+    """Causal GQA forward on H100: share of the bf16 peak within 4 % of the measured one from 1K to 16K; backward
+    takes 2.5 times the FLOP at 0.8 of the rate."""
     asked = problem("qwen3-235b-a22b", "h100-sxm", sequence_length=sequence)
     forward, backward = attention.core_ns(asked, degrees(), rates(asked), window=0)
     flops = attention.core_flops(asked, degrees(), window=0)
     assert flops == 2 * sequence**2 * 64 * 2 * 128 // 2
-    assert flops / forward / 989_500 == pytest.approx(share, rel=0.12)
-    assert backward == pytest.approx(forward * 2.5 / 0.85, rel=1e-6)
+    assert flops / forward / 989_500 == pytest.approx(share, rel=0.04)
+    assert backward == pytest.approx(forward * 2.5 / 0.80, abs=1)
+
+
+@pytest.mark.parametrize("row", MEASURED["attention_growth"]["rows"], ids=str)
+def test_attention_grows_with_the_sequence_as_training_kernels_do(row: list[Any]) -> None:
+    """Between two lengths forward and backward together speed up as measured training kernels do (cuDNN MLA on both
+    generations, GQA on B200), within 5 %: what the core costs at 128K follows from that, not from its rate at 4K."""
+    cluster, short, long, *measured = row
+    architecture = "deepseek-v3" if measured[-1] == "mla" else "llama-3-70b"
+    rates_at = []
+    for sequence in (short, long):
+        asked = problem(architecture, cluster, sequence_length=sequence, mtp=False)
+        both = sum(attention.core_ns(asked, degrees(), rates(asked), window=0))
+        rates_at.append(attention.core_flops(asked, degrees(), window=0) / both)
+    forward_ratio, backward_ratio, backward_over_forward = measured[:3]
+    share = 2.5 / backward_over_forward
+    slower = (1 + share) / (1 / forward_ratio + share / backward_ratio)
+    assert rates_at[1] / rates_at[0] == pytest.approx(slower, rel=0.05)
+
+
+@pytest.mark.parametrize("row", MEASURED["ring_gather"]["rows"], ids=str)
+def test_gathers_inside_a_domain(row: list[Any]) -> None:
+    """NCCL's all-gather on 4 and 8 GPUs, 32 and 512 MiB: bytes over bandwidth and the filling of the ring give the
+    measured time within 15 %; on 2 GPUs, where fewer channels run, it takes up to 1.5 times as long."""
+    cluster, size, mib, bus = row
+    asked = problem("qwen3-235b-a22b", cluster, gpus=64)
+    rate = rates(asked)
+    moved = mib * 2**20 * (size - 1) / size
+    predicted = moved * 1000 / ring_bytes_per_us(asked, degrees(gpus=64), rate, size, 1)
+    predicted += ring_latency_ns(asked, degrees(gpus=64), size, 1)
+    measured = moved / bus
+    if size == 2:
+        assert 0.66 < predicted / measured < 1
+    else:
+        assert predicted == pytest.approx(measured, rel=0.15)
+
+
+@pytest.mark.parametrize("row", MEASURED["fp8_products"]["rows"], ids=str)
+def test_products_in_8_bits_pay_for_their_inputs_and_outputs(row: list[Any]) -> None:
+    """Per-tensor fp8 products on H100, their quantisation taken out: a depth or width of 2,048 costs a quarter of the
+    rate that 16,384 x 8,192 reaches; tensor time and one pass over all operands give every shape within 12 % (18 %
+    where the output is the narrow side). In bf16 the same shapes lose nothing, and the formula less than 8 %."""
+    m, n, k, tflops = row
+    asked = problem("llama-3-70b", "h100-sxm", precision="fp8")
+    rate = rates(asked)
+    read = (2 + 1) * m * k / (rate.memory_bytes_per_us / 1000)  # quantising: 2 bytes read, 1 written
+    measured = 2 * m * n * k / tflops / 1000 - read
+    peak = 1979 * 0.83
+    operands = (m * k + 2 * m * n + n * k) / (rate.weight_bytes_per_us / 1000)
+    assert 2 * m * n * k / peak / 1000 + operands == pytest.approx(measured, rel=0.12 if n > 2048 else 0.18)
+    work = gemm.product(m, n, k)
+    assert (work.flops, work.weights, work.inputs, work.outputs) == (2 * m * n * k, n * k, m * k, m * n)
+    added = gemm.forward_ns(work, rate.gemm_flops_per_ns, 1, rate)
+    assert added == pytest.approx(2 * m * n * k / rate.gemm_flops_per_ns + operands, abs=3)
+    plain = gemm.forward_ns(work, rate.bf16_gemm_flops_per_ns, 2, rate)
+    assert plain == pytest.approx(2 * m * n * k / rate.bf16_gemm_flops_per_ns, rel=0.08)
 
 
 @pytest.mark.parametrize(("name", "mtp", "gflops"), MEASURED["gflops_per_token"]["rows"])

@@ -40,9 +40,9 @@ def test_predictions_of_published_runs(benchmark_module: ModuleType) -> None:
     order = benchmark_module.ranked_pairs(counted)
     assert order.total == 85
     assert order.right + order.equal >= 80
-    for name in ("dense", "folding"):
+    for name in ("dense", "dense, 8-bit", "folding"):
         rows = [p for p in predictions if p.row.get("apart") == name]
-        assert len(rows) >= 10
+        assert len(rows) >= 8
         assert statistics.mean(abs(p.error) for p in rows) <= 0.10
 
 
@@ -96,9 +96,9 @@ def alone(predictions: list[Any], architecture: str, changes: dict[str, Any], mi
     ("architecture", "first", "second", "microbatches", "tolerance"),
     [
         ("llama-3-405b", {"tp": 4}, {"tp": 2}, (32, 32), 0.03),
-        ("llama-3-405b", {"tp": 8}, {"tp": 2}, (32, 32), 0.03),
+        ("llama-3-405b", {"tp": 8}, {"tp": 2}, (32, 32), 0.05),
         ("llama-3-70b", {"tp": 4}, {"tp": 2}, (32, 32), 0.05),
-        ("llama-3-70b", {"tp": 8}, {"tp": 2}, (32, 32), 0.10),
+        ("llama-3-70b", {"tp": 8}, {"tp": 2}, (32, 32), 0.05),
         ("llama-3-405b", {"pp": 2}, {"pp": 2}, (4, 32), 0.03),
         ("llama-3-70b", {"pp": 2}, {"pp": 2}, (4, 32), 0.03),
         ("llama-3-405b", {"tp": 8}, {"tp": 8}, (4, 32), 0.05),

@@ -15,7 +15,7 @@ from itertools import groupby
 from moeopt.accounting.parameters import Parameter, piece_parameters
 from moeopt.accounting.pieces import Piece
 from moeopt.accounting.sharding import ALIGNMENT_ELEMENTS, experts_share_dense_buffer, local_numel
-from moeopt.arithmetic import Number, lcm, round_up
+from moeopt.arithmetic import Number, lcm, maximum, round_up
 from moeopt.layout import Choices, Degrees
 from moeopt.problem.architecture import LayerKind
 from moeopt.problem.problem import Problem
@@ -76,7 +76,7 @@ def padded_elements(aligned: Number, shards: Number) -> Number:
 def bucket_elements(degrees: Degrees) -> Number:
     """The size at which a bucket closes, where gradient reduction overlaps the backward pass."""
     per_rank = BUCKET_ELEMENTS_PER_RANK * degrees.dp * degrees.cp
-    return max(SMALLEST_BUCKET_ELEMENTS, per_rank)
+    return maximum(SMALLEST_BUCKET_ELEMENTS, per_rank)
 
 
 def bucket_padded(tensors: Sequence[Tensor], shards: int, bucket_size: int | None) -> Buffer:

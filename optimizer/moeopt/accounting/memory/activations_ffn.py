@@ -112,6 +112,8 @@ def _experts(problem: Problem, sizes: Symbols) -> list[TensorBytes]:
 
 
 def _shared(problem: Problem, sizes: Symbols) -> list[TensorBytes]:
+    """Shared experts. Their input is the MoE input, which the router keeps in 16 bits: fc1 saves that very tensor in
+    8-bit recipes too, unless scaling is delayed (shared_experts.py, set_save_original_input)."""
     if not problem.architecture.shared_expert_intermediate_size:
         return []
     quantized = sizes.quantized
@@ -121,8 +123,6 @@ def _shared(problem: Problem, sizes: Symbols) -> list[TensorBytes]:
         tensor(sizes, "shared fc1 output", "2*A*gate*fs", drop, _SHARED),
         tensor(sizes, "shared activation (fc2 input)", elements, drop, _SHARED, quantized=quantized),
     ]
-    if quantized:
-        found.append(tensor(sizes, "shared fc1 input (8-bit copy)", "T*h", drop, _SHARED, quantized=True))
     if problem.architecture.shared_expert_gate:
         found.append(tensor(sizes, "shared output before its gate", "2*T*h", drop, _SHARED))
     return found

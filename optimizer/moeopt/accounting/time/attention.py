@@ -8,13 +8,17 @@ from moeopt.layout import Degrees
 from moeopt.problem.architecture import Architecture
 from moeopt.problem.problem import Problem
 
-HALF_SPEED_SEQUENCE = 600
-"""Tokens at which the core reaches half its long-sequence rate: eta(s) = eta s / (s + 600), from the aiconfigurator
-causal tables at 4K, 8K and 16K."""
+HALF_SPEED_SEQUENCE = 1250
+"""Tokens at which the core reaches half its long-sequence rate: eta(s) = eta s / (s + 1250). Forward and backward
+together speed up so between 4K and 16K or 32K in training kernels (cuDNN's MLA on Hopper and Blackwell, arXiv
+2603.07685 table 9; SimuMax's GQA on B200), and so do aiconfigurator's prefill kernels on H100 at every length from 1K
+to 16K, within 3 %. Its B200 kernels start slower (2,200). With context parallelism s is a ring step's: partial outputs
+are merged."""
 MLA_SPEEDUP = exact(1.3)
 """192/128-wide heads against 128-wide GQA: cuDNN tables of the Megatron-Core report (0.56-0.65 forward at 4K)."""
-NARROW_HEAD_SLOWDOWN = exact(0.6)
-"""Heads of 64: half the matrix work for each exponential; assumed from the tables of 64-wide kernels."""
+NARROW_HEAD_SLOWDOWN = exact(0.7)
+"""Heads of 64: half the matrix work for each exponential. aiconfigurator's prefill kernels from 4K to 16K: 0.80-0.83 on
+H100, 0.65 on B200, 0.71-0.77 on B300; one value for all."""
 
 
 def local_heads(architecture: Architecture, degrees: Degrees) -> tuple[Number, Number]:
@@ -29,8 +33,9 @@ def up_projections(architecture: Architecture, tokens: Tokens, degrees: Degrees)
         return Products()
     heads, _ = local_heads(architecture, degrees)
     query = architecture.q_lora_rank or architecture.hidden_size
-    keys_values = architecture.kv_lora_rank * (architecture.qk_nope_head_dim + architecture.v_head_dim)
-    return product(tokens.attention, heads * (query * architecture.qk_head_dim + keys_values))
+    keys_values = heads * (architecture.qk_nope_head_dim + architecture.v_head_dim)
+    queries = product(tokens.attention, heads * architecture.qk_head_dim, query)
+    return queries + product(tokens.attention, keys_values, architecture.kv_lora_rank)
 
 
 def projections(architecture: Architecture, tokens: Tokens, degrees: Degrees) -> Products:
@@ -38,12 +43,12 @@ def projections(architecture: Architecture, tokens: Tokens, degrees: Degrees) ->
     (megatron/core/transformer/multi_latent_attention.py, TELinear "duplicated")."""
     heads, groups = local_heads(architecture, degrees)
     hidden, wide = architecture.hidden_size, architecture.value_head_dim
-    out = product(tokens.attention, heads * (wide * hidden))
+    out = product(tokens.attention, hidden, heads * wide)
     if architecture.kv_lora_rank is not None:
         down = (architecture.q_lora_rank or 0) + architecture.kv_lora_rank + architecture.qk_rope_head_dim
-        return up_projections(architecture, tokens, degrees) + product(tokens.local, hidden * down) + out
+        return up_projections(architecture, tokens, degrees) + product(tokens.local, down, hidden) + out
     qkv = heads * architecture.qk_head_dim + groups * (architecture.qk_head_dim + wide)
-    return product(tokens.attention, qkv * hidden) + out
+    return product(tokens.attention, qkv, hidden) + out
 
 
 def gemm_inputs(architecture: Architecture, tokens: Tokens, degrees: Degrees) -> tuple[Number, Number]:

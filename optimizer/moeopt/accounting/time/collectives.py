@@ -2,7 +2,7 @@
 
 from moeopt.accounting.time.efficiency import Rates
 from moeopt.accounting.time.tokens import Tokens
-from moeopt.accounting.time.topology import domains, pipeline_crosses, ring_bytes_per_us
+from moeopt.accounting.time.topology import domains, pipeline_crosses, ring_bytes_per_us, ring_latency_ns
 from moeopt.arithmetic import Number, ceil_div, maximum, where
 from moeopt.layout import Choices, Degrees
 from moeopt.problem.problem import Problem
@@ -20,20 +20,27 @@ def transfer_ns(count_bytes: Number, bytes_per_us: Number) -> Number:
 
 
 def tensor_block_ns(
-    problem: Problem, degrees: Degrees, choices: Choices, tokens: Tokens, rates: Rates, halves: int
-) -> Number:
-    """Exposed tensor-parallel time of one block, `halves` half transfers.
+    problem: Problem, degrees: Degrees, choices: Choices, tokens: Tokens, rates: Rates, gathered_bytes: int
+) -> tuple[Number, Number]:
+    """Exposed tensor-parallel time of one block, forward and backward.
 
-    A transfer (all-gather or reduce-scatter) moves 2 A h (t-1)/t bytes; forward exposes 2 of them, backward 2.5 of its
-    3: half of the gather for the weight gradient hides. Without sequence parallelism the two all-reduces move as much.
+    A gather moves `gathered_bytes` A h (t-1)/t bytes (1 in 8-bit recipes: Transformer Engine quantises first,
+    pytorch/distributed.py:989-1080, 1527-1665), a reduce-scatter 2. Forward exposes one of each, backward one of each
+    and half of the gather for the weight gradient. Without sequence parallelism the two all-reduces move as much.
     """
-    t, hidden = degrees.tp, problem.architecture.hidden_size
-    moved = ceil_div(tokens.attention * (2 * hidden), t) * (t - 1)
-    one = transfer_ns(moved, ring_bytes_per_us(problem, degrees, rates, t, 1)) + problem.cluster.nvlink_latency_ns
-    exposed = ceil_div(one * halves, 2)
+    t = degrees.tp
+    elements = ceil_div(tokens.attention * problem.architecture.hidden_size, t) * (t - 1)
+    rate = ring_bytes_per_us(problem, degrees, rates, t, 1)
+    latency = ring_latency_ns(problem, degrees, t, 1)
+    forward = transfer_ns(elements * (gathered_bytes + 2), rate) + 2 * latency
+    backward = transfer_ns(ceil_div(elements * (3 * gathered_bytes + 4), 2), rate) + ceil_div(5 * latency, 2)
+    return _shown(forward, t, choices), _shown(backward, t, choices)
+
+
+def _shown(time: Number, t: Number, choices: Choices) -> Number:
     if choices.overlap.tp_comm:
-        exposed = ceil_div(exposed * USER_BUFFER_EXPOSED[0], USER_BUFFER_EXPOSED[1])
-    return where(t > 1, exposed, 0)
+        time = ceil_div(time * USER_BUFFER_EXPOSED[0], USER_BUFFER_EXPOSED[1])
+    return where(t > 1, time, 0)
 
 
 def expert_tensor_ns(problem: Problem, degrees: Degrees, tokens: Tokens, rates: Rates) -> Number:
@@ -41,7 +48,8 @@ def expert_tensor_ns(problem: Problem, degrees: Degrees, tokens: Tokens, rates: 
     and a reduce-scatter in 4 (fp32 router probabilities; megatron/core/transformer/moe/token_dispatcher.py)."""
     q = degrees.etp
     moved = ceil_div(tokens.routed, q) * (q - 1) * (6 * problem.architecture.hidden_size)
-    time = transfer_ns(moved, ring_bytes_per_us(problem, degrees, rates, q, 1)) + 2 * problem.cluster.nvlink_latency_ns
+    time = transfer_ns(moved, ring_bytes_per_us(problem, degrees, rates, q, 1))
+    time = time + 2 * ring_latency_ns(problem, degrees, q, 1)
     return where(q > 1, time, 0)
 
 

@@ -1,5 +1,7 @@
 """Feed-forward blocks: dense MLP, routed experts and shared experts; their products and their memory-bound bytes."""
 
+from dataclasses import replace
+
 from moeopt.accounting.time.gemm import Products, product
 from moeopt.accounting.time.tokens import Tokens, fused_experts
 from moeopt.arithmetic import Number, ceil_div
@@ -17,9 +19,15 @@ def _activation_bytes(architecture: Architecture) -> int:
     return 6 if architecture.gated else 4
 
 
+def _block(architecture: Architecture, rows: Number, width: Number) -> Products:
+    """Up (and gate) projection as one product, and the down projection."""
+    hidden = architecture.hidden_size
+    return product(rows, (_matrices(architecture) - 1) * width, hidden) + product(rows, hidden, width)
+
+
 def mlp(architecture: Architecture, tokens: Tokens, width: Number) -> Products:
     """Products of a dense or shared block of that local width."""
-    return product(tokens.attention, width * (_matrices(architecture) * architecture.hidden_size))
+    return _block(architecture, tokens.attention, width)
 
 
 def mlp_activation_bytes(architecture: Architecture, tokens: Tokens, width: Number) -> Number:
@@ -47,10 +55,8 @@ def shared_width(architecture: Architecture, degrees: Degrees) -> Number:
 
 def experts(architecture: Architecture, tokens: Tokens, degrees: Degrees) -> Products:
     """Products of the routed experts on one GPU."""
-    matrix = ceil_div(architecture.moe_intermediate_size, degrees.etp) * (
-        _matrices(architecture) * architecture.hidden_size
-    )
-    return Products(2 * tokens.expert_rows * matrix, tokens.local_experts * matrix)
+    all_rows = _block(architecture, tokens.expert_rows, ceil_div(architecture.moe_intermediate_size, degrees.etp))
+    return replace(all_rows, weights=all_rows.weights * tokens.local_experts)
 
 
 def expert_activation_bytes(problem: Problem, tokens: Tokens, degrees: Degrees, choices: Choices) -> Number:
@@ -75,7 +81,7 @@ def expert_quantized(problem: Problem, tokens: Tokens, degrees: Degrees, choices
 
 def router(architecture: Architecture, tokens: Tokens) -> Products:
     """The router's product; bf16 (or fp32) in every recipe."""
-    return product(tokens.local, architecture.num_experts * architecture.hidden_size)
+    return product(tokens.local, architecture.num_experts, architecture.hidden_size)
 
 
 def routing_bytes(architecture: Architecture, tokens: Tokens, choices: Choices) -> Number:

@@ -33,9 +33,10 @@ def add_bytes(scene: Scene, timed: Timed, forward: Number, quantized: tuple[Numb
     return time
 
 
-def add_tensor_block(scene: Scene, timed: Timed) -> Number:
-    """Add the tensor-parallel communication of one block; returns the forward time."""
-    forward, backward = scene.tensor_block
+def add_tensor_block(scene: Scene, timed: Timed, bf16: bool = False) -> Number:
+    """Add the tensor-parallel communication of one block in the recipe's precision (or bf16); returns the forward
+    time."""
+    forward, backward = scene.tensor_block_bf16 if bf16 else scene.tensor_block
     timed.forward.add("tp_comm", forward)
     timed.backward.add("tp_comm", backward)
     return forward
@@ -132,14 +133,15 @@ def hide_expert_communication(scene: Scene, timed: Timed) -> None:
 
 def unfuse(scene: Scene, timed: Timed) -> None:
     """What an architecture with biased experts and attention sinks costs beyond its shapes (gpt-oss): its clamped
-    activation and its biases run unfused. One measured factor on the layer's computation, attached to the fields
+    activation and its biases run unfused. One measured factor on the layer's products and memory-bound kernels (sinks
+    add one column to the core, which no factor multiplies: it would grow with the sequence), attached to the fields
     `mlp_bias` and `attention_sinks`, not to a name."""
     architecture = scene.problem.architecture
     if not (architecture.mlp_bias and architecture.attention_sinks):
         return
     extra = exact(scene.rates.efficiency.biased_expert_slowdown) - 1
     for run in (timed.forward, timed.backward):
-        run.add("unfused", ceil_div(run.of(*COMPUTE) * extra.numerator, extra.denominator))
+        run.add("unfused", ceil_div(run.of("gemm", "memory_bound") * extra.numerator, extra.denominator))
 
 
 def add_host(timed: Timed, host: Number) -> None:

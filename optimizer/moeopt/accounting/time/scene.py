@@ -79,6 +79,13 @@ class Scene:
 
     @cached_property
     def tensor_block(self) -> tuple[Number, Number]:
-        """Tensor-parallel communication of one block, forward and backward: the same for every block."""
-        rest = (self.problem, self.degrees, self.choices, self.tokens, self.rates)
-        return tensor_block_ns(*rest, halves=4), tensor_block_ns(*rest, halves=5)
+        """Tensor-parallel communication of a layer's block, forward and backward: the same for every block."""
+        return self._tensor_block(1 if self.rates.quantized else 2)
+
+    @cached_property
+    def tensor_block_bf16(self) -> tuple[Number, Number]:
+        """The same of the output head, which stays in bf16 in every recipe."""
+        return self._tensor_block(2)
+
+    def _tensor_block(self, gathered_bytes: int) -> tuple[Number, Number]:
+        return tensor_block_ns(self.problem, self.degrees, self.choices, self.tokens, self.rates, gathered_bytes)

@@ -33,12 +33,12 @@ def add_head(scene: Scene, timed: Timed) -> None:
     """Output head in bf16 and fp32 cross entropy over the local part of the vocabulary."""
     rows = local_vocabulary(scene)
     add_products(
-        scene, timed, gemm.product(scene.tokens.attention, rows * scene.problem.architecture.hidden_size), bf16=True
+        scene, timed, gemm.product(scene.tokens.attention, rows, scene.problem.architecture.hidden_size), bf16=True
     )
     logits = scene.tokens.attention * rows
     timed.forward.add("memory_bound", memory_ns(logits * LOSS_FORWARD_BYTES, scene.rates))
     timed.backward.add("memory_bound", memory_ns(logits * LOSS_BACKWARD_BYTES, scene.rates))
-    add_tensor_block(scene, timed)
+    add_tensor_block(scene, timed, bf16=True)
 
 
 def loss(scene: Scene) -> Timed:
@@ -52,8 +52,8 @@ def mtp(scene: Scene, last_layer: Timed) -> Timed:
     """One MTP module: a projection from 2h to h, a layer like the last one, its own pass through head and loss."""
     architecture = scene.problem.architecture
     timed = last_layer + Timed()
-    weights = ceil_div(2 * architecture.hidden_size * architecture.hidden_size, scene.degrees.tp)
-    add_products(scene, timed, gemm.product(scene.tokens.attention, weights))
+    width = ceil_div(architecture.hidden_size, scene.degrees.tp)
+    add_products(scene, timed, gemm.product(scene.tokens.attention, width, 2 * architecture.hidden_size))
     add_bytes(scene, timed, scene.tokens.local * (PROJECTION_BYTES * architecture.hidden_size))
     add_head(scene, timed)
     return timed

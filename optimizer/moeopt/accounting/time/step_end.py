@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from moeopt.accounting.buffers import bucket_elements
 from moeopt.accounting.fsdp import shards_gradients, shards_parameters, shards_state
 from moeopt.accounting.time.efficiency import Rates
 from moeopt.accounting.time.gemm import gradient_bytes
-from moeopt.accounting.time.topology import ring_bytes_per_us
-from moeopt.arithmetic import Number, ceil_div, maximum
+from moeopt.accounting.time.topology import ring_bytes_per_us, ring_latency_ns
+from moeopt.arithmetic import Number, ceil_div, maximum, where
 from moeopt.layout import Choices, Degrees
 from moeopt.problem.problem import Problem
 
@@ -85,9 +86,10 @@ def optimizer_bytes(choices: Choices) -> int:
     return gradient_bytes(choices) + 2 * optimizer_state_bytes(choices) + 2
 
 
-def _ring_price(bytes_each: int, size: Number, rate: Number) -> Number:
-    """ns for UNIT elements of a ring reduce-scatter or all-gather: (n-1)/n of the bytes."""
-    return ceil_div(UNIT * 1000 * bytes_each * (size - 1), size * rate)
+def _ring_price(bytes_each: int, size: Number, rate: Number, fill: Number) -> Number:
+    """ns for UNIT elements of a ring reduce-scatter or all-gather: (n-1)/n of the bytes, and their share `fill` of what
+    filling the ring costs a bucket."""
+    return ceil_div(UNIT * 1000 * bytes_each * (size - 1), size * rate) + (fill if bytes_each else 0)
 
 
 def _update_price(problem: Problem, choices: Choices, rates: Rates, shards: Number) -> Number:
@@ -125,11 +127,12 @@ def step_end(problem: Problem, degrees: Degrees, choices: Choices, rates: Rates)
     instances = choices.optimizer.instances
     sizes, rings = _rings(problem, degrees, rates)
     sharded = shards_state(choices)
-    reduce = [_ring_price(grads * (1 if sharded else 2), sizes[i], rings[i]) for i in range(2)]
-    gather = [_ring_price(2 if sharded else 0, sizes[i], rings[i]) for i in range(2)]
+    fill = _fill_prices(problem, degrees, choices)
+    reduce = [_ring_price(grads * (1 if sharded else 2), sizes[i], rings[i], fill[i]) for i in range(2)]
+    gather = [_ring_price(2 if sharded else 0, sizes[i], rings[i], fill[i]) for i in range(2)]
     if shards_gradients(choices):
         # Every micro-batch has reduced already: what is left is the all-reduce of shards between instances.
-        shard = [_ring_price(2 * grads, instances, rings[i]) for i in range(2)]
+        shard = [_ring_price(2 * grads, instances, rings[i], 0) for i in range(2)]
         reduce = [ceil_div(shard[i], maximum(1, sizes[i] // instances)) for i in range(2)]
     if shards_parameters(choices):
         gather = [0, 0]
@@ -144,10 +147,29 @@ def step_end(problem: Problem, degrees: Degrees, choices: Choices, rates: Rates)
     )
 
 
+def _fill_prices(problem: Problem, degrees: Degrees, choices: Choices) -> list[Number]:
+    """ns for UNIT elements of filling the rings, once a bucket; one bucket of everything, without overlap, pays so
+    little that it is left out."""
+    if not choices.overlap.grad_reduce:
+        return [0, 0]
+    return [
+        ceil_div(UNIT * ring_latency_ns(problem, degrees, size, stride), bucket_elements(degrees))
+        for size, stride in zip(_sizes(degrees), _strides(degrees), strict=True)
+    ]
+
+
+def _sizes(degrees: Degrees) -> list[Number]:
+    """Ranks that share gradients, dense and expert."""
+    return [degrees.dp * degrees.cp, degrees.edp]
+
+
+def _strides(degrees: Degrees) -> list[Number]:
+    return [degrees.tp, degrees.etp * degrees.ep]
+
+
 def _rings(problem: Problem, degrees: Degrees, rates: Rates) -> tuple[list[Number], list[Number]]:
     """Ranks that share gradients, dense and expert, and the bandwidth of their rings."""
-    sizes = [degrees.dp * degrees.cp, degrees.edp]
-    strides = (degrees.tp, degrees.etp * degrees.ep)
+    sizes, strides = _sizes(degrees), _strides(degrees)
     return sizes, [ring_bytes_per_us(problem, degrees, rates, sizes[i], strides[i]) for i in range(2)]
 
 
@@ -156,10 +178,12 @@ def ring_ns(
 ) -> Number:
     """One reduce-scatter or all-gather of so many unsharded bytes over each piece's ranks (within an instance)."""
     sizes, rings = _rings(problem, degrees, rates)
+    strides = _strides(degrees)
     time: Number = 0
-    for size, ring, sent in zip(sizes, rings, (dense_bytes, expert_bytes), strict=True):
-        ranks = ceil_div(size, choices.optimizer.instances)
-        time = time + ceil_div(sent * 1000 // ranks * (ranks - 1), ring)
+    for i, sent in enumerate((dense_bytes, expert_bytes)):
+        ranks = ceil_div(sizes[i], choices.optimizer.instances)
+        moving = ceil_div(sent * 1000 // ranks * (ranks - 1), rings[i])
+        time = time + where(sent > 0, moving + ring_latency_ns(problem, degrees, ranks, strides[i]), 0)
     return time
 
 

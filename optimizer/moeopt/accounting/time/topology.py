@@ -10,6 +10,10 @@ from moeopt.arithmetic import Number, ceil_div, either, lcm, maximum, minimum, w
 from moeopt.layout import Degrees
 from moeopt.problem.problem import Problem
 
+LONG_RING_STEP_NS = (1_900, 4_000)
+"""A step of a ring over several domains, inside one and across: what NCCL itself reckons with (src/graph/tuning.cc,
+hwLat, ring, LL128: NVLink and network). Its Simple protocol takes 3.4 and 9.6 us, but is chosen where bytes decide."""
+
 
 def domains(problem: Problem, degrees: Degrees, block: Number) -> Number:
     """Domains that the worst-placed aligned block of consecutive ranks touches.
@@ -33,6 +37,20 @@ def ring_bytes_per_us(problem: Problem, degrees: Degrees, rates: Rates, size: Nu
     members = maximum(1, ceil_div(size, spanned))
     across = minimum(rates.nvlink_bytes_per_us, rates.network_bytes_per_us * members)
     return where(either(spanned == 1, size == 1), rates.nvlink_bytes_per_us, across)
+
+
+def ring_latency_ns(problem: Problem, degrees: Degrees, size: Number, stride: Number) -> Number:
+    """What filling a ring of `size` ranks `stride` apart costs besides its bytes, once an operation: a step a rank.
+
+    Inside one domain a step takes half of the smallest all-gather on 8 GPUs: 5 us on H100 and 8 on B200 are what 32 MiB
+    take over their share of 512 MiB on 2, 4 and 8 GPUs (aiconfigurator comm/nccl). Rings over domains are filled by as
+    many and shorter steps, for which NCCL switches protocol: see `LONG_RING_STEP_NS`.
+    """
+    spanned = domains(problem, degrees, size * stride)
+    across = minimum(spanned, size)
+    short = ceil_div(size * problem.cluster.nvlink_latency_ns, 2)
+    long = (size - across) * LONG_RING_STEP_NS[0] + across * LONG_RING_STEP_NS[1]
+    return where(size > 1, where(spanned > 1, long, short), 0)
 
 
 def pipeline_crosses(problem: Problem, degrees: Degrees) -> Number:
