@@ -129,4 +129,3 @@ def _legal_degrees(problem: Problem, degrees: Degrees, mode: Choices) -> NDArray
 
 def _with(mode: Choices, recompute: Recompute) -> Choices:
     return mode.model_copy(update={"recompute": recompute})
-

@@ -57,8 +57,8 @@ class RecomputeTable:
         rows = len(self.degrees.tp)
         full = [setting for setting in settings if setting.granularity == "full"]
         sets = [setting for setting in settings if setting.granularity != "full"]
-        terms = [self._terms(setting) for setting in full]
-        costs = [Costs.of(self.problem, own, {**own.kept_bytes, **own.kept_recomputed_bytes}, {}, rows) for own in terms]
+        own = [(terms, self._kept(terms, setting)) for setting in full for terms in [self._terms(setting)]]
+        costs = [Costs.of(self.problem, terms, kept, {}, rows) for terms, kept in own]
         largest = [setting for setting in sets if not any(_inside(setting, other) for other in sets)]
         if largest:
             freed = {piece: _most(self.memory, largest, piece) for piece in self.memory.kept_bytes}
