@@ -68,7 +68,7 @@ class Search:
         check_names(problem, decisions())
         self.problem, self.settings, self.top = problem, settings, top
         self.screens = screening
-        self.screening = Screening(problem)
+        self.screening = Screening(problem, lambda: settings.expired)
         self.pool: list[Found] = []
         """The best layout of each candidate asked, best first; those beyond the `top` and ties of the last are cut."""
         self._queue: Queue | None = None
@@ -79,6 +79,8 @@ class Search:
         """Search, prove, break ties."""
         proven = False
         try:
+            if not self.screening.complete:
+                raise Stopped
             if self.screens:
                 self.find_first()
             self._prove()

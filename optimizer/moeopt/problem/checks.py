@@ -17,7 +17,10 @@ from moeopt.units import format_bytes
 
 def check(problem: Problem) -> None:
     """Raise InputError for the first decision, limit or batch that contradicts the rest of the problem."""
+    from moeopt.freedom import check_free
+
     check_fix(problem)
+    check_free(problem)
     check_limits(problem)
     check_gpus(problem)
     check_rules(problem)
@@ -84,6 +87,7 @@ def check_gpus(problem: Problem) -> None:
 
 def check_rules(problem: Problem) -> None:
     """No rule of the framework may be broken by the fixed degrees alone, whatever the others are."""
+    from moeopt.configurations import modes
     from moeopt.frameworks.megatron_core import degree_rules
     from moeopt.layout import Choices, Degrees
 
@@ -91,15 +95,28 @@ def check_rules(problem: Problem) -> None:
     if not fixed:
         return
     degrees = Degrees(**{field.name: fixed.get(field.name) for field in fields(Degrees)})
-    choices = read_fields(Choices, {n: v for n, v in problem.fix.items() if n in Choices.model_fields}, "fix")
-    for rule in degree_rules(problem, choices):
-        if rule.source.startswith("constraints["):  # they may read choices that are still open: the search decides
-            continue
-        if set(rule.scope) <= set(fixed) and not rule.holds(problem, degrees, choices):
-            name = rule.scope[0]
-            raise InputError(
-                f"fix.{name}: {fixed[name]} breaks {rule.name}: {rule.equation(problem, degrees, choices)}"
-            )
+    options = [read_fields(Choices, {n: v for n, v in problem.fix.items() if n in Choices.model_fields}, "fix")]
+    if problem.free:
+        options += modes(problem)
+    first = ""
+    for choices in options:
+        broken = next(
+            (
+                rule
+                for rule in degree_rules(problem, choices)
+                # Constraints may read choices that are still open: the search decides.
+                if not rule.source.startswith("constraints[")
+                and set(rule.scope) <= set(fixed)
+                and not rule.holds(problem, degrees, choices)
+            ),
+            None,
+        )
+        if broken is None:
+            return
+        name = broken.scope[0]
+        equation = broken.equation(problem, degrees, choices)
+        first = first or f"fix.{name}: {fixed[name]} breaks {broken.name}: {equation}"
+    raise InputError(first)
 
 
 def check_batch(problem: Problem) -> None:

@@ -5,7 +5,7 @@
 2. Of those not above a known layout's time: chunks and recompute settings, with tighter bounds of the same kind.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -41,11 +41,19 @@ class Block:
 class Screening:
     """The bounds of one problem, computed once; `pairs` reads them at any limits."""
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: Problem, expired: Callable[[], bool] = lambda: False) -> None:
         self.problem = problem
         self.recomputes = recomputes(problem)
+        self.blocks: list[Block] = []
+        self.complete = False
+        """False where freed decisions made so many modes that `expired` came first: then there is no bound."""
+        self._legal: dict[bytes, Degrees] = {}
         degrees = enumerate_degrees(problem)
-        self.blocks = [block for mode in modes(problem) for block in self._block(mode, degrees)]
+        for mode in modes(problem):
+            if problem.free and self.blocks and expired():
+                return
+            self.blocks += self._block(mode, degrees)
+        self.complete = True
 
     @property
     def rows(self) -> int:
@@ -68,7 +76,7 @@ class Screening:
         for rule in degree_rules(self.problem, mode):
             if not _WITHOUT_CHUNKS & set(rule.scope):
                 ok &= rule.holds(self.problem, degrees, mode)
-        degrees = select(degrees, ok)
+        degrees = self._legal.setdefault(np.packbits(ok).tobytes(), select(degrees, ok))
         if not len(degrees.tp):
             return
         table = RecomputeTable(self.problem, degrees, mode)
