@@ -82,6 +82,44 @@ def _fixed(rng: random.Random, moe: bool, mla: bool) -> dict[str, Any]:
     return {"recompute": recompute, "dispatcher": rng.choice(["alltoall", "deepep"]), "overlap": overlap}
 
 
+FREED = (
+    ("recompute",),
+    ("cuda_graphs",),
+    ("overlap",),
+    ("interleave_group",),
+    ("optimizer.moments", "optimizer.main_grads"),
+    ("dispatcher", "recompute"),
+    ("distributed_optimizer", "overlap.grad_reduce"),
+    ("fsdp", "fsdp_double_buffer"),
+    ("recompute", "interleave_group"),
+    ("sequence_parallel", "overlap.tp_comm"),
+    ("optimizer.offload_fraction", "optimizer.main_params"),
+    ("recompute", "cuda_graphs", "overlap.param_gather"),
+    ("optimizer",),
+    ("offload",),
+)
+"""Decisions to free together, so few that a listing stays small."""
+
+
+def freed_problem(seed: int) -> Problem:
+    """A random problem of which some decisions are freed, and what else is open is little."""
+    problem, free = random_problem(seed), FREED[seed % len(FREED)]
+    rng = random.Random(seed)
+    fix = {"recompute": "none", "dispatcher": "alltoall", "overlap": {"ep_all_to_all": False}, **problem.fix}
+    fix = {name: value for name, value in fix.items() if name not in free}
+    gpus = problem.gpus
+    if free in (("offload",), ("optimizer",)) or len({*free} - {"interleave_group"}) > 1:
+        gpus = rng.choice([1, 2])
+    elif free == ("interleave_group",):
+        fix |= {"pp": 2, "vpp": 2}
+        gpus = 4
+    fields = {**dict(problem), "gpus": gpus, "fix": fix, "free": free}
+    workload = problem.workload
+    if rng.random() < 0.4:
+        fields["workload"] = workload.model_copy(update={"attention_backend": "unfused"})
+    return Problem(**fields)
+
+
 def placements(problem: Problem, pp: int, vpp: int) -> list[PipelineLayout]:
     """Every split of the layers: inner stages hold at least one, none comes after the MTP modules."""
     layers, stages = problem.architecture.num_hidden_layers, pp * vpp
