@@ -1,5 +1,6 @@
 """Decisions that a problem frees: every value is tried, priced and launched, and without `free` nothing changes."""
 
+import re
 from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
@@ -189,6 +190,19 @@ def test_the_command_line_frees(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["solve", "--help"]) == 0
     shown = "".join(capsys.readouterr().out.split())
     assert all(name in shown for name in names())
+
+
+def test_the_documents_list_every_decision() -> None:
+    """docs/search.md has every name that can be freed in its table, with as many values as are tried."""
+    text = (Path(__file__).resolve().parent.parent / "docs" / "search.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[1:3] for line in text.splitlines() if line.startswith("| `")]
+    values = {name: cell for left, cell in rows for name in re.findall(r"`([\w.]+)`", left)}
+    assert all(decision.name in values for decision in FREEABLE)
+    for decision in FREEABLE:
+        if decision.values is None and not decision.degree:
+            shown = re.sub(r"\(.*\)", "", values[decision.name]).split(",")
+            words = {True: "on", False: "off"}
+            assert [word.strip() for word in shown] == [words.get(value, value) for value in decision.domain]
 
 
 def test_an_odd_name_lists_what_there_is() -> None:
