@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from moeopt.accounting.ledger import Ledger
+from moeopt.candidate import Candidate
 from moeopt.configurations import modes, recomputes
 from moeopt.frameworks.megatron_core import legal
 from moeopt.pipeline import PipelineLayout
@@ -176,4 +177,29 @@ def exhaustive_best(problem: Problem) -> tuple[int, ...] | None:
                 "gpus": (gpus, time_ns),
             }[problem.objective]
             best = value if best is None else min(best, value)
+    return best
+
+
+def canonical_best(problem: Problem) -> tuple[tuple[Any, ...], Ledger] | None:
+    """The layout that the tie-break picks, as (objective, the goals of the tie-break, the candidate's order) and its
+    prices; layers apart."""
+    best: tuple[tuple[Any, ...], Ledger] | None = None
+    for ledger in legal_candidates(problem):
+        gpus, order = ledger.degrees.gpus, Candidate(problem, ledger.degrees, ledger.choices, 0).order
+        for pipeline in placed(ledger):
+            time_ns = ledger.step_time(pipeline).total_ns
+            first = {"step_time": time_ns, "cost": time_ns * gpus, "gpus": gpus}.get(problem.objective, -1)
+            if best is not None and first > best[0][0]:
+                continue
+            peak = peak_bytes(ledger, pipeline)
+            if peak > problem.memory_limit:
+                continue
+            key: tuple[Any, ...] = {
+                "step_time": (time_ns, gpus, peak),
+                "cost": (time_ns * gpus, gpus, peak),
+                "peak_memory": (peak, gpus, time_ns),
+                "gpus": (gpus, time_ns, peak),
+            }[problem.objective]
+            if best is None or (*key, order) < best[0]:
+                best = (*key, order), ledger
     return best
