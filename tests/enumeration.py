@@ -148,8 +148,10 @@ def legal_candidates(problem: Problem) -> Iterator[Ledger]:
 
 
 def placed(ledger: Ledger) -> list[PipelineLayout]:
-    """Every placement of a candidate's layers."""
-    return placements(ledger.problem, ledger.degrees.pp, ledger.degrees.vpp)
+    """Every placement of a candidate's layers that the framework takes."""
+    unit = ledger.choices.recompute.num_layers or 0
+    every = placements(ledger.problem, ledger.degrees.pp, ledger.degrees.vpp)
+    return [each for each in every if max(chunk.layers for chunk in each.chunks) >= unit]
 
 
 def peak_bytes(ledger: Ledger, pipeline: PipelineLayout) -> int:

@@ -60,7 +60,7 @@ def test_without_free_nothing_is_new() -> None:
 
 def test_every_set_of_modules_is_tried_once() -> None:
     """Freed recompute is the power set of the modules that the architecture has, without parts of `moe` beside it, and
-    full, one layer a unit; the usual settings are among it."""
+    full by units of 1, 2, 4 or 8 layers, if there are so many; the usual settings are among it."""
     problem = tiny(free="recompute", workload={"attention_backend": "unfused"})
     there = set(RECOMPUTE_MODULES) - {"mla_up_proj"}
     sets = [
@@ -70,8 +70,9 @@ def test_every_set_of_modules_is_tried_once() -> None:
         if "moe" not in chosen or not {"moe_act", "shared_experts"} & set(chosen)
     ]
     tried = recomputes(problem)
-    assert tried[-1] == Recompute(granularity="full", method="uniform", num_layers=1)
-    assert [set(setting.modules) for setting in tried[:-1]] == sets
+    full = [Recompute(granularity="full", method="uniform", num_layers=layers) for layers in (1, 2, 4)]
+    assert tried[-3:] == full
+    assert [set(setting.modules) for setting in tried[:-3]] == sets
     assert set(recomputes(tiny(workload={"attention_backend": "unfused"}))) < set(tried)
 
 

@@ -6,11 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from enumeration import canonical_best, freed_problem, legal_candidates, peak_bytes, placed
+from enumeration import canonical_best, exhaustive_best, freed_problem, legal_candidates, peak_bytes, placed
 from free_cases import FEW, tiny
 from moeopt.accounting.memory.terms import memory_terms
 from moeopt.candidate import Candidate
 from moeopt.configurations import modes, recomputes
+from moeopt.errors import InputError
 from moeopt.evaluation import evaluate
 from moeopt.frameworks.megatron_core import choices_legal
 from moeopt.freedom import simplicity
@@ -162,3 +163,21 @@ def test_equal_layouts_go_to_the_simpler_choice() -> None:
     assert answers[0] == answers[1]
     assert answers[0]["overlap"] == Choices().overlap.model_dump()
     assert answers[0]["sequence_parallel"] is True
+
+
+@pytest.mark.parametrize("unit", [2, 4])
+def test_units_of_full_recompute_are_searched(unit: int) -> None:
+    """A unit of several layers may be fixed: the optimum is that of enumeration over the placements whose largest chunk
+    holds one, which evaluate calls legal. More layers than there are, and block, are refused."""
+    recompute = {"granularity": "full", "method": "uniform", "num_layers": unit}
+    fix = {"recompute": recompute, "dispatcher": "alltoall", "overlap": {"ep_all_to_all": False}, "pp": 2}
+    for objective in ("step_time", "peak_memory"):
+        problem = tiny(fix=fix, gpus=4, objective=objective)
+        answer, expected = solve(problem, workers=1, explained=False), exhaustive_best(problem)
+        assert expected is not None
+        assert answer["objective"]["value"] == answer["objective"]["bound"] == expected[0]
+        assert evaluate(problem, Layout(**answer["layout"]))["status"] == "evaluated"
+    with pytest.raises(InputError, match="num_layers 5 > num_hidden_layers 4: no chunk holds so many"):
+        tiny(fix={**fix, "recompute": {**recompute, "num_layers": 5}})
+    with pytest.raises(InputError, match="by block of 2 layers can be evaluated, not searched"):
+        solve(tiny(fix={"recompute": {**recompute, "method": "block", "num_layers": 2}}))

@@ -46,6 +46,11 @@ class Candidate:
         return {**memory.kept_bytes, **memory.kept_recomputed_bytes}
 
     @property
+    def unit_layers(self) -> int:
+        """Decoder layers that the largest chunk must hold: a unit of full recompute, where that is several layers."""
+        return self.choices.recompute.num_layers or 0
+
+    @property
     def grid(self) -> tuple[int, int]:
         """Pipeline stages and chunks a stage."""
         return self.degrees.pp, self.degrees.vpp

@@ -95,10 +95,10 @@ def recomputes(problem: Problem) -> list[Recompute]:
     """
     if "recompute" in problem.fix:
         fixed = base_choices(problem).recompute
-        if fixed.method == "block" or (fixed.num_layers or 1) > 1:
+        if fixed.method == "block":
             raise InputError(
-                f"fix.recompute: full recompute by {fixed.method} of {fixed.num_layers} layers can be evaluated, not "
-                "searched; fix it to method uniform with num_layers 1, or evaluate a layout"
+                f"fix.recompute: full recompute by block of {fixed.num_layers} layers can be evaluated, not searched; "
+                "fix it to method uniform, or evaluate a layout"
             )
         return [fixed]
     if "recompute" in freed(problem):

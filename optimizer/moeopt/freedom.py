@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 OFFLOAD_FRACTIONS = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Parts of the optimizer's state in host memory that a search tries."""
+UNIT_LAYERS = (1, 2, 4, 8)
+"""Layers of one unit of full recompute that a search tries."""
 _EXPERT_MODULES = frozenset({"expert_fc1", "moe_act"})
 
 
@@ -48,7 +50,7 @@ def _typed(name: str) -> tuple[Any, ...]:
 
 @cache
 def _recomputes() -> tuple["Recompute", ...]:
-    """None, every set of modules, full (one layer a unit). `moe` recomputes its parts, so it stands without them."""
+    """None, every set of modules, full by units. `moe` recomputes its own parts, so it stands without them."""
     from moeopt.accounting.time.recompute import PARTS_OF_MOE
     from moeopt.layout import RECOMPUTE_MODULES, Recompute
 
@@ -59,7 +61,8 @@ def _recomputes() -> tuple["Recompute", ...]:
         if "moe" not in chosen or not PARTS_OF_MOE & set(chosen)
     ]
     selective = (Recompute(granularity="selective", modules=chosen) for chosen in sets)
-    return Recompute(), *selective, Recompute(granularity="full", method="uniform", num_layers=1)
+    full = (Recompute(granularity="full", method="uniform", num_layers=layers) for layers in UNIT_LAYERS)
+    return Recompute(), *selective, *full
 
 
 @cache
@@ -99,8 +102,9 @@ def _not_gathered_ahead(value: bool) -> Mapping[str, Any]:
     return {} if value else {"overlap.param_gather": False}
 
 
-def _modules_present(problem: "Problem", recompute: "Recompute") -> bool:
-    return set(recompute.modules) <= set(modules_present(problem))
+def _recomputable(problem: "Problem", recompute: "Recompute") -> bool:
+    units = (recompute.num_layers or 1) <= problem.architecture.num_hidden_layers
+    return units and set(recompute.modules) <= set(modules_present(problem))
 
 
 def _has_experts(problem: "Problem", modules: Iterable[str]) -> bool:
@@ -110,7 +114,7 @@ def _has_experts(problem: "Problem", modules: Iterable[str]) -> bool:
 FREEABLE: tuple[Freeable, ...] = (
     Freeable("overlap.ep_all_to_all", admits=lambda problem, on: problem.architecture.is_moe or not on),
     Freeable("dispatcher", admits=lambda problem, name: problem.architecture.is_moe or name == "alltoall"),
-    Freeable("recompute", _recomputes, _modules_present),
+    Freeable("recompute", _recomputes, _recomputable),
     Freeable("distributed_optimizer", needs=_not_gathered_ahead),
     Freeable("sequence_parallel"),
     Freeable("overlap.grad_reduce", needs=_not_gathered_ahead),

@@ -37,7 +37,10 @@ def check_fix(problem: Problem) -> None:
             raise InputError(f"fix.{name}: a layout has no such decision{nearest(name, known)}")
         if name == "pipeline_layout":
             check_pipeline_layout(problem)
-    read_fields(Layout, problem.fix, "fix")
+    unit = read_fields(Layout, problem.fix, "fix").recompute.num_layers or 0
+    layers = problem.architecture.num_hidden_layers
+    if unit > layers:
+        raise InputError(f"fix.recompute: num_layers {unit} > num_hidden_layers {layers}: no chunk holds so many")
 
 
 def check_pipeline_layout(problem: Problem) -> None:
