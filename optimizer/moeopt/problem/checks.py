@@ -7,12 +7,15 @@ left to the search, whose answer "infeasible" comes with an explanation.
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields
 from math import isqrt, prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from moeopt.errors import InputError
 from moeopt.problem.base import nearest, read_fields
 from moeopt.problem.problem import DEGREES, Problem
 from moeopt.units import format_bytes
+
+if TYPE_CHECKING:
+    from moeopt.layout import Choices
 
 
 def check(problem: Problem) -> None:
@@ -89,37 +92,35 @@ def check_gpus(problem: Problem) -> None:
 
 
 def check_rules(problem: Problem) -> None:
-    """No rule of the framework may be broken by the fixed degrees alone, whatever the others are."""
+    """No rule of the framework may be broken by the fixed degrees alone, whatever the others are (and, where choices are
+    freed, whatever these are)."""
     from moeopt.configurations import modes
-    from moeopt.frameworks.megatron_core import degree_rules
-    from moeopt.layout import Choices, Degrees
+    from moeopt.layout import Choices
 
     fixed = {name: value for name, value in problem.fix.items() if name in DEGREES}
     if not fixed:
         return
+    usual = read_fields(Choices, {n: v for n, v in problem.fix.items() if n in Choices.model_fields}, "fix")
+    refusals = (_refusal(problem, fixed, choices) for choices in [usual, *(modes(problem) if problem.free else [])])
+    first = next(refusals)
+    if first is not None and all(refusals):
+        raise InputError(first)
+
+
+def _refusal(problem: Problem, fixed: dict[str, Any], choices: "Choices") -> str | None:
+    """The first rule that fixed degrees break under some choices, in a sentence. Constraints may read choices that are
+    still open: the search decides about those."""
+    from moeopt.frameworks.megatron_core import degree_rules
+    from moeopt.layout import Degrees
+
     degrees = Degrees(**{field.name: fixed.get(field.name) for field in fields(Degrees)})
-    options = [read_fields(Choices, {n: v for n, v in problem.fix.items() if n in Choices.model_fields}, "fix")]
-    if problem.free:
-        options += modes(problem)
-    first = ""
-    for choices in options:
-        broken = next(
-            (
-                rule
-                for rule in degree_rules(problem, choices)
-                # Constraints may read choices that are still open: the search decides.
-                if not rule.source.startswith("constraints[")
-                and set(rule.scope) <= set(fixed)
-                and not rule.holds(problem, degrees, choices)
-            ),
-            None,
-        )
-        if broken is None:
-            return
-        name = broken.scope[0]
-        equation = broken.equation(problem, degrees, choices)
-        first = first or f"fix.{name}: {fixed[name]} breaks {broken.name}: {equation}"
-    raise InputError(first)
+    for rule in degree_rules(problem, choices):
+        if rule.source.startswith("constraints[") or not set(rule.scope) <= set(fixed):
+            continue
+        if not rule.holds(problem, degrees, choices):
+            name = rule.scope[0]
+            return f"fix.{name}: {fixed[name]} breaks {rule.name}: {rule.equation(problem, degrees, choices)}"
+    return None
 
 
 def check_batch(problem: Problem) -> None:
