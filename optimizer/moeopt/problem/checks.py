@@ -92,8 +92,7 @@ def check_gpus(problem: Problem) -> None:
 
 
 def check_rules(problem: Problem) -> None:
-    """No rule of the framework may be broken by the fixed degrees alone, whatever the others are (and, where choices are
-    freed, whatever these are)."""
+    """No rule of the framework may be broken by the fixed degrees alone, whatever the others and freed choices are."""
     from moeopt.configurations import modes
     from moeopt.layout import Choices
 
