@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from moeopt.accounting.ledger import Ledger
+from moeopt.candidate import Candidate
 from moeopt.configurations import modes, recomputes
 from moeopt.frameworks.megatron_core import legal
 from moeopt.pipeline import PipelineLayout
@@ -82,6 +83,44 @@ def _fixed(rng: random.Random, moe: bool, mla: bool) -> dict[str, Any]:
     return {"recompute": recompute, "dispatcher": rng.choice(["alltoall", "deepep"]), "overlap": overlap}
 
 
+FREED = (
+    ("recompute",),
+    ("cuda_graphs",),
+    ("overlap",),
+    ("interleave_group",),
+    ("optimizer.moments", "optimizer.main_grads"),
+    ("dispatcher", "recompute"),
+    ("distributed_optimizer", "overlap.grad_reduce"),
+    ("fsdp", "fsdp_double_buffer"),
+    ("recompute", "interleave_group"),
+    ("sequence_parallel", "overlap.tp_comm"),
+    ("optimizer.offload_fraction", "optimizer.main_params"),
+    ("recompute", "cuda_graphs", "overlap.param_gather"),
+    ("optimizer",),
+    ("offload",),
+)
+"""Decisions to free together, so few that a listing stays small."""
+
+
+def freed_problem(seed: int) -> Problem:
+    """A random problem of which some decisions are freed, and what else is open is little."""
+    problem, free = random_problem(seed), FREED[seed % len(FREED)]
+    rng = random.Random(seed)
+    fix = {"recompute": "none", "dispatcher": "alltoall", "overlap": {"ep_all_to_all": False}, **problem.fix}
+    fix = {name: value for name, value in fix.items() if name not in free}
+    gpus = problem.gpus
+    if free in (("offload",), ("optimizer",)) or len({*free} - {"interleave_group"}) > 1:
+        gpus = rng.choice([1, 2])
+    elif free == ("interleave_group",):
+        fix |= {"pp": 2, "vpp": 2}
+        gpus = 4
+    fields = {**dict(problem), "gpus": gpus, "fix": fix, "free": free}
+    workload = problem.workload
+    if rng.random() < 0.4:
+        fields["workload"] = workload.model_copy(update={"attention_backend": "unfused"})
+    return Problem(**fields)
+
+
 def placements(problem: Problem, pp: int, vpp: int) -> list[PipelineLayout]:
     """Every split of the layers: inner stages hold at least one, none comes after the MTP modules."""
     layers, stages = problem.architecture.num_hidden_layers, pp * vpp
@@ -109,8 +148,10 @@ def legal_candidates(problem: Problem) -> Iterator[Ledger]:
 
 
 def placed(ledger: Ledger) -> list[PipelineLayout]:
-    """Every placement of a candidate's layers."""
-    return placements(ledger.problem, ledger.degrees.pp, ledger.degrees.vpp)
+    """Every placement of a candidate's layers that the framework takes."""
+    unit = ledger.choices.recompute.num_layers or 0
+    every = placements(ledger.problem, ledger.degrees.pp, ledger.degrees.vpp)
+    return [each for each in every if max(chunk.layers for chunk in each.chunks) >= unit]
 
 
 def peak_bytes(ledger: Ledger, pipeline: PipelineLayout) -> int:
@@ -138,4 +179,29 @@ def exhaustive_best(problem: Problem) -> tuple[int, ...] | None:
                 "gpus": (gpus, time_ns),
             }[problem.objective]
             best = value if best is None else min(best, value)
+    return best
+
+
+def canonical_best(problem: Problem) -> tuple[tuple[Any, ...], Ledger] | None:
+    """The layout that the tie-break picks, as (objective, the goals of the tie-break, the candidate's order) and its
+    prices; layers apart."""
+    best: tuple[tuple[Any, ...], Ledger] | None = None
+    for ledger in legal_candidates(problem):
+        gpus, order = ledger.degrees.gpus, Candidate(problem, ledger.degrees, ledger.choices, 0).order
+        for pipeline in placed(ledger):
+            time_ns = ledger.step_time(pipeline).total_ns
+            first = {"step_time": time_ns, "cost": time_ns * gpus, "gpus": gpus}.get(problem.objective, -1)
+            if best is not None and first > best[0][0]:
+                continue
+            peak = peak_bytes(ledger, pipeline)
+            if peak > problem.memory_limit:
+                continue
+            key: tuple[Any, ...] = {
+                "step_time": (time_ns, gpus, peak),
+                "cost": (time_ns * gpus, gpus, peak),
+                "peak_memory": (peak, gpus, time_ns),
+                "gpus": (gpus, time_ns, peak),
+            }[problem.objective]
+            if best is None or (*key, order) < best[0]:
+                best = (*key, order), ledger
     return best

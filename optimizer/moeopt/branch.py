@@ -56,7 +56,7 @@ class Search:
         check_names(problem, decisions())
         self.problem, self.settings = problem, settings
         self.screens = screening
-        self.screening = Screening(problem)
+        self.screening = Screening(problem, lambda: settings.expired)
         self.best = Best(problem, top, self._say)
         self.asked = 0
         self.bound = 0
@@ -67,6 +67,8 @@ class Search:
         """Search, prove, break ties."""
         proven = False
         try:
+            if not self.screening.complete:
+                raise Stopped
             if self.screens:
                 self.find_first()
             self._prove()

@@ -9,6 +9,7 @@ from moeopt.accounting.pieces import Piece
 from moeopt.accounting.time.recompute import effective
 from moeopt.accounting.time.terms import TimeTerms
 from moeopt.arithmetic import Number
+from moeopt.freedom import simplicity
 from moeopt.layout import Choices, Degrees, Layout, Recompute
 from moeopt.pipeline import PipelineLayout
 from moeopt.problem.problem import Problem
@@ -45,6 +46,11 @@ class Candidate:
         return {**memory.kept_bytes, **memory.kept_recomputed_bytes}
 
     @property
+    def unit_layers(self) -> int:
+        """Decoder layers that the largest chunk must hold: a unit of full recompute, where that is several layers."""
+        return self.choices.recompute.num_layers or 0
+
+    @property
     def grid(self) -> tuple[int, int]:
         """Pipeline stages and chunks a stage."""
         return self.degrees.pp, self.degrees.vpp
@@ -55,17 +61,16 @@ class Candidate:
         d = self.degrees
         return d.pp, d.vpp, d.num_microbatches, d.interleave_group, self.choices.overlap.ep_all_to_all
 
-    @property
-    def order(self) -> tuple[object, ...]:
-        """Sort key of the tie-break: degrees first, then the simpler choices."""
-        recompute = self.choices.recompute
+    @cached_property
+    def order(self) -> tuple[int, ...]:
+        """Sort key of the tie-break: degrees first, then the simpler choices. No two candidates of a problem share it;
+        the number of GPUs is decided before it."""
+        d = self.degrees
         return (
-            *(getattr(self.degrees, name) for name in TIE_BREAK),
-            self.choices.overlap.ep_all_to_all,
-            ("alltoall", "deepep", "hybridep", "allgather").index(self.choices.dispatcher),
-            ("none", "selective", "full").index(recompute.granularity),
-            len(recompute.modules),
-            recompute.modules,
+            *(int(getattr(d, name)) for name in TIE_BREAK),
+            *simplicity(self.choices),
+            int(d.interleave_group),
+            int(d.dp),
         )
 
     @property

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeopt.errors import InputError
+from moeopt.freedom import freed
 from moeopt.layout import Degrees
 from moeopt.problem.base import nearest
 from moeopt.problem.problem import Problem
@@ -96,6 +97,25 @@ def default_group(pp: Column, vpp: Column, microbatches: Column) -> Column:
     return group
 
 
+def with_groups(problem: Problem, table: Columns, microbatches: Column) -> Columns:
+    """Columns (pp and vpp among them) with the micro-batch group of each row: what is fixed, the default, or, where the
+    problem frees it, a row for each of the default, 2 pp, 4 pp and all micro-batches that is legal."""
+    pp, interleaved = table["pp"], table["vpp"] > 1
+    given = problem.fix.get("interleave_group")
+    if given is not None:
+        return {**table, "interleave_group": np.where(interleaved, given, pp)}
+    groups = [default_group(pp, table["vpp"], microbatches)]
+    if "interleave_group" in freed(problem):
+        groups += [2 * pp, 4 * pp, microbatches]
+    parts = []
+    for index, group in enumerate(groups):
+        rest = microbatches % group
+        legal = interleaved & (group >= pp) & (group <= microbatches) & ((rest == 0) | (rest >= pp))
+        new = np.logical_and.reduce([legal, *(group != known for known in groups[:index])])
+        parts.append(_keep({**table, "interleave_group": group}, new if index else np.ones_like(new)))
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
 def enumerate_degrees(problem: Problem) -> Degrees:
     """Columns of every combination of the domains that satisfies both GPU equations and the batch, chunks left at one
     (see `with_chunks`). Legality rules proper are the framework's and are applied by the caller.
@@ -135,12 +155,7 @@ def with_chunks(problem: Problem, degrees: Degrees) -> tuple[Degrees, NDArray[np
     most = problem.architecture.num_hidden_layers + 2 + bool(problem.mtp_layers)
     stages = table["pp"] * table["vpp"]
     table = _keep(table, (stages <= most) & ((table["vpp"] == 1) | (table["pp"] > 1)))
-    given = problem.fix.get("interleave_group")
-    table["interleave_group"] = (
-        default_group(table["pp"], table["vpp"], table["num_microbatches"])
-        if given is None
-        else np.where(table["vpp"] > 1, given, table["pp"])
-    )
+    table = with_groups(problem, table, table["num_microbatches"])
     rows = table.pop("row")
     return Degrees(**table), rows
 

@@ -85,6 +85,9 @@ def _override_decisions(fields: dict[str, Any], options: Mapping[str, Any]) -> N
             both = isinstance(limit, dict) and isinstance(given.get(name), Mapping)
             given[name] = {**given[name], **limit} if both else limit
         fields["limits"] = given
+    if options.get("free"):
+        own = [name.strip() for text in options["free"] for name in text.split(",")]
+        fields["free"] = [*_as_list(fields.get("free"), "free"), *own]
     if options.get("constraint"):
         fields["constraints"] = [*_as_list(fields.get("constraints"), "constraints"), *options["constraint"]]
 
@@ -93,7 +96,7 @@ def _as_list(value: Any, field: str) -> list[Any]:
     if value is None or isinstance(value, str):
         return [] if value is None else [value]
     if not isinstance(value, (list, tuple)):
-        raise InputError(f"{field}: expected a list of expressions, got {value!r}")
+        raise InputError(f"{field}: expected a list, got {value!r}")
     return list(value)
 
 

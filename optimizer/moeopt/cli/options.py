@@ -5,6 +5,7 @@ from typing import Any, TypeVar
 
 import click
 
+from moeopt import freedom
 from moeopt.cli import completing
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -70,6 +71,14 @@ def problem_options(command: Command) -> Command:
                 shell_complete=completing.lists_of(completing.objectives),
             ),
             click.option("--fix", multiple=True, metavar="tp=8", help="A decision already made; repeat or use commas."),
+            click.option(
+                "--free",
+                multiple=True,
+                metavar="NAME",
+                help="A decision that the search is to make too and that keeps its default otherwise; repeat or use "
+                f"commas: {', '.join(freedom.names())}.",
+                shell_complete=completing.lists_of(freedom.names),
+            ),
             click.option("--limit", multiple=True, metavar="'ep<=64'", help="A bound on a degree or on peak_memory."),
             click.option(
                 "--constraint",

@@ -16,7 +16,10 @@ from moeopt.resolve import degrees_of
 
 
 def obeys(candidate: Candidate, pipeline: PipelineLayout, step_ns: int) -> bool:
-    """Whether a placement of a candidate's layers satisfies every constraint of its problem that reads one."""
+    """Whether a placement of a candidate's layers satisfies every constraint of its problem that reads one, and holds a
+    unit of full recompute in some chunk."""
+    if max(chunk.layers for chunk in pipeline.chunks) < candidate.unit_layers:
+        return False
     wanted = [tree for tree in trees(candidate.problem).values() if items(tree)]
     if not wanted:
         return True

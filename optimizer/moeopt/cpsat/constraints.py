@@ -30,10 +30,15 @@ _MOST_KNOWN = 4096
 
 
 def add_constraints(encoding: "Encoding", candidate: Candidate, literal: cp_model.IntVar) -> None:
-    """Every constraint of the problem that reads the placement."""
+    """Every constraint of the problem that reads the placement, and a unit of full recompute in some chunk."""
+    placement = encoding.grids[candidate.grid].placement
+    if candidate.unit_layers > 1:
+        holds = [encoding.cp.new_bool_var("") for _ in placement.layers]
+        for layers, there in zip(placement.layers, holds, strict=True):
+            encoding.cp.add(layers >= candidate.unit_layers).only_enforce_if(there)
+        encoding.cp.add_bool_or([*holds, literal.negated()])
     if not encoding.problem.constraints:
         return
-    placement = encoding.grids[candidate.grid].placement
     rows = _Rows(encoding.cp, placement, Reader(candidate.degrees, candidate.choices), (encoding, candidate))
     for tree in trees(encoding.problem).values():
         if items(tree):

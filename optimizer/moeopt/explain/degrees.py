@@ -9,14 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeopt.arithmetic import maximum
-from moeopt.configurations import modes, recomputes
+from moeopt.configurations import every_mode, recomputes
+from moeopt.errors import InputError
 from moeopt.explain.members import Member, variant
 from moeopt.frameworks.megatron_core.grids import BATCH
 from moeopt.frameworks.rules import Rule
 from moeopt.frameworks.wishes import wish_rules
+from moeopt.freedom import freed
 from moeopt.layout import Choices, Degrees
 from moeopt.problem.problem import GpuRange, Problem
-from moeopt.space import default_group, divisors, domain
+from moeopt.space import divisors, domain, with_groups
 
 Column = NDArray[np.int64]
 Table = dict[str, Column]
@@ -30,6 +32,8 @@ _DERIVED = {
 """What else a degree needs to be known."""
 _DENSE = ("tp", "cp", "pp", "dp")
 _MOST_ROWS = 4_000_000
+_MOST_CHOICES = 2_000
+"""Combinations of choices that are asked; only problems that free decisions have more."""
 
 
 class Undecided(Exception):  # noqa: N818 - an answer, not an error
@@ -54,7 +58,7 @@ class DegreeOracle:
         """Degrees and choices that satisfy these members and break a rule: what the rule rules out."""
         names = frozenset(member.name for member in kept if not member.placing)
         problem, rules = self._question(names, kept)
-        for mode in modes(problem):
+        for mode in _modes(problem):
             for recompute in recomputes(problem):
                 choices = mode.model_copy(update={"recompute": recompute})
                 if not broken.applies(problem, choices) or not _choices_hold(problem, rules, choices):
@@ -74,7 +78,7 @@ class DegreeOracle:
     def _ask(self, names: frozenset[str], kept: Sequence[Member]) -> bool:
         problem, rules = self._question(names, kept)
         settings = recomputes(problem)
-        for mode in modes(problem):
+        for mode in _modes(problem):
             options = [mode.model_copy(update={"recompute": recompute}) for recompute in settings]
             allowed = [choices for choices in options if _choices_hold(problem, rules, choices)]
             if allowed and self._degrees(problem, rules, mode, allowed):
@@ -91,6 +95,17 @@ class DegreeOracle:
             np.logical_and.reduce([rule.holds(problem, _degrees(problem, table), choices) for rule in late]).any()
             for choices in allowed
         )
+
+
+def _modes(problem: Problem) -> list[Choices]:
+    """Every mode, legal or not: which rules there are is the question. Raises Undecided where they are too many."""
+    try:
+        found = every_mode(problem)
+    except InputError:
+        raise Undecided from None
+    if len(found) * len(recomputes(problem)) > _MOST_CHOICES:
+        raise Undecided
+    return found
 
 
 def _choices_hold(problem: Problem, rules: Sequence[Rule], choices: Choices) -> bool:
@@ -125,7 +140,7 @@ def _listed(problem: Problem, mode: Choices, rules: Sequence[Rule], scope: Colle
         if name == "vpp":
             most = problem.architecture.num_hidden_layers + 2 + bool(problem.mtp_layers)
             possible = (table["pp"] * table["vpp"] <= most) & ((table["vpp"] == 1) | (table["pp"] > 1))
-            table = _keep(table, possible)
+            table = _grouped(problem, _keep(table, possible))
         if counted and name in _DENSE:
             product = np.prod([table[key] for key in _DENSE if key in table], axis=0)
             table = _keep(table, (problem.gpu_range.max % product == 0) if exact else product <= problem.gpu_range.max)
@@ -172,13 +187,17 @@ def _degrees(problem: Problem, table: Table) -> Degrees:
         values["num_microbatches"] = batch // (table["micro_batch_size"] * table["dp"])
     if set(_DERIVED["interleave_group"]) <= set(table):
         microbatches = maximum(values["num_microbatches"], 1)
-        given = problem.fix.get("interleave_group")
-        values["interleave_group"] = (
-            default_group(table["pp"], table["vpp"], microbatches)
-            if given is None
-            else np.where(table["vpp"] > 1, given, table["pp"])
-        )
+        if values["interleave_group"] is None:
+            values["interleave_group"] = with_groups(problem, table, microbatches)["interleave_group"]
     return Degrees(**values)
+
+
+def _grouped(problem: Problem, table: Table) -> Table:
+    """Every micro-batch group where the problem frees it and what it depends on is listed; it is derived otherwise."""
+    if "interleave_group" not in freed(problem) or not set(_DERIVED["interleave_group"]) <= set(table):
+        return table
+    microbatches = problem.workload.global_batch_size // (table["micro_batch_size"] * table["dp"])
+    return with_groups(problem, table, maximum(microbatches, 1))
 
 
 def _rows(table: Table) -> int:

@@ -91,9 +91,12 @@ def find(problem: Problem, clock: Clock) -> Found | None:
 
 def _search(problem: Problem, clock: Clock) -> Search:
     try:
-        return Search(problem, clock.settings)
+        search = Search(problem, clock.settings)
     except InputError:  # a combination of choices that is evaluated, not searched
         raise Undecided from None
+    if not search.screening.complete:
+        raise Undecided
+    return search
 
 
 def lightest(problem: Problem, above_bytes: int, clock: Clock) -> Light | None:

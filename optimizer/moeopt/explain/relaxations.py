@@ -9,6 +9,7 @@ from moeopt.explain.degrees import Undecided
 from moeopt.explain.members import MEMORY, PEAK_LIMIT, members, variant
 from moeopt.explain.placing import Clock, Light, find
 from moeopt.explain.sentences import layout_text
+from moeopt.freedom import freed
 from moeopt.incumbent import Found
 from moeopt.problem.loading import load_cluster, presets
 from moeopt.problem.problem import GpuRange, Problem
@@ -122,7 +123,9 @@ class _Trials:
     def _offload(self) -> Iterator[Change]:
         """The smallest part of the optimizer's state in host memory."""
         fixed = self.problem.fix.get("optimizer")
-        if isinstance(fixed, dict) and "offload_fraction" in fixed:
+        if (isinstance(fixed, dict) and "offload_fraction" in fixed) or "optimizer.offload_fraction" in freed(
+            self.problem
+        ):
             return
         for part in _OFFLOADS:
             optimizer = {**(fixed or {}), "precision_aware": True, "offload_fraction": part}

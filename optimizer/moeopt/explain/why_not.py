@@ -13,6 +13,7 @@ from moeopt.evaluation import evaluate
 from moeopt.explain.explanation import explain
 from moeopt.frameworks.megatron_core import PIPELINE_RULES, rules_for
 from moeopt.frameworks.rules import Stages
+from moeopt.freedom import freed
 from moeopt.layout import Choices, Layout
 from moeopt.pipeline import PipelineLayout, unroll
 from moeopt.problem.base import read_fields
@@ -75,7 +76,8 @@ def _held(problem: Problem, given: Mapping[str, Any]) -> Problem:
         pipeline = PipelineLayout.parse(text, pp)
         fix.update({"pp": pp, "vpp": pipeline.vpp})
         constraints = (*constraints, *_placed(pipeline))
-    return problem.model_copy(update={"fix": fix, "constraints": constraints})
+    held = problem.model_copy(update={"fix": fix, "constraints": constraints})
+    return held.model_copy(update={"free": tuple(sorted(freed(held)))})
 
 
 def _misplaced(problem: Problem, layout: Layout, given: Mapping[str, Any]) -> list[Answer]:

@@ -7,17 +7,23 @@ left to the search, whose answer "infeasible" comes with an explanation.
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields
 from math import isqrt, prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from moeopt.errors import InputError
 from moeopt.problem.base import nearest, read_fields
 from moeopt.problem.problem import DEGREES, Problem
 from moeopt.units import format_bytes
 
+if TYPE_CHECKING:
+    from moeopt.layout import Choices
+
 
 def check(problem: Problem) -> None:
     """Raise InputError for the first decision, limit or batch that contradicts the rest of the problem."""
+    from moeopt.freedom import check_free
+
     check_fix(problem)
+    check_free(problem)
     check_limits(problem)
     check_gpus(problem)
     check_rules(problem)
@@ -34,7 +40,10 @@ def check_fix(problem: Problem) -> None:
             raise InputError(f"fix.{name}: a layout has no such decision{nearest(name, known)}")
         if name == "pipeline_layout":
             check_pipeline_layout(problem)
-    read_fields(Layout, problem.fix, "fix")
+    unit = read_fields(Layout, problem.fix, "fix").recompute.num_layers or 0
+    layers = problem.architecture.num_hidden_layers
+    if unit > layers:
+        raise InputError(f"fix.recompute: num_layers {unit} > num_hidden_layers {layers}: no chunk holds so many")
 
 
 def check_pipeline_layout(problem: Problem) -> None:
@@ -83,23 +92,34 @@ def check_gpus(problem: Problem) -> None:
 
 
 def check_rules(problem: Problem) -> None:
-    """No rule of the framework may be broken by the fixed degrees alone, whatever the others are."""
-    from moeopt.frameworks.megatron_core import degree_rules
-    from moeopt.layout import Choices, Degrees
+    """No rule of the framework may be broken by the fixed degrees alone, whatever the others and freed choices are."""
+    from moeopt.configurations import modes
+    from moeopt.layout import Choices
 
     fixed = {name: value for name, value in problem.fix.items() if name in DEGREES}
     if not fixed:
         return
+    usual = read_fields(Choices, {n: v for n, v in problem.fix.items() if n in Choices.model_fields}, "fix")
+    refusals = (_refusal(problem, fixed, choices) for choices in [usual, *(modes(problem) if problem.free else [])])
+    first = next(refusals)
+    if first is not None and all(refusals):
+        raise InputError(first)
+
+
+def _refusal(problem: Problem, fixed: dict[str, Any], choices: "Choices") -> str | None:
+    """The first rule that fixed degrees break under some choices, in a sentence. Constraints may read choices that are
+    still open: the search decides about those."""
+    from moeopt.frameworks.megatron_core import degree_rules
+    from moeopt.layout import Degrees
+
     degrees = Degrees(**{field.name: fixed.get(field.name) for field in fields(Degrees)})
-    choices = read_fields(Choices, {n: v for n, v in problem.fix.items() if n in Choices.model_fields}, "fix")
     for rule in degree_rules(problem, choices):
-        if rule.source.startswith("constraints["):  # they may read choices that are still open: the search decides
+        if rule.source.startswith("constraints[") or not set(rule.scope) <= set(fixed):
             continue
-        if set(rule.scope) <= set(fixed) and not rule.holds(problem, degrees, choices):
+        if not rule.holds(problem, degrees, choices):
             name = rule.scope[0]
-            raise InputError(
-                f"fix.{name}: {fixed[name]} breaks {rule.name}: {rule.equation(problem, degrees, choices)}"
-            )
+            return f"fix.{name}: {fixed[name]} breaks {rule.name}: {rule.equation(problem, degrees, choices)}"
+    return None
 
 
 def check_batch(problem: Problem) -> None:

@@ -86,6 +86,9 @@ class Problem(Input):
     workload: Workload = Workload()
     fix: dict[str, Any] = Field(default_factory=dict)
     """Decisions that are made already: degrees by name, and the layout's other fields (dispatcher, recompute, ...)."""
+    free: tuple[str, ...] = ()
+    """Decisions that keep their default otherwise and that the search is to make: names of `moeopt.freedom`, with a dot
+    for a part (`optimizer.moments`)."""
     limits: Limits = Limits()
     constraints: tuple[str, ...] = ()
     """Further conditions on a layout, as expressions over its decisions (`moeopt.constraints`)."""
@@ -114,6 +117,11 @@ class Problem(Input):
     def _listed(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value
 
+    @field_validator("free", mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        return tuple(name.strip() for name in value.split(",")) if isinstance(value, str) else value
+
     @field_validator("constraints")
     @classmethod
     def _readable(cls, value: tuple[str, ...]) -> tuple[str, ...]:
@@ -128,9 +136,9 @@ class Problem(Input):
 
     @model_serializer(mode="wrap")
     def _without_nothing(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """An answer's problem says nothing of constraints or further objectives where there are none."""
+        """An answer's problem says nothing of freed decisions, constraints or further objectives if there are none."""
         fields: dict[str, Any] = handler(self)
-        for name in ("constraints", "then"):
+        for name in ("free", "constraints", "then"):
             if not getattr(self, name):
                 fields.pop(name, None)
         return fields
@@ -147,6 +155,10 @@ class Problem(Input):
             from moeopt.problem.checks import check_fix
 
             check_fix(self)
+        if self.free:
+            from moeopt.freedom import check_free
+
+            check_free(self)
 
     @classmethod
     def load(cls, source: "str | PathLike[str] | Mapping[str, Any]", **changes: Any) -> "Problem":

@@ -1,30 +1,26 @@
 """The two levels of the screening.
 
 1. Every combination of degrees without chunks, under every mode (dispatcher, overlap): legal ones, with a bound on
-   their time that holds for any chunks, placement and recompute, and a bound on their memory under the lightest
-   recompute.
+   their time and one on their memory that hold for any chunks, placement and recompute.
 2. Of those not above a known layout's time: chunks and recompute settings, with tighter bounds of the same kind.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from moeopt.accounting.memory.terms import memory_terms
-from moeopt.accounting.time.terms import time_terms
 from moeopt.configurations import modes, recomputes
 from moeopt.frameworks.megatron_core import choices_legal, degree_rules, legal
 from moeopt.layout import Choices, Degrees, Recompute
 from moeopt.problem.problem import Problem
 from moeopt.screening.average import memory_bound
-from moeopt.screening.costs import Costs
 from moeopt.screening.limits import Column, Limits
 from moeopt.screening.pairs import Pair, bounded
 from moeopt.screening.table import RecomputeTable
-from moeopt.screening.work import Work, work_bound
+from moeopt.screening.work import work_bound
 from moeopt.space import enumerate_degrees, select, with_chunks
 
 _WITHOUT_CHUNKS = frozenset({"vpp", "interleave_group"})
@@ -39,17 +35,25 @@ class Block:
     time: Column
     """Bound on the step time, any chunks and recompute."""
     memory: Column
-    """Bound on the fullest rank's bytes, any chunks, under the lightest recompute."""
+    """Bound on the fullest rank's bytes, any chunks and recompute."""
 
 
 class Screening:
     """The bounds of one problem, computed once; `pairs` reads them at any limits."""
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: Problem, expired: Callable[[], bool] = lambda: False) -> None:
         self.problem = problem
         self.recomputes = recomputes(problem)
+        self.blocks: list[Block] = []
+        self.complete = False
+        """False where freed decisions made so many modes that `expired` came first: then there is no bound."""
+        self._legal: dict[bytes, Degrees] = {}
         degrees = enumerate_degrees(problem)
-        self.blocks = [block for mode in modes(problem) for block in self._block(mode, degrees)]
+        for mode in modes(problem):
+            if problem.free and self.blocks and expired():
+                return
+            self.blocks += self._block(mode, degrees)
+        self.complete = True
 
     @property
     def rows(self) -> int:
@@ -72,19 +76,17 @@ class Screening:
         for rule in degree_rules(self.problem, mode):
             if not _WITHOUT_CHUNKS & set(rule.scope):
                 ok &= rule.holds(self.problem, degrees, mode)
-        degrees = select(degrees, ok)
+        degrees = self._legal.setdefault(np.packbits(ok).tobytes(), select(degrees, ok))
         if not len(degrees.tp):
             return
-        lightest = max(settings, key=_weight)
-        fastest = min(settings, key=_weight)
-        time = time_terms(self.problem, degrees, _with(mode, fastest))
-        memory = memory_terms(self.problem, degrees, _with(mode, lightest))
-        work = Work.of(self.problem, degrees, time, memory)
+        table = RecomputeTable(self.problem, degrees, mode)
         any_chunks = Degrees(**{**vars(degrees), "vpp": np.full_like(degrees.tp, 2)})
-        kept = {**memory.kept_bytes, **(memory.kept_recomputed_bytes if lightest.granularity == "full" else {})}
-        costs = Costs.of(self.problem, memory, kept, {}, len(degrees.tp))
-        weight = np.minimum(memory_bound(self.problem, degrees, costs), memory_bound(self.problem, any_chunks, costs))
-        yield Block(mode, degrees, work_bound(degrees, work), weight)
+        weights = [
+            memory_bound(self.problem, shape, costs)
+            for costs in table.lightest(settings)
+            for shape in (degrees, any_chunks)
+        ]
+        yield Block(mode, degrees, work_bound(degrees, table.least_work(settings)), np.minimum.reduce(weights))
 
     # Level 2 ------------------------------------------------------------------------------------------------------
 
@@ -135,8 +137,3 @@ def _legal_degrees(problem: Problem, degrees: Degrees, mode: Choices) -> NDArray
 
 def _with(mode: Choices, recompute: Recompute) -> Choices:
     return mode.model_copy(update={"recompute": recompute})
-
-
-def _weight(recompute: Recompute) -> tuple[int, int]:
-    """Order by how much a setting recomputes."""
-    return ("none", "selective", "full").index(recompute.granularity), len(recompute.modules)
