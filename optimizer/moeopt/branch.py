@@ -71,6 +71,8 @@ class Search:
                 raise Stopped
             if self.screens:
                 self.find_first()
+            if self.screens and self._queue is None:
+                self._settle(self._all_within())
             self._prove()
             proven = True
         except (Stopped, KeyboardInterrupt):
@@ -88,20 +90,23 @@ class Search:
         return Result(best, True, best.score, [best, *rest][:top], further)
 
     def find_first(self, rounds: int = ROUNDS) -> None:
-        """Good layouts; those of a limited time settle most candidates on the way."""
+        """Good layouts; duality settles most candidates on the way."""
         first = First(self.screening, self.best, self._check_deadline)
         lowest = first.lowest_score()
         if lowest is None:
             return
         self.bound = lowest
         first.find(lowest, rounds)
-        if not self.best.pool:
-            return
-        self._queue = self._all_within()
-        if self.problem.objective == "peak_memory" or self.best.threshold is None:
-            first.place_all(self._queue)
-            return
-        raising = Raising(self._queue, self.best, self._check_deadline)
+        if self.best.pool:
+            queue = self._all_within()
+            if self.problem.objective == "peak_memory":
+                first.place_all(queue)
+            self._settle(queue)
+
+    def _settle(self, queue: Queue) -> None:
+        """What duality settles of the candidates that matter; the queue keeps the rest."""
+        self._queue = queue
+        raising = Raising(queue, self.best, self._check_deadline)
         self._listed = raising.listed
         try:
             raising.run()

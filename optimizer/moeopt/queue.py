@@ -148,6 +148,11 @@ class Queue:
         both = zip(self.pairs, self._split(self._open), near, strict=True)
         self._fill([pair.only(mask & ok) for pair, mask, ok in both])
 
+    def open_pairs(self) -> list[Pair]:
+        """The rows that are still open."""
+        left = [pair.only(mask) for pair, mask in zip(self.pairs, self._split(self._open), strict=True)]
+        return [pair for pair in left if pair.size]
+
     def close(self, positions: Sequence[int]) -> None:
         """These are settled."""
         self._open[list(positions)] = False

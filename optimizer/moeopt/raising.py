@@ -11,6 +11,8 @@ _SAMPLED = (3, 8)
 """Placements are first looked for with so many rounds of duality, of one base time each ..."""
 _LOWEST, _FILLED = 96, 16
 """... for so many candidates of lowest bound, and so many at each fill level of memory."""
+_FEW = 40
+"""Fewer candidates are not sampled."""
 _ROUNDS = (1, 12, 40)
 """Then bounds are raised by so many rounds, for all that are left each time ..."""
 _FEWEST, _MOST = 8, 128
@@ -30,9 +32,7 @@ class Raising:
 
     def run(self) -> None:
         """Settle what can be settled; the queue keeps the rest."""
-        if not len(self.queue):
-            return
-        for rounds in _SAMPLED:
+        for rounds in _SAMPLED if len(self.queue) > _FEW else ():
             self._sample(rounds)
         for rounds in _ROUNDS:
             self.queue.raise_again()

@@ -68,11 +68,7 @@ class Ascent:
         self.grid, self.rows = self.tables.grid, self.tables.rows
         totals = self._totals()
         self.scale = np.maximum(totals[:, :2].sum(axis=1) * self.rows.schedule[2] / self.grid.pp, 1.0)
-        even = self._even_rows(totals)
-        self.rho = np.exp(_SHARPNESS * (even / even.max(axis=1, keepdims=True) - 1))
-        if self.rows.start is not None:
-            self.rho = np.broadcast_to(self.rows.start, self.rho.shape)
-        self.rho = self.rho / self.rho.sum(axis=1, keepdims=True)
+        self.rho = self._first_weights(totals)
         self.mu = np.zeros((len(self.of), len(self.rows.resident)))
         self.nu = np.zeros((len(self.of), self.grid.pp))
         self.most = np.zeros_like(self.nu)
@@ -85,11 +81,15 @@ class Ascent:
         mine = self.tables.prices
         return np.asarray(mine.layers[:, :, -1] + mine.embedding + mine.mtp + mine.loss)
 
-    def _even_rows(self, totals: Array) -> Array:
-        """Time rows when all stages hold the same."""
+    def _first_weights(self, totals: Array) -> Array:
+        """Those that are given, or more for rows that are long when all stages hold the same."""
+        if self.rows.start is not None:
+            return np.tile(self.rows.start, (len(self.of), 1))
         sums = self.rows.time.reshape(len(self.rows.time), 2, -1).sum(axis=2)
         shares = totals[:, :2] / self.grid.stages
-        return np.asarray(shares @ sums.T + self.tables.prices.hop_ns[:, None] * self.rows.hops)
+        even = shares @ sums.T + self.tables.prices.hop_ns[:, None] * self.rows.hops
+        weights = np.exp(_SHARPNESS * (even / even.max(axis=1, keepdims=True) - 1))
+        return np.asarray(weights / weights.sum(axis=1, keepdims=True))
 
     def run(self, rounds: int) -> None:
         """Raise the weights so many times, dropping rows above their limit."""
@@ -112,7 +112,8 @@ class Ascent:
     def _limit_ranks(self) -> None:
         """What UB2 leaves of the target is an upper limit of every row; R1 turns it into whole layers of a rank:
         stages of the first position before the rank's hold one layer at least, and the rank M times its own."""
-        if not len(self.of):
+        if not len(self.of) or not self.rows.timed:
+            self.most = np.full_like(self.most, len(self.grid.layers))
             return
         mine = self.tables.prices
         none = Weights(np.zeros((len(self.of), self.grid.stages, MEASURES)), np.zeros(len(self.of)))

@@ -70,7 +70,8 @@ def raised(question: Question, rounds: int, most: int | None = None) -> Answer:
         for listed in ascent.listed(_LISTED_A_ROUND * rounds if most is None else most):
             left.setdefault(listed.candidate, []).append(listed)
     found = low < NEVER
-    bound = np.where(found, low, 0.0) * (1 - SLACK) / part.rows.share + part.prices.end_ns
+    timed = found & part.rows.timed
+    bound = np.where(timed, low * (1 - SLACK) / part.rows.share + part.prices.end_ns, 0.0)
     few = [part.left(index, left.get(index, []), most) for index in range(part.size)]
     return Answer(
         np.where(found, bound.astype(np.int64), question.time_ns + 1),
@@ -137,7 +138,7 @@ class _Part:
         value = self.rows.values(held, mine.hop_ns).max(axis=1) + np.minimum.reduce(upper)
         near = (value <= mine.target_ns * (1 + SLACK)) & (self.rows.bytes(held) <= mine.room + 1).all(axis=1)
         placed, value, held = placed.only(near), value[near], held[near]
-        if not self.rows.replayed:
+        if self.rows.timed and not self.rows.replayed:
             value = self._ledger(held, index)
             near = value + int(self.question.end_ns[index]) <= int(self.question.time_ns[index])
             placed, value = placed.only(near), value[near]

@@ -21,7 +21,8 @@ def ask_pairs(
     cuts: Mapping[Schedule, Cuts] | None = None,
 ) -> Answer:
     """The answer for the rows of all pairs, one after the other: of the ledger's step, or of the replayed one where
-    the limits are on that. `cuts`: of some schedules, time rows in place of the ledger's."""
+    the limits are on that; of memory alone where they allow any time. `cuts`: of some schedules, time rows in place of
+    the ledger's."""
     rows = Joined(pairs, limits)
     overlap = np.concatenate([np.full(pair.size, pair.mode.overlap.ep_all_to_all) for pair in pairs])
     d = rows.degrees
@@ -36,7 +37,7 @@ def ask_pairs(
         schedule = pp, vpp, microbatches, group, bool(ep_overlap)
         question = Question(
             problem,
-            Rows.of(schedule, limits.replayed, (cuts or {}).get(schedule)),
+            Rows.of(schedule, limits.replayed, (cuts or {}).get(schedule)) if limits.timed else Rows.untimed(schedule),
             rows.costs.rows(index),
             end_ns[index],
             time_ns[index],

@@ -5,7 +5,7 @@ bound read off them gives 10^9 of itself away. A leading axis counts candidates.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,8 @@ from moeopt.screening.costs import Costs
 
 Schedule = tuple[int, int, int, int, bool]
 """pp, vpp, micro-batches, interleave group, expert-parallel overlap."""
+_UNIT_NS = 1e6
+"""Where only memory decides: what weighted bytes above the limit must exceed (any number: weights have no scale)."""
 MEASURES = 5
 """Forward ns and backward ns of one micro-batch, bytes that stay, bytes that one micro-batch in flight keeps, and
 layers of the commonest kind."""
@@ -70,6 +72,14 @@ class Rows:
     """Ranks x stages: 1 on the rank's stages."""
     start: Array | None = None
     """Weights of the time rows to begin with."""
+    timed: bool = True
+    """False: any time is within the limits, and only memory decides."""
+
+    @classmethod
+    def untimed(cls, schedule: Schedule) -> "Rows":
+        """Memory rows alone."""
+        none = (0,) * (schedule[0] * schedule[1])
+        return replace(cls.of(schedule, replayed=True, cuts=Cuts([(none, none, 0)], [1.0])), timed=False)
 
     @classmethod
     def of(cls, schedule: Schedule, replayed: bool = False, cuts: "Cuts | None" = None) -> "Rows":
@@ -175,7 +185,7 @@ class Prices:
         sums = np.cumsum(by_kind[:, order], axis=1)
         layers = np.concatenate([np.zeros((size, 1, MEASURES)), sums], axis=1).transpose(0, 2, 1)
         mtp = grid.mtp_layers * measures("mtp") if grid.mtp_layers else np.zeros((size, MEASURES))
-        pipeline = time_ns - end_ns
+        pipeline = time_ns - end_ns if rows.timed else np.full(size, _UNIT_NS)
         return cls(
             by_kind,
             layers,

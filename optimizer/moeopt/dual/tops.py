@@ -16,11 +16,15 @@ SLACK = 1e-9
 
 
 def deepest_stage(grid: Grid, prices: Prices) -> int:
-    """Most layers of a stage within the longest time of any candidate."""
+    """Most layers of a stage within the longest time and the bytes of any candidate; one micro-batch at least is in
+    flight on each stage at some time."""
     times = prices.layers[:, 0] + prices.layers[:, 1]
+    bytes_ = prices.layers[:, 2] + prices.layers[:, 3]
+    room = prices.room.max(axis=1)
     for count in range(1, len(grid.layers) + 1):
         shortest = (times[:, count:] - times[:, :-count]).min(axis=1)
-        if (shortest > prices.longest_ns).all():
+        lightest = (bytes_[:, count:] - bytes_[:, :-count]).min(axis=1)
+        if ((shortest > prices.longest_ns) | (lightest > room)).all():
             return count - 1
     return len(grid.layers)
 

@@ -18,7 +18,9 @@ from moeopt.cpsat.solve import Settings, minimise, rules_out
 from moeopt.frontier.goals import Region
 from moeopt.frontier.placements import are_few, every_placement
 from moeopt.incumbent import Found, place
+from moeopt.pipeline import PipelineLayout
 from moeopt.problem.problem import Problem
+from moeopt.queue import Queue
 from moeopt.schedule.bounds import lower_bound_rows
 from moeopt.screening import Block, Pair, Screening
 from moeopt.screening.pairs import bounded
@@ -123,6 +125,17 @@ class Candidates:
         choices = pair.mode.model_copy(update={"recompute": pair.recompute})
         candidate = Candidate(self.problem, row(pair.degrees, index), choices, int(pair.time[index]))
         return Entry(candidate, int(pair.memory[index]))
+
+    def queue(self, pairs: Sequence[Pair]) -> Queue:
+        """Rows as a queue, fastest bound first."""
+        return Queue(self.problem, pairs, lambda pair: pair.time)
+
+    def judged(self, candidate: Candidate, pipeline: PipelineLayout, region: Region) -> Found | None:
+        """A placement, if it is in the region and obeys the problem's constraints."""
+        found = Found.judge(candidate, pipeline)
+        inside = found.peak_bytes <= region.limits.memory_bytes
+        inside &= found.time_ns <= region.time_ns(int(candidate.degrees.gpus))
+        return found if inside and obeys(candidate, pipeline, found.time_ns) else None
 
     # Questions about one candidate ----------------------------------------------------------------------------------
 

@@ -12,6 +12,10 @@ from moeopt.frontier.sketch import sketch
 from moeopt.incumbent import Found
 from moeopt.screening import Pair
 
+_ROUNDS = (1, 12)
+"""Bounds of a box's rows are raised by so many rounds of duality ..."""
+_FEWEST, _MOST = 8, 128
+"""... so many at once, twice as many each time."""
 _BATCH = 4
 """Candidates asked at once, a worker."""
 _PATIENCE, _MORE = 3.0, 4.0
@@ -67,9 +71,12 @@ class Exploration:
             self.boxes.close(corner)
             return
         self._pairs[corner] = pairs
-        if self._try(self.candidates.samples(pairs, region.limits.memory_bytes), region, corner):
+        left = self._raise(pairs, region, corner)
+        if left is None:
             return
-        entries = [entry for entry in self.candidates.entries(pairs) if not self._is_refuted(entry, corner)]
+        entries = (
+            [entry for entry in self.candidates.entries(left) if not self._is_refuted(entry, corner)] if left else []
+        )
         try:
             empty = self._prove(entries, region, corner)
         except Undecided as late:  # a hard box waits until the others are done
@@ -95,15 +102,22 @@ class Exploration:
     def _is_refuted(self, entry: Entry, corner: Corner) -> bool:
         return any(inside(corner, other) for other in self._refuted.get(entry.key, ()))
 
-    def _try(self, entries: Sequence[Entry], region: Region, corner: Corner) -> bool:
-        """Place some candidates by the heuristic; True where the box is no longer open."""
-        for entry in entries:
-            if self._is_refuted(entry, corner):
-                continue
-            if self.settings.expired:
-                raise Stopped
-            self._take(self.candidates.place(entry, region))
-        return corner not in self.boxes.open
+    def _raise(self, pairs: Sequence[Pair], region: Region, corner: Corner) -> list[Pair] | None:
+        """What duality leaves of a box's rows; None where a layout was found in it."""
+        queue = self.candidates.queue(pairs)
+        for rounds in _ROUNDS:
+            queue.raise_again()
+            width = _FEWEST
+            while positions := queue.not_raised(width):
+                if self.settings.expired:
+                    raise Stopped
+                for left in queue.raise_bounds(positions, region.limits, rounds):
+                    for pipeline in left.placed:
+                        self._take(self.candidates.judged(left.candidate, pipeline, region))
+                        if corner not in self.boxes.open:
+                            return None
+                width = min(2 * width, _MOST)
+        return queue.open_pairs()
 
     def _prove(self, entries: Sequence[Entry], region: Region, corner: Corner) -> bool:
         """Ask every candidate; True where none has a layout in the box, False where one was found."""

@@ -23,6 +23,11 @@ class Limits:
     gpu_ns: int | None = None
     replayed: bool = False
 
+    @property
+    def timed(self) -> bool:
+        """Whether the time is limited at all."""
+        return self.gpu_ns is not None or (self.time_ns is not None and self.time_ns < MOST_NS)
+
     def time_of(self, gpus: Column) -> Column:
         """Nanoseconds of a step allowed on so many GPUs."""
         most = np.full_like(gpus, MOST_NS if self.time_ns is None else self.time_ns)
