@@ -10,6 +10,7 @@ from moeopt.accounting.parameters import count
 from moeopt.errors import InputError
 from moeopt.problem.architecture import Architecture
 from moeopt.problem.huggingface import FAMILIES, architecture_fields
+from moeopt.problem.loading import load_architecture
 
 DATA = Path(__file__).parent / "data"
 ROWS = json.loads((DATA / "hf_variants.json").read_text())["rows"]
@@ -115,3 +116,31 @@ def test_what_the_family_cannot_build_is_refused(config, sentence):
     with pytest.raises(InputError) as refusal:
         _read(config)
     assert str(refusal.value).startswith(f"architecture.{sentence}")
+
+
+@pytest.mark.parametrize("layers", [2, 3, 6, 48, 61, 100])
+@pytest.mark.parametrize("name", ["gpt-oss-20b", "llama-4-maverick", "ernie-4.5-300b"])
+def test_a_variant_with_other_layers_keeps_the_pattern(name, layers, tmp_path):
+    """Fewer layers are the first ones; more go on as the last ones repeat. A preset and its config.json agree."""
+    config = HUB.get(name) or BUILT[name]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    whole = load_architecture(name).layers
+    variants = [load_architecture({"base": base, "num_hidden_layers": layers}) for base in (name, str(tmp_path))]
+    for variant in variants:
+        assert variant.num_hidden_layers == layers
+        assert variant.layers[: len(whole)] == whole[:layers]
+        assert set(variant.layers) <= set(whole)
+    assert variants[0].layers == variants[1].layers
+
+
+def test_a_pattern_that_does_not_repeat_is_not_continued():
+    """What comes after an irregular pattern is not guessed; cutting it is no guess."""
+    base = {
+        "base": "qwen3-30b-a3b",
+        "num_hidden_layers": 6,
+        "moe_layer_freq": [0, 1, 1, 0, 0, 1],
+        "intermediate_size": 8,
+    }
+    with pytest.raises(InputError, match="moe_layer_freq has 6 entries and num_hidden_layers is 8"):
+        load_architecture({"base": base, "num_hidden_layers": 8})
+    assert len(load_architecture({"base": base, "num_hidden_layers": 4}).layers) == 4

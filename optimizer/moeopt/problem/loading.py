@@ -11,6 +11,7 @@ from moeopt.problem.architecture import Architecture
 from moeopt.problem.base import nearest, read_fields, shown
 from moeopt.problem.cluster import Cluster
 from moeopt.problem.huggingface import architecture_fields, is_huggingface
+from moeopt.problem.patterns import fitted
 from moeopt.problem.problem import GpuRange, Problem
 from moeopt.problem.reading import parse_text, read_file
 from moeopt.problem.workload import Workload
@@ -52,7 +53,8 @@ def load_architecture(given: Any, field: str = "architecture", folder: Path | No
     fields = _fields(given, "architectures", field, folder)
     if is_huggingface(fields):
         overrides = fields.pop("__overrides__", {})
-        fields = {**architecture_fields(fields, field), **overrides}
+        read = architecture_fields(fields, field)
+        fields = {**read, **fitted(read, overrides), **overrides}
     return read_fields(Architecture, fields, field)
 
 
@@ -97,7 +99,7 @@ def _with_base(given: Mapping[Any, Any], kind: str, field: str, folder: Path | N
     for key, value in own.items():
         if isinstance(value, Mapping) and isinstance(base.get(key), Mapping):
             own[key] = {**base[key], **value}
-    return {**base, **own}
+    return {**base, **fitted(base, own), **own}
 
 
 def _exists(path: Path) -> bool:
