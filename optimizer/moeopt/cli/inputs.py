@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from moeopt.cli.assignments import merge_assignments, parse_assignments, parse_limits
 from moeopt.errors import InputError
-from moeopt.problem.base import nearest, read_fields
+from moeopt.problem.base import nearest, read_fields, shown
 from moeopt.problem.loading import load_architecture, load_cluster, load_gpus, load_problem, problem_fields
 from moeopt.problem.problem import DEGREES, Problem
 from moeopt.problem.reading import read_file
@@ -93,13 +93,13 @@ def _as_list(value: Any, field: str) -> list[Any]:
     if value is None or isinstance(value, str):
         return [] if value is None else [value]
     if not isinstance(value, (list, tuple)):
-        raise InputError(f"{field}: expected a list of expressions, got {value!r}")
+        raise InputError(f"{field}: expected a list of expressions, got {shown(value)}")
     return list(value)
 
 
 def _as_mapping(value: Any, field: str) -> dict[str, Any]:
     if value is not None and not isinstance(value, Mapping):
-        raise InputError(f"{field}: expected a mapping of fields, got {value!r}")
+        raise InputError(f"{field}: expected a mapping of fields, got {shown(value)}")
     return dict(value or {})
 
 
@@ -111,7 +111,7 @@ def layout_fields(text: str) -> dict[str, Any]:
     except (OSError, ValueError):
         is_file = False
     if not is_file and "=" not in text:
-        raise InputError(f"layout: no file is called {text!r}, and it is not of the form tp=8,pp=4")
+        raise InputError(f"layout: no file is called {shown(text)}, and it is not of the form tp=8,pp=4")
     if not is_file:
         return parse_assignments(text, "layout")
     content = read_file(path, "layout")
