@@ -9,6 +9,7 @@ import yaml
 from example_answer import ARCHITECTURE
 from moeopt import evaluate as judge
 from moeopt.__main__ import run
+from moeopt.errors import InputError
 from moeopt.problem.loading import load_problem
 
 
@@ -68,3 +69,42 @@ def test_a_trace_is_not_the_answer_s_file(capsys):
     assert run([*command, "--trace", "."]) == 2
     assert not Path("x.json").exists()
     assert capsys.readouterr().err == "error: trace, output: both are x.json\nerror: trace: . is a directory\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("--top", "1e9"), "top: '1e9' is above 1000"),
+        (("--workers", "1M"), "workers: '1M' is above 1024"),
+        (("--limit", ""), "limit: one is empty"),
+    ],
+)
+@pytest.mark.usefixtures("problem")
+def test_what_no_machine_could_do_is_refused(capsys, arguments, sentence):
+    """Counts without end are refused before they are tried."""
+    assert run(["solve", "problem.yaml", *arguments]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {sentence}")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("num_hidden_layers", 10**9), ("num_nextn_predict_layers", 10**6), ("name", "\x1b[31mred"), ("name", "a\nb")],
+)
+def test_dimensions_and_names_that_are_none(problem, field, value):
+    """A billion layers would unfold into a list of them; a name with control characters would reach the terminal."""
+    with pytest.raises(InputError, match=rf"^architecture\.{field}: "):
+        load_problem({**problem, "architecture": {**ARCHITECTURE, field: value}})
+
+
+@pytest.mark.parametrize("routing", [{"imbalance": 1e9}, {"capacity_factor": 1e9}])
+def test_routing_beyond_any_number_of_experts(problem, routing):
+    """The busiest rank receives at most everything: factors above that overflow and say nothing."""
+    with pytest.raises(InputError, match="input should be less than or equal to 10000"):
+        load_problem({**problem, "workload": {"routing": routing}})
+
+
+def test_half_a_surrogate_pair_is_refused(problem, capsys):
+    """An escape that is no character would break whatever repeats it: files, JSON, terminals."""
+    Path("half.json").write_text(json.dumps({**problem, "architecture": {**ARCHITECTURE, "source": "\ud800"}}))
+    assert run(["solve", "half.json", "-o", "answer.json"]) == 2
+    assert capsys.readouterr().err == "error: problem: half.json: a text holds half of a surrogate pair\n"

@@ -16,6 +16,10 @@ from moeopt.units import parse_count
 if TYPE_CHECKING:
     from moeopt.layout import Layout
 
+MAX_WORKERS = 1024
+"""Threads of a solver, or points of a sweep at once."""
+MAX_TOP = 1000
+"""Layouts that --top lists; each of them is proven."""
 DEFAULTS = {"architecture": "qwen3-30b-a3b", "cluster": "h100-sxm"}
 """What a command without PROBLEM and without these options is about."""
 
@@ -142,11 +146,13 @@ def parse_claims(texts: tuple[str, ...]) -> list[tuple[str, str]]:
     return claims
 
 
-def positive_integer(text: str | None, field: str) -> int | None:
-    """An option's whole number above 0, or None where it is absent."""
+def positive_integer(text: str | None, field: str, most: int | None = None) -> int | None:
+    """An option's whole number above 0 and up to `most`, or None where it is absent."""
     if text is None:
         return None
     number = parse_count(text, field)
     if number < 1:
         raise InputError(f"{field}: {text!r} is not above 0")
+    if most is not None and number > most:
+        raise InputError(f"{field}: {shown(text)} is above {most}, the most that is possible")
     return number

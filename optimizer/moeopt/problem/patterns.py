@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
+from moeopt.problem.base import MAX_LAYERS
+
 PATTERNS = ("moe_layer_freq", "window_pattern")
-_MOST = 10_000
-"""Layers up to which a pattern is continued; Architecture refuses what does not fit."""
 
 
 def fitted(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
@@ -14,7 +14,7 @@ def fitted(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
     A pattern that the variant gives itself, and one that does not repeat, are left as they are.
     """
     layers = own.get("num_hidden_layers")
-    if isinstance(layers, bool) or not isinstance(layers, int) or not 0 < layers <= _MOST:
+    if isinstance(layers, bool) or not isinstance(layers, int) or not 0 < layers <= MAX_LAYERS:
         return {}
     found: dict[str, Any] = {}
     for name in PATTERNS:

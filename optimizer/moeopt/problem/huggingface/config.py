@@ -4,10 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from moeopt.errors import InputError
-from moeopt.problem.base import shown
-
-_MAX_LAYERS = 10_000
-"""Far above any transformer; keeps a typing error from unfolding into a giant list."""
+from moeopt.problem.base import MAX_LAYERS, shown
 
 
 class Config:
@@ -92,8 +89,8 @@ class Config:
     def layers(self) -> int:
         """Decoder layers."""
         layers = self.integer("num_hidden_layers")
-        if not 0 < layers <= _MAX_LAYERS:
-            raise InputError(f"{self.where}.num_hidden_layers: {layers} is outside 1 to {_MAX_LAYERS}")
+        if not 0 < layers <= MAX_LAYERS:
+            raise InputError(f"{self.where}.num_hidden_layers: {layers} is outside 1 to {MAX_LAYERS}")
         return layers
 
     def pattern(self, holds: Callable[[int], bool]) -> tuple[int, ...]:
