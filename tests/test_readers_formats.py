@@ -7,6 +7,7 @@ import pytest
 
 from moeopt.__main__ import run
 from moeopt.errors import InputError
+from moeopt.problem.loading import load_architecture
 from moeopt.readers import Reading, read
 from moeopt.readers.question import problem_fields
 
@@ -158,6 +159,27 @@ def test_megatron_test_case_yaml(tmp_path: Path) -> None:
     text += "  --swiglu: false\n  --vocab-size: 1000\n  --seq-length: 512\n  --micro-batch-size: 1\n"
     found = written(tmp_path, "model_config.yaml", text)
     assert (found.architecture["num_hidden_layers"], found.architecture["gated"]) == (4, False)
+
+
+def test_bracketed_lists_of_a_test_case(tmp_path: Path) -> None:
+    """The runner of Megatron-LM's test cases makes words of a quoted `[a b]`; a layer pattern stays one word."""
+    text = "MODEL_ARGS:\n  --recompute-granularity: selective\n  --recompute-modules: '[layernorm moe_act]'\n"
+    text += "  --num-layers: 3\n  --hidden-size: 256\n  --num-attention-heads: 4\n  --vocab-size: 1000\n"
+    text += "  --num-experts: 4\n  --moe-layer-freq: ([0]*1+[1]*2)\n  --moe-router-topk: 2\n"
+    found = written(tmp_path, "model_config.yaml", text)
+    assert found.layout["recompute"]["modules"] == ["layernorm", "moe_act"]
+    layers = load_architecture(found.architecture).layers
+    assert [kind.ffn for kind in layers] == ["dense", "moe", "moe"]
+
+
+def test_a_file_without_dimensions_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Dimensions that only a sourced file holds are asked for by the option that gives them."""
+    path = tmp_path / "run.sh"
+    path.write_text("source models/qwen.sh\ntorchrun train.py ${MODEL_ARGS[@]} --tensor-model-parallel-size 2\n")
+    assert run(["evaluate", "--from", str(path), "--gpus", "8"]) == 2
+    sentence = f"error: architecture: {path} gives no dimensions; files that it sources are not read; say which with"
+    assert capsys.readouterr().err.startswith(sentence)
+    assert run(["evaluate", "--from", str(path), "--gpus", "8", "--architecture", "olmoe-1b-7b", "-q"]) in (0, 1)
 
 
 HOSTILE = {

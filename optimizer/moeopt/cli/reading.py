@@ -28,6 +28,11 @@ def read_from(options: Mapping[str, Any]) -> "tuple[Problem, Layout, Reading]":
         raise InputError(f"layout: a {reading.format} gives none; say which with --layout tp=8,pp=4,…")
     vocab_size = positive_integer(options["vocab_size"], "vocab-size")
     found = problem_fields(reading, options.get("architecture") is not None, vocab_size)
+    if "architecture" not in found and not options["architecture"] and not options["problem"]:
+        sourced = "; files that it sources are not read" if any("sourced" in note for note in reading.notes) else ""
+        raise InputError(
+            f"architecture: {options['from_']} gives no dimensions{sourced}; say which with --architecture A"
+        )
     overrides = given_fields(options["layout"]) if options["layout"] else {}
     layout = read_fields(Layout, layout_fields(reading, overrides), "layout")
     total = None if layout.dp is None else layout.tp * layout.cp * layout.dp * layout.pp

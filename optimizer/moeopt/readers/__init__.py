@@ -83,10 +83,19 @@ def _test_case(values: Mapping[Any, Any], where: str) -> Reading:
     reading, flags = Reading("Megatron-LM test case"), Flags()
     for name, value in values.items():
         if isinstance(name, str) and name.startswith("--") and value is not False:
-            words = () if value is True else tuple(map(str, value)) if isinstance(value, list) else (str(value),)
-            flags.put(name[2:].replace("_", "-"), *words, spelled=name)
+            flags.put(name[2:].replace("_", "-"), *_words(value), spelled=name)
     apply(flags, reading, where)
     return reading
+
+
+def _words(value: Any) -> tuple[str, ...]:
+    """A test case's value as the words that its runner passes on: `[a b]` in quotes is a list there too."""
+    if isinstance(value, list):
+        return tuple(map(str, value))
+    text = "" if value is True or value is None else str(value).strip()
+    inner = text.removeprefix("[").removesuffix("]")
+    bracketed = len(inner) == len(text) - 2 and not set("[]") & set(inner)
+    return tuple(inner.split()) if bracketed else (text,) if text else ()
 
 
 def _text(path: Path) -> str:

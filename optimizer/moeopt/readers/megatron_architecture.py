@@ -32,7 +32,7 @@ def read_architecture(flags: Flags, reading: Reading) -> None:
     fields["num_attention_heads"] = flags.integer("num-attention-heads")
     _feed_forward(flags, fields, reading)
     _attention(flags, fields, reading)
-    _positions(flags, fields)
+    _positions(flags, fields, reading)
     _vocabulary(flags, fields, reading)
     _experts(flags, fields, reading)
     _biases(flags, fields)
@@ -113,10 +113,17 @@ def _latent(flags: Flags, fields: dict[str, Any], reading: Reading) -> None:
         reading.warn("--group-query-attention", "Megatron refuses it with --multi-latent-attention", "leave it out")
 
 
-def _positions(flags: Flags, fields: dict[str, Any]) -> None:
+def _positions(flags: Flags, fields: dict[str, Any], reading: Reading) -> None:
     kind = flags.text("position-embedding-type")
     if flags.on("use-rotary-position-embeddings") and kind is None:
         kind = "rope"
+    rotary = next((name for name in ("rotary-base", "rotary-percent") if flags.given(name)), None)
+    if kind is None and rotary is not None:
+        reading.warn(
+            "--position-embedding-type",
+            f"absent: Megatron's default is a learned table, whatever --{rotary} says",
+            "write --position-embedding-type rope",
+        )
     kind = kind or "learned_absolute"
     if kind not in _POSITIONS:
         raise InputError(f"--position-embedding-type: {kind!r} is not priced (known: {', '.join(_POSITIONS)})")

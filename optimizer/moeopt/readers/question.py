@@ -64,7 +64,7 @@ def _architecture(reading: Reading, vocab_size: int | None) -> Architecture | No
             raise InputError("vocab_size: the file gives none (--vocab-size is absent); give it with --vocab-size N")
         fields["vocab_size"] = match.vocab_size
         reading.note(f"--vocab-size is absent: {match.vocab_size}, because the dimensions are those of {match.name}")
-    if match is not None:
+    if match is not None and match.position_embedding == fields.get("position_embedding", "rope"):
         fields["name"] = match.name
     return load_architecture(fields)
 
