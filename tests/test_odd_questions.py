@@ -88,12 +88,18 @@ def test_what_no_machine_could_do_is_refused(capsys, arguments, sentence):
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("num_hidden_layers", 10**9), ("num_nextn_predict_layers", 10**6), ("name", "\x1b[31mred"), ("name", "a\nb")],
+    [("num_hidden_layers", 10**9), ("num_nextn_predict_layers", 10**6), ("name", "a" * 10_000)],
 )
-def test_dimensions_and_names_that_are_none(problem, field, value):
-    """A billion layers would unfold into a list of them; a name with control characters would reach the terminal."""
+def test_dimensions_and_names_beyond_any(problem, field, value):
+    """A billion layers would unfold into a list of them; a name of pages would be every report's first page."""
     with pytest.raises(InputError, match=rf"^architecture\.{field}: "):
         load_problem({**problem, "architecture": {**ARCHITECTURE, field: value}})
+
+
+def test_control_characters_of_a_name_reach_no_terminal(problem):
+    """Escapes and line ends in an architecture's name become spaces."""
+    architecture = load_problem({**problem, "architecture": {**ARCHITECTURE, "name": "\x1b[31mred\nline\u202e"}})
+    assert architecture.architecture.name == " [31mred line "
 
 
 @pytest.mark.parametrize("routing", [{"imbalance": 1e9}, {"capacity_factor": 1e9}])

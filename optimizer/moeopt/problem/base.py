@@ -20,10 +20,8 @@ Layers = Annotated[int, Field(strict=True, gt=0, le=MAX_LAYERS)]
 
 
 def _printable(text: str) -> str:
-    """A name goes to terminals, pages and scripts as it is: what moves a cursor there is refused."""
-    if not text.isprintable():
-        raise ValueError("it holds characters that cannot be printed")
-    return text
+    """A name goes to terminals, pages and scripts: what would move a cursor or end a line there becomes a space."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
 Name = Annotated[str, Field(max_length=255), AfterValidator(_printable)]
