@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from moeopt.__main__ import run
+from moeopt.accounting.parameters import count
 from moeopt.errors import InputError
+from moeopt.problem.loading import load_architecture
 from moeopt.readers import Reading, read
 from moeopt.readers.question import problem_fields
 
@@ -158,6 +160,57 @@ def test_megatron_test_case_yaml(tmp_path: Path) -> None:
     text += "  --swiglu: false\n  --vocab-size: 1000\n  --seq-length: 512\n  --micro-batch-size: 1\n"
     found = written(tmp_path, "model_config.yaml", text)
     assert (found.architecture["num_hidden_layers"], found.architecture["gated"]) == (4, False)
+
+
+def test_bracketed_lists_of_a_test_case(tmp_path: Path) -> None:
+    """The runner of Megatron-LM's test cases makes words of a quoted `[a b]`; a layer pattern stays one word."""
+    text = "MODEL_ARGS:\n  --recompute-granularity: selective\n  --recompute-modules: '[layernorm moe_act]'\n"
+    text += "  --num-layers: 3\n  --hidden-size: 256\n  --num-attention-heads: 4\n  --vocab-size: 1000\n"
+    text += "  --position-embedding-type: rope\n  --num-experts: 4\n  --moe-router-topk: 2\n"
+    text += "  --moe-layer-freq: ([0]*1+[1]*2)\n"
+    found = written(tmp_path, "model_config.yaml", text)
+    assert found.layout["recompute"]["modules"] == ["layernorm", "moe_act"]
+    layers = load_architecture(found.architecture).layers
+    assert [kind.ffn for kind in layers] == ["dense", "moe", "moe"]
+
+
+def test_a_file_without_dimensions_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Dimensions that only a sourced file holds are asked for by the option that gives them."""
+    path = tmp_path / "run.sh"
+    path.write_text("source models/qwen.sh\ntorchrun train.py ${MODEL_ARGS[@]} --tensor-model-parallel-size 2\n")
+    assert run(["evaluate", "--from", str(path), "--gpus", "8"]) == 2
+    sentence = f"error: architecture: {path} gives no dimensions; files that it sources are not read; say which with"
+    assert capsys.readouterr().err.startswith(sentence)
+    assert run(["evaluate", "--from", str(path), "--gpus", "8", "--architecture", "olmoe-1b-7b", "-q"]) in (0, 1)
+
+
+def test_placeholders_of_a_yaml_are_filled_in(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`${TP}` in a YAML is what its launcher fills in: --set gives it, `:-` a default; else it is asked for."""
+    path = tmp_path / "recipe.yaml"
+    text = "model: {tensor_model_parallel_size: '${TP}', pipeline_model_parallel_size: '${PP:-2}', vocab_size: 5000,\n"
+    text += (
+        "  num_layers: 4, hidden_size: 256, num_attention_heads: 4, seq_length: 512, position_embedding_type: rope,\n"
+    )
+    path.write_text(text + "  virtual_pipeline_model_parallel_size: '${VPP}'}\ntrain: {global_batch_size: 64}\n")
+    found = read(path, (), {"TP": "2", "VPP": "null"})
+    assert (found.layout["tp"], found.layout["pp"], found.layout.get("vpp", 1)) == (2, 2, 1)
+    assert run(["evaluate", "--from", str(path), "--gpus", "8", "--set", "VPP=null"]) == 2
+    assert capsys.readouterr().err.endswith("'${TP}' is not a whole number; give it with --set NAME=VALUE\n")
+
+
+def test_dimensions_that_an_override_file_changes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A recipe's override file gives single dimensions: they change the architecture that --architecture names."""
+    path = tmp_path / "override.yaml"
+    text = "model: {num_layers: 8, num_moe_experts: 48, moe_layer_freq: [0, 1, 1, 1, 1, 1, 1, 1],\n"
+    path.write_text(text + "  tensor_model_parallel_size: 1, expert_model_parallel_size: 8}\n")
+    command = ["evaluate", "--from", str(path), "--gpus", "8", "--architecture", "kimi-k2", "--format", "json", "-q"]
+    assert run(command) in (0, 1)
+    answer = json.loads(capsys.readouterr().out)
+    found = load_architecture(answer["problem"]["architecture"])
+    expected = load_architecture({"base": "kimi-k2", "num_hidden_layers": 8, "num_experts": 48})
+    assert count(found) == count(expected)
+    assert found.layers == expected.layers
+    assert any("num_hidden_layers 8, num_experts 48" in note for note in answer["read_from"]["notes"])
 
 
 HOSTILE = {

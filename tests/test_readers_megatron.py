@@ -343,3 +343,10 @@ def test_a_constant_that_is_not_known_is_ignored(tmp_path: Path) -> None:
     found = reading(tmp_path, script)
     assert problem_fields(found)["architecture"].rope_theta is None
     assert "--rotary-base" in {each["name"] for each in found.ignored}
+
+
+def test_rotary_arguments_without_rotary_positions(tmp_path: Path) -> None:
+    """A rotary base does not make positions rotary: Megatron's default is a learned table, and the reading warns."""
+    found = changed(tmp_path, position_embedding_type=None, rotary_base="10000")
+    assert found.architecture["position_embedding"] == "learned"
+    assert "--position-embedding-type" in {warning["name"] for warning in found.warnings}

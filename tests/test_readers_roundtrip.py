@@ -123,3 +123,15 @@ def test_smaller_frameworks_come_back_too(framework: str, tmp_path: Path) -> Non
             assert_same(job, framework, folder)
             came += 1
     assert came >= 2
+
+
+@pytest.mark.parametrize("grads", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+@pytest.mark.parametrize("framework", ["megatron-lm", "megatron-bridge"])
+def test_gradient_types_come_back(framework: str, precision: str, grads: str, tmp_path: Path) -> None:
+    """Gradients are as wide as they were, whatever a framework takes them to be where nothing is said."""
+    answer = solution({"tp": 1, "pp": 2, "ep": 8, "etp": 1, "optimizer": {"main_grads": grads}}, 16, "olmoe-1b-7b")
+    answer["problem"]["workload"]["precision"] = precision
+    answer["problem"]["architecture"]["qk_norm"] = "head"
+    answer["status"] = "evaluated"
+    assert_same(read_solution(answer), framework, tmp_path)

@@ -7,12 +7,14 @@ from moeopt.accounting.ledger import Ledger
 from moeopt.accounting.memory.exact import exact_buffers
 from moeopt.accounting.parameters import count
 from moeopt.constraints.placements import verdicts as placement_verdicts
+from moeopt.errors import InputError
 from moeopt.frameworks.megatron_core import check
 from moeopt.frameworks.rules import Verdict
 from moeopt.layout import Layout
 from moeopt.problem.base import read_fields
 from moeopt.problem.problem import Problem
 from moeopt.resolve import complete, degrees_of, is_complete, own_gpus, pipeline_of
+from moeopt.schedule.order import check_schedule
 from moeopt.solution import SCHEMA, describe, gpu_equations, objective_value, rules_json
 
 
@@ -63,12 +65,18 @@ def memory_verdict(problem: Problem, memory: dict[str, Any]) -> Verdict:
 
 
 def _unpriceable(problem: Problem, layout: Layout, mtp: int) -> bool:
-    """Whether the stages do not hold the architecture, so that there is nothing to add up."""
+    """Whether the stages do not hold the architecture, or no order of operations exists: nothing to add up then."""
     pipeline = pipeline_of(layout)
     assert pipeline is not None
     layers = sum(chunk.layers for chunk in pipeline.chunks)
-    schedule_breaks = layout.vpp > 1 and (layout.num_microbatches or 0) < layout.pp
-    return layers != problem.architecture.num_hidden_layers or mtp != problem.mtp_layers or schedule_breaks
+    if layers != problem.architecture.num_hidden_layers or mtp != problem.mtp_layers:
+        return True
+    degrees = degrees_of(layout)
+    try:
+        check_schedule(degrees.pp, degrees.vpp, degrees.num_microbatches, degrees.interleave_group)
+    except InputError:  # the rules of the interleaved schedule say so, each with its equation
+        return True
+    return False
 
 
 def _without_prices(problem: Problem, layout: Layout, verdicts: list[Verdict]) -> dict[str, Any]:

@@ -92,6 +92,9 @@ def _recompute(text: str) -> dict[str, Any]:
 def parse_limits(texts: Iterable[str], field: str = "limit") -> dict[str, Any]:
     """`ep<=64`, `tp>=2`, `pp=8`, `peak_memory<=76GiB` as the `limits` of a problem file."""
     limits: dict[str, Any] = {}
+    texts = list(texts)
+    if any(not text.strip() for text in texts):
+        raise InputError(f"{field}: one is empty; write it like ep<=64")
     for part in (part for text in texts for part in split_outside_quotes(text, field)):
         match = _LIMIT.fullmatch(part)
         if match is None:

@@ -1,6 +1,7 @@
 """`moeopt evaluate`."""
 
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -8,7 +9,7 @@ import click
 from moeopt.cli.completing import files
 from moeopt.cli.inputs import parse_claims, read_layout, read_problem
 from moeopt.cli.options import output_options, problem_options
-from moeopt.cli.output import Output
+from moeopt.cli.output import Output, SideFile, to_json
 from moeopt.errors import InputError
 from moeopt.problem.base import read_fields
 
@@ -57,9 +58,8 @@ def evaluate(**options: Any) -> int:
     Exit codes: 0 legal and every claim holds, 1 not so, 2 bad input.
     """
     output = Output(options)
-    trace_output = None
-    if options["trace"] is not None:
-        trace_output = Output({**options, "output": options["trace"], "format_": "json"})
+    trace_file = _trace_file(options)
+    _check_together(options)
     claims = parse_claims(options["claim"])
     if claims:
         from moeopt.claims import check_readable
@@ -83,8 +83,8 @@ def evaluate(**options: Any) -> int:
 
         full = read_fields(Layout, answer["layout"], "layout")
         answer["kept_tensors"] = kept_tensors_answer(problem, full, _stage(options["explain_memory"]))
-    if trace_output is not None:
-        _write_trace(problem, answer, trace_output)
+    if trace_file is not None:
+        _write_trace(problem, answer, trace_file, output)
     if reading is not None:
         answer["read_from"] = {"file": options["from_"], **reading.to_json()}
     if options["suggest"]:
@@ -94,16 +94,33 @@ def evaluate(**options: Any) -> int:
     return 0 if answer["status"] == "evaluated" and held else 1
 
 
-def _write_trace(problem: "Problem", answer: dict[str, Any], output: Output) -> None:
+def _trace_file(options: dict[str, Any]) -> SideFile | None:
+    """The file of --trace, checked before the work."""
+    if options["trace"] is None:
+        return None
+    found = SideFile(options["trace"], "trace", bool(options["force"]))
+    if options["output"] and found.path.resolve() == Path(options["output"]).resolve():
+        raise InputError(f"trace, output: both are {found.path}")
+    return found
+
+
+def _check_together(options: dict[str, Any]) -> None:
+    """Options that only a file read with --from can use are not passed over in silence."""
+    for name in ("arguments", "set_", "vocab_size"):
+        if options[name] and not options["from_"]:
+            raise InputError(f"{name.rstrip('_').replace('_', '-')}: needs --from, the file that it completes")
+
+
+def _write_trace(problem: "Problem", answer: dict[str, Any], file: SideFile, output: Output) -> None:
     from moeopt.layout import Layout
 
     if "step_time" not in answer:
         output.note("no trace: the layout is illegal in a way that leaves it without a step time")
         return
-    from moeopt.report.text import render
     from moeopt.report.trace import trace
 
-    output.emit(trace(problem, read_fields(Layout, answer["layout"], "layout")), render)
+    events = trace(problem, read_fields(Layout, answer["layout"], "layout"))
+    file.write(to_json(events).encode(), output.note)
 
 
 def _render(answer: dict[str, Any], console: "Console", verbose: bool = False) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from moeopt.cli.assignments import merge_assignments, parse_assignments, parse_limits
 from moeopt.errors import InputError
-from moeopt.problem.base import nearest, read_fields
+from moeopt.problem.base import nearest, read_fields, shown
 from moeopt.problem.loading import load_architecture, load_cluster, load_gpus, load_problem, problem_fields
 from moeopt.problem.problem import DEGREES, Problem
 from moeopt.problem.reading import read_file
@@ -16,6 +16,10 @@ from moeopt.units import parse_count
 if TYPE_CHECKING:
     from moeopt.layout import Layout
 
+MAX_WORKERS = 1024
+"""Threads of a solver, or points of a sweep at once."""
+MAX_TOP = 1000
+"""Layouts that --top lists; each of them is proven."""
 DEFAULTS = {"architecture": "qwen3-30b-a3b", "cluster": "h100-sxm"}
 """What a command without PROBLEM and without these options is about."""
 
@@ -96,13 +100,13 @@ def _as_list(value: Any, field: str) -> list[Any]:
     if value is None or isinstance(value, str):
         return [] if value is None else [value]
     if not isinstance(value, (list, tuple)):
-        raise InputError(f"{field}: expected a list, got {value!r}")
+        raise InputError(f"{field}: expected a list, got {shown(value)}")
     return list(value)
 
 
 def _as_mapping(value: Any, field: str) -> dict[str, Any]:
     if value is not None and not isinstance(value, Mapping):
-        raise InputError(f"{field}: expected a mapping of fields, got {value!r}")
+        raise InputError(f"{field}: expected a mapping of fields, got {shown(value)}")
     return dict(value or {})
 
 
@@ -114,7 +118,7 @@ def layout_fields(text: str) -> dict[str, Any]:
     except (OSError, ValueError):
         is_file = False
     if not is_file and "=" not in text:
-        raise InputError(f"layout: no file is called {text!r}, and it is not of the form tp=8,pp=4")
+        raise InputError(f"layout: no file is called {shown(text)}, and it is not of the form tp=8,pp=4")
     if not is_file:
         return parse_assignments(text, "layout")
     content = read_file(path, "layout")
@@ -145,11 +149,13 @@ def parse_claims(texts: tuple[str, ...]) -> list[tuple[str, str]]:
     return claims
 
 
-def positive_integer(text: str | None, field: str) -> int | None:
-    """An option's whole number above 0, or None where it is absent."""
+def positive_integer(text: str | None, field: str, most: int | None = None) -> int | None:
+    """An option's whole number above 0 and up to `most`, or None where it is absent."""
     if text is None:
         return None
     number = parse_count(text, field)
     if number < 1:
         raise InputError(f"{field}: {text!r} is not above 0")
+    if most is not None and number > most:
+        raise InputError(f"{field}: {shown(text)} is above {most}, the most that is possible")
     return number

@@ -49,7 +49,7 @@ class Output:
     def emit(self, answer: Mapping[str, Any], render: "Callable[[Mapping[str, Any], Console], None]") -> None:
         """Send the answer off. Raises InputError where it cannot be written."""
         if self.path is not None:
-            text = _json(answer) if self.format == "json" else _text(answer, render)
+            text = to_json(answer) if self.format == "json" else _text(answer, render)
             _replace(self.path, text)
             self.note(f"wrote {self.path}")
         else:
@@ -127,7 +127,8 @@ def _umask() -> int:
     return mask
 
 
-def _json(answer: Mapping[str, Any]) -> str:
+def to_json(answer: Mapping[str, Any]) -> str:
+    """An answer as it is printed: indented, and never with NaN."""
     return json.dumps(answer, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
@@ -144,7 +145,7 @@ def _to_stdout(answer: Mapping[str, Any], render: "Callable[[Mapping[str, Any], 
         if sys.stdout is None:
             raise InputError("output: standard output is closed")
         if format_ == "json":
-            sys.stdout.write(_json(answer))
+            sys.stdout.write(to_json(answer))
         elif sys.stdout.isatty():
             from rich.console import Console
 

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from moeopt.cli.completing import lists_of, objectives
-from moeopt.cli.inputs import positive_integer, read_problem
+from moeopt.cli.inputs import MAX_WORKERS, positive_integer, read_problem
 from moeopt.cli.options import output_options, problem_options
 from moeopt.cli.output import Output, SideFile
 from moeopt.cli.solve import seed_of, time_limit_seconds
@@ -57,7 +57,7 @@ def pareto(**options: Any) -> int:
         problem,
         objectives,
         time_limit=time_limit_seconds(options),
-        workers=positive_integer(options["workers"], "workers"),
+        workers=positive_integer(options["workers"], "workers", MAX_WORKERS),
         seed=seed_of(options),
         resolution=options["resolution"],
         progress=None if output.quiet else output.note,

@@ -10,6 +10,7 @@ from moeopt.cli.inputs import layout_fields as given_fields
 from moeopt.cli.inputs import positive_integer, read_problem
 from moeopt.errors import InputError
 from moeopt.problem.base import read_fields
+from moeopt.problem.loading import load_architecture
 
 if TYPE_CHECKING:
     from moeopt.layout import Layout
@@ -21,13 +22,20 @@ def read_from(options: Mapping[str, Any]) -> "tuple[Problem, Layout, Reading]":
     """The question that a file asks, with what the command line says beside it. Raises InputError."""
     from moeopt.layout import Layout
     from moeopt.readers import read
-    from moeopt.readers.question import layout_fields, problem_fields
+    from moeopt.readers.question import changed, layout_fields, problem_fields
 
     reading = read(Path(options["from_"]), _arguments(options["arguments"]), _variables(options["set_"]))
     if not reading.layout and not options["layout"]:
         raise InputError(f"layout: a {reading.format} gives none; say which with --layout tp=8,pp=4,…")
     vocab_size = positive_integer(options["vocab_size"], "vocab-size")
+    if options["architecture"] and reading.changes:
+        options = {**options, "architecture": changed(load_architecture(options["architecture"]), reading)}
     found = problem_fields(reading, options.get("architecture") is not None, vocab_size)
+    if "architecture" not in found and not options["architecture"] and not options["problem"]:
+        sourced = "; files that it sources are not read" if any("sourced" in note for note in reading.notes) else ""
+        raise InputError(
+            f"architecture: {options['from_']} gives no dimensions{sourced}; say which with --architecture A"
+        )
     overrides = given_fields(options["layout"]) if options["layout"] else {}
     layout = read_fields(Layout, layout_fields(reading, overrides), "layout")
     total = None if layout.dp is None else layout.tp * layout.cp * layout.dp * layout.pp

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from moeopt.cli.inputs import layout_fields, positive_integer, read_problem
+from moeopt.cli.inputs import MAX_TOP, MAX_WORKERS, layout_fields, positive_integer, read_problem
 from moeopt.cli.options import output_options, problem_options
 from moeopt.cli.output import Output
 from moeopt.errors import InputError
@@ -89,8 +89,8 @@ def _asked(text: str) -> dict[str, Any]:
 def _settings(options: dict[str, Any]) -> dict[str, Any]:
     return {
         "time_limit": time_limit_seconds(options),
-        "workers": positive_integer(options["workers"], "workers"),
-        "top": positive_integer(options["top"], "top") or 1,
+        "workers": positive_integer(options["workers"], "workers", MAX_WORKERS),
+        "top": positive_integer(options["top"], "top", MAX_TOP) or 1,
         "screening": not options["no_screening"],
         "seed": seed_of(options),
     }

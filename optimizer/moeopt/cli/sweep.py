@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from moeopt.cli.inputs import positive_integer, read_problem
+from moeopt.cli.inputs import MAX_WORKERS, positive_integer, read_problem
 from moeopt.cli.options import output_options, problem_options
 from moeopt.cli.output import Output, SideFile
 from moeopt.cli.solve import seed_of, time_limit_seconds
@@ -120,7 +120,7 @@ def _tasks(points: "Sequence[Point]", options: Mapping[str, Any]) -> "list[Task]
 
     settings: dict[str, Any] = {
         "time_limit": time_limit_seconds(dict(options)),
-        "workers": positive_integer(options["workers"], "workers") or 1,
+        "workers": positive_integer(options["workers"], "workers", MAX_WORKERS) or 1,
         "seed": seed_of(dict(options)),
     }
     return [
@@ -133,14 +133,14 @@ def _tasks(points: "Sequence[Point]", options: Mapping[str, Any]) -> "list[Task]
 def _runner(options: Mapping[str, Any]) -> "Runner":
     from moeopt.sweeping import processes, ray_cluster
 
-    jobs = positive_integer(options["jobs"], "jobs")
+    jobs = positive_integer(options["jobs"], "jobs", MAX_WORKERS)
     if options.get("ray") is not None:
         from importlib.util import find_spec
 
         if find_spec("ray") is None:
             raise InputError("ray: not installed: pip install 'moeopt[ray]'")
         return ray_cluster(options["ray"], jobs or 0)
-    workers = positive_integer(options["workers"], "workers") or 1
+    workers = positive_integer(options["workers"], "workers", MAX_WORKERS) or 1
     return processes(jobs or max(1, (os.cpu_count() or 1) // workers))
 
 

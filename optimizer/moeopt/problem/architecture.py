@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from moeopt.problem.base import Input, NonNegative, Positive
+from moeopt.problem.base import MAX_LAYERS, Input, Layers, Name, NonNegative, Positive
 
 
 @dataclass(frozen=True, order=True)
@@ -51,10 +51,10 @@ class Architecture(Input):
     Multi-head latent attention (MLA) is chosen by giving `kv_lora_rank`; `head_dim` is then ignored.
     """
 
-    name: str = "custom"
+    name: Name = "custom"
     source: str = ""
     hidden_size: Positive
-    num_hidden_layers: Positive
+    num_hidden_layers: Layers
     num_attention_heads: Positive
     num_key_value_heads: Positive = Field(default=None, validate_default=False)  # type: ignore[assignment]
     head_dim: Positive = Field(default=None, validate_default=False)  # type: ignore[assignment]
@@ -119,7 +119,7 @@ class Architecture(Input):
     first_k_dense_replace: NonNegative = 0
     moe_layer_freq: Positive | tuple[Annotated[int, Field(strict=True, ge=0, le=1)], ...] = 1
     """An integer N: layer i is MoE when i % N == 0 (Megatron, DeepSeek); or one 0 or 1 a layer."""
-    num_nextn_predict_layers: NonNegative = 0
+    num_nextn_predict_layers: Annotated[NonNegative, Field(le=MAX_LAYERS)] = 0
     """Multi-token-prediction (MTP) modules."""
 
     @model_validator(mode="before")

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from moeopt.errors import InputError
 from moeopt.units import parse_bytes, parse_duration_ns
@@ -13,6 +13,18 @@ LARGEST = 10**9
 """No dimension, degree or batch is larger; below it the products of the accounting stay within 64 bits."""
 Positive = Annotated[int, Field(strict=True, gt=0, le=LARGEST)]
 NonNegative = Annotated[int, Field(strict=True, ge=0, le=LARGEST)]
+
+MAX_LAYERS = 10_000
+"""Far above any transformer; keeps a typing error from unfolding into a giant list."""
+Layers = Annotated[int, Field(strict=True, gt=0, le=MAX_LAYERS)]
+
+
+def _printable(text: str) -> str:
+    """A name goes to terminals, pages and scripts: what would move a cursor or end a line there becomes a space."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)
+
+
+Name = Annotated[str, Field(max_length=255), AfterValidator(_printable)]
 
 
 def _within_pydantic(parse: Callable[[object, str], int]) -> Callable[[object], int]:

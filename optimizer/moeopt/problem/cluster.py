@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from moeopt.problem.base import Input, Nanoseconds, Positive, PositiveBytes
+from moeopt.problem.base import Input, Name, Nanoseconds, Positive, PositiveBytes
 
 Rate = Annotated[float, Field(gt=0)]
 
@@ -21,7 +21,7 @@ class PeakFlops(Input):
 class Cluster(Input):
     """One kind of GPU, its NVLink (or xGMI) domain and the network between domains. Every rate is one way, a GPU."""
 
-    name: str = "custom"
+    name: Name = "custom"
     gpu: str
     memory: PositiveBytes
     """Bytes of one GPU that a process can allocate: what the driver reports in total, before the CUDA context."""

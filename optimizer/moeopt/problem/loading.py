@@ -11,6 +11,7 @@ from moeopt.problem.architecture import Architecture
 from moeopt.problem.base import nearest, read_fields, shown
 from moeopt.problem.cluster import Cluster
 from moeopt.problem.huggingface import architecture_fields, is_huggingface
+from moeopt.problem.patterns import fitted
 from moeopt.problem.problem import GpuRange, Problem
 from moeopt.problem.reading import parse_text, read_file
 from moeopt.problem.workload import Workload
@@ -36,7 +37,7 @@ def preset_fields(kind: str, name: str) -> dict[str, Any]:
     known = presets(kind)
     if name not in known:
         field = kind.removesuffix("s")
-        raise InputError(f"{field}: no preset and no file is called {name!r}{nearest(name, known)}")
+        raise InputError(f"{field}: no preset and no file is called {shown(name)}{nearest(name, known)}")
     text = (files("moeopt.presets") / kind / f"{name}.yaml").read_text(encoding="utf-8")
     fields: dict[str, Any] = parse_text(text, f"{name}.yaml", kind.removesuffix("s"))
     return fields
@@ -52,7 +53,8 @@ def load_architecture(given: Any, field: str = "architecture", folder: Path | No
     fields = _fields(given, "architectures", field, folder)
     if is_huggingface(fields):
         overrides = fields.pop("__overrides__", {})
-        fields = {**architecture_fields(fields, field), **overrides}
+        read = architecture_fields(fields, field)
+        fields = {**read, **fitted(read, overrides), **overrides}
     return read_fields(Architecture, fields, field)
 
 
@@ -69,7 +71,7 @@ def _fields(given: Any, kind: str, field: str, folder: Path | None) -> dict[str,
     if isinstance(given, Mapping):
         return _with_base(given, kind, field, folder)
     if not isinstance(given, str) or not given:
-        raise InputError(f"{field}: {given!r} is neither a preset's name, nor a path, nor a mapping")
+        raise InputError(f"{field}: {shown(given)} is neither a preset's name, nor a path, nor a mapping")
     if given in presets(kind):
         return {"name": given, **preset_fields(kind, given)}
     path = Path(given) if folder is None or Path(given).is_absolute() else folder / given
@@ -87,7 +89,7 @@ def _fields(given: Any, kind: str, field: str, folder: Path | None) -> dict[str,
 def _with_base(given: Mapping[Any, Any], kind: str, field: str, folder: Path | None) -> dict[str, Any]:
     for key in given:
         if not isinstance(key, str):
-            raise InputError(f"{field}: the key {key!r} is not a name")
+            raise InputError(f"{field}: the key {shown(key)} is not a name")
     own = {key: value for key, value in given.items() if key != "base"}
     if "base" not in given:
         return own
@@ -97,7 +99,7 @@ def _with_base(given: Mapping[Any, Any], kind: str, field: str, folder: Path | N
     for key, value in own.items():
         if isinstance(value, Mapping) and isinstance(base.get(key), Mapping):
             own[key] = {**base[key], **value}
-    return {**base, **own}
+    return {**base, **fitted(base, own), **own}
 
 
 def _exists(path: Path) -> bool:
@@ -130,7 +132,7 @@ def load_gpus(given: Any, field: str = "gpus") -> int | GpuRange:
         count = 0
     if count < 1:
         raise InputError(
-            f"{field}: {given!r} is not a whole number above 0; write it like 512, or 64..1024 for a range"
+            f"{field}: {shown(given)} is not a whole number above 0; write it like 512, or 64..1024 for a range"
         )
     if count > MAX_GPUS:
         raise InputError(f"{field}: {shown(given)} is above {MAX_GPUS}, the most that is searched")

@@ -40,7 +40,9 @@ def read_file(path: Path, field: str) -> Any:
 def parse_text(text: str, name: str, field: str) -> Any:
     """Parse JSON where the name ends in .json, else YAML. Raises InputError naming the field, the file and the line."""
     try:
-        return _parse_json(text) if name.endswith(".json") else _parse_yaml(text)
+        content = _parse_json(text) if name.endswith(".json") else _parse_yaml(text)
+        _check_encodable(content)
+        return content
     except json.JSONDecodeError as error:
         raise InputError(f"{field}: {name}, line {error.lineno}: {error.msg}") from None
     except yaml.YAMLError as error:
@@ -49,6 +51,14 @@ def parse_text(text: str, name: str, field: str) -> Any:
         raise InputError(f"{field}: {name} is nested too deeply") from None
     except ValueError as error:  # a number of thousands of digits, a date in month 13
         raise InputError(f"{field}: {name}: {_one_line(str(error))}") from None
+
+
+def _check_encodable(content: Any) -> None:
+    """Half of a surrogate pair (an escape in JSON or YAML) is no text: no answer that repeats it could be written."""
+    try:
+        json.dumps(content, ensure_ascii=False, default=str, skipkeys=True).encode()
+    except UnicodeEncodeError:
+        raise ValueError("a text holds half of a surrogate pair") from None
 
 
 def _parse_json(text: str) -> Any:

@@ -16,8 +16,8 @@ class Routing(Input):
     tokens above that many times the mean and pads below it. `worst` sizes memory for all tokens on one rank.
     """
 
-    imbalance: Annotated[float, Field(ge=1.0)] = 1.0
-    capacity_factor: Annotated[float, Field(gt=0.0)] | None = None
+    imbalance: Annotated[float, Field(ge=1.0, le=10_000.0)] = 1.0
+    capacity_factor: Annotated[float, Field(gt=0.0, le=10_000.0)] | None = None
     worst: bool = False
     initial: bool = False
     """As uneven as the router of a run from random weights is at first (`accounting.routing`), by ep."""

@@ -15,6 +15,7 @@ from moeopt.readers.deepspeed import is_deepspeed, read_deepspeed
 from moeopt.readers.flags import Flags
 from moeopt.readers.megatron_args import apply
 from moeopt.readers.megatron_script import read_arguments, read_script
+from moeopt.readers.placeholders import filled
 from moeopt.readers.reading import Reading
 from moeopt.readers.shell.tokens import Lexer
 from moeopt.readers.shell.values import clean
@@ -32,7 +33,7 @@ def read(path: Path, arguments: Sequence[str] = (), given: Mapping[str, str] | N
         return read_torchtitan(parse_toml(text, where), where, lambda name: _module(path, name))
     if suffix in (".yaml", ".yml", ".json") or text.lstrip()[:1] == "{":
         name = where if suffix in (".yaml", ".yml", ".json") else f"{where}.json"
-        return _mapping(parse_text(text, name, "from"), where)
+        return _mapping(filled(parse_text(text, name, "from"), given or {}), where)
     first = next((line.strip() for line in text.splitlines() if line.strip() and line.strip()[0] != "#"), "")
     if first.startswith("-"):
         words = [token.text for token in Lexer(clean(text), where).all() if not token.operator]
@@ -83,10 +84,19 @@ def _test_case(values: Mapping[Any, Any], where: str) -> Reading:
     reading, flags = Reading("Megatron-LM test case"), Flags()
     for name, value in values.items():
         if isinstance(name, str) and name.startswith("--") and value is not False:
-            words = () if value is True else tuple(map(str, value)) if isinstance(value, list) else (str(value),)
-            flags.put(name[2:].replace("_", "-"), *words, spelled=name)
+            flags.put(name[2:].replace("_", "-"), *_words(value), spelled=name)
     apply(flags, reading, where)
     return reading
+
+
+def _words(value: Any) -> tuple[str, ...]:
+    """A test case's value as the words that its runner passes on: `[a b]` in quotes is a list there too."""
+    if isinstance(value, list):
+        return tuple(map(str, value))
+    text = "" if value is True or value is None else str(value).strip()
+    inner = text.removeprefix("[").removesuffix("]")
+    bracketed = len(inner) == len(text) - 2 and not set("[]") & set(inner)
+    return tuple(inner.split()) if bracketed else (text,) if text else ()
 
 
 def _text(path: Path) -> str:

@@ -111,6 +111,8 @@ def _section(values: Mapping[str, Any], section: str, flags: Flags, where: str) 
         elif name in _NEGATED and isinstance(value, bool):
             if not value:
                 flags.put(_NEGATED[name], spelled=spelled)
+            elif name == "grad_reduce_in_fp32":  # said for fp16, whose gradients follow the parameters elsewhere
+                flags.put("accumulate-allreduce-grads-in-fp32", spelled=spelled)
         elif name == "gated_linear_unit" or name == "activation":
             if value is True or value in _GATED:
                 flags.put("swiglu", spelled=spelled)

@@ -18,6 +18,18 @@ _TOKENIZER_ROWS = {"GPT2BPETokenizer": 50257, "Llama2Tokenizer": 32000}
 _POSITIONS = {"rope": "rope", "yarn": "rope", "mrope": "rope", "learned_absolute": "learned", "none": "none"}
 
 
+CHANGED = {
+    "num-layers": "num_hidden_layers",
+    "hidden-size": "hidden_size",
+    "num-attention-heads": "num_attention_heads",
+    "ffn-hidden-size": "intermediate_size",
+    "num-experts": "num_experts",
+    "moe-router-topk": "num_experts_per_tok",
+    "moe-ffn-hidden-size": "moe_intermediate_size",
+}
+"""Arguments that may stand alone, where another file gives the other dimensions."""
+
+
 def read_architecture(flags: Flags, reading: Reading) -> None:
     """Fill `reading.architecture`; leave it empty where the arguments give no dimensions. Raises InputError."""
     if not all(flags.given(name) for name in REQUIRED):
@@ -25,6 +37,7 @@ def read_architecture(flags: Flags, reading: Reading) -> None:
         reading.note(f"the file gives no dimensions ({missing} absent); --architecture does")
         _preset_by_name(flags, reading)
         _count_modules(flags, reading)
+        reading.changes = _changes(flags)
         return
     fields: dict[str, Any] = {"name": "custom"}
     fields["num_hidden_layers"] = flags.integer("num-layers")
@@ -32,7 +45,7 @@ def read_architecture(flags: Flags, reading: Reading) -> None:
     fields["num_attention_heads"] = flags.integer("num-attention-heads")
     _feed_forward(flags, fields, reading)
     _attention(flags, fields, reading)
-    _positions(flags, fields)
+    _positions(flags, fields, reading)
     _vocabulary(flags, fields, reading)
     _experts(flags, fields, reading)
     _biases(flags, fields)
@@ -40,6 +53,19 @@ def read_architecture(flags: Flags, reading: Reading) -> None:
     read_constants(flags, fields)
     fields["num_nextn_predict_layers"] = flags.integer("mtp-num-layers") or 0
     reading.architecture = fields
+
+
+def _changes(flags: Flags) -> dict[str, Any]:
+    """Single dimensions, as a recipe's override file gives them, in the fields of an architecture."""
+    changes: dict[str, Any] = {}
+    for flag, field in CHANGED.items():
+        if flags.given(flag):
+            changes[field] = flags.integer(flag)
+    if flags.given("moe-layer-freq"):
+        pattern = read_pattern(flags.joined("moe-layer-freq") or "", "--moe-layer-freq")
+        layers = changes.get("num_hidden_layers", 0 if isinstance(pattern, int) else len(pattern))
+        changes |= {"moe_layer_freq": 1, "first_k_dense_replace": 0, **_frequency(flags, layers)}
+    return changes
 
 
 def _count_modules(flags: Flags, reading: Reading) -> None:
@@ -113,10 +139,17 @@ def _latent(flags: Flags, fields: dict[str, Any], reading: Reading) -> None:
         reading.warn("--group-query-attention", "Megatron refuses it with --multi-latent-attention", "leave it out")
 
 
-def _positions(flags: Flags, fields: dict[str, Any]) -> None:
+def _positions(flags: Flags, fields: dict[str, Any], reading: Reading) -> None:
     kind = flags.text("position-embedding-type")
     if flags.on("use-rotary-position-embeddings") and kind is None:
         kind = "rope"
+    rotary = next((name for name in ("rotary-base", "rotary-percent") if flags.given(name)), None)
+    if kind is None and rotary is not None:
+        reading.warn(
+            "--position-embedding-type",
+            f"absent: Megatron's default is a learned table, whatever --{rotary} says",
+            "write --position-embedding-type rope",
+        )
     kind = kind or "learned_absolute"
     if kind not in _POSITIONS:
         raise InputError(f"--position-embedding-type: {kind!r} is not priced (known: {', '.join(_POSITIONS)})")

@@ -7,7 +7,7 @@ from moeopt.errors import InputError
 from moeopt.problem.architecture import Architecture
 from moeopt.problem.huggingface import is_huggingface
 from moeopt.problem.loading import load_architecture, presets
-from moeopt.readers.reading import Reading
+from moeopt.readers.reading import Reading, short
 
 _COMPARED = (
     "hidden_size",
@@ -49,7 +49,7 @@ def problem_fields(reading: Reading, architecture_given: bool = False, vocab_siz
 
 def _architecture(reading: Reading, vocab_size: int | None) -> Architecture | None:
     if reading.preset:
-        return load_architecture(reading.preset)
+        return changed(load_architecture(reading.preset), reading)
     fields = dict(reading.architecture)
     if not fields:
         return None
@@ -64,9 +64,21 @@ def _architecture(reading: Reading, vocab_size: int | None) -> Architecture | No
             raise InputError("vocab_size: the file gives none (--vocab-size is absent); give it with --vocab-size N")
         fields["vocab_size"] = match.vocab_size
         reading.note(f"--vocab-size is absent: {match.vocab_size}, because the dimensions are those of {match.name}")
-    if match is not None:
+    if match is not None and match.position_embedding == fields.get("position_embedding", "rope"):
         fields["name"] = match.name
     return load_architecture(fields)
+
+
+def changed(architecture: Architecture, reading: Reading) -> Architecture:
+    """An architecture that is named elsewhere, with the dimensions that the file itself gives."""
+    given = {name: tuple(value) if isinstance(value, list) else value for name, value in reading.changes.items()}
+    own = {name: value for name, value in given.items() if value != getattr(architecture, name)}
+    if not own:
+        return architecture
+    said = ", ".join(f"{name} {short(value)}" for name, value in own.items())
+    reading.note(f"of {architecture.name} the file changes {said}")
+    base = architecture.model_dump(exclude_none=True)
+    return load_architecture({"base": base, "name": f"{architecture.name} changed", **own})
 
 
 def _same_dimensions(own: Architecture, vocab_size: int | None) -> Architecture | None:

@@ -17,6 +17,8 @@ class Reading:
     architecture: dict[str, Any] = field(default_factory=dict)
     preset: str | None = None
     """A shipped architecture that the file names instead of giving dimensions."""
+    changes: dict[str, Any] = field(default_factory=dict)
+    """Dimensions that the file changes of an architecture that is named elsewhere."""
     workload: dict[str, Any] = field(default_factory=dict)
     layout: dict[str, Any] = field(default_factory=dict)
     gpus: int | None = None
@@ -65,11 +67,11 @@ def integer(value: object, name: str) -> int:
     """A whole number from text or a number. Raises InputError naming the setting."""
     whole = isinstance(value, (int, str)) or (isinstance(value, float) and value.is_integer())
     if isinstance(value, bool) or not whole:
-        raise InputError(f"{name}: {shown(value)} is not a whole number")
+        raise InputError(f"{name}: {shown(value)} is not a whole number{_hint(value)}")
     text = str(int(value)) if isinstance(value, float) else str(value).strip()
     digits = text[1:] if text[:1] == "-" else text
     if not (digits.isdecimal() and digits.isascii()) or len(digits) > 18:
-        raise InputError(f"{name}: {shown(value)} is not a whole number")
+        raise InputError(f"{name}: {shown(value)} is not a whole number{_hint(value)}")
     return int(text)
 
 
@@ -80,3 +82,7 @@ def mapping(value: Any, name: str) -> Mapping[str, Any]:
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
         raise InputError(f"{name}: expected a mapping of fields, got {shown(value)}")
     return value
+
+
+def _hint(value: object) -> str:
+    return "; give it with --set NAME=VALUE" if "${" in str(value) else ""

@@ -10,10 +10,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from moeopt.errors import InputError
-from moeopt.problem.base import nearest
+from moeopt.problem.base import nearest, shown
 from moeopt.problem.huggingface import dense, moe
 from moeopt.problem.huggingface.common import Fields
 from moeopt.problem.huggingface.config import Config
+from moeopt.problem.huggingface.defaults import DEFAULTS
 
 FAMILIES: dict[str, Callable[[Config], Fields]] = {
     "dbrx": moe.dbrx,
@@ -36,6 +37,9 @@ FAMILIES: dict[str, Callable[[Config], Fields]] = {
     "qwen3_moe": moe.qwen3_moe,
 }
 
+TEXT_OF = {"llama4": "llama4_text"}
+"""The family of a text part that does not name its own."""
+
 
 def is_huggingface(fields: Mapping[str, Any]) -> bool:
     """Whether a mapping is a Hugging Face config (it names its model_type)."""
@@ -45,16 +49,17 @@ def is_huggingface(fields: Mapping[str, Any]) -> bool:
 def architecture_fields(config: Mapping[str, Any], where: str) -> dict[str, Any]:
     """The fields of an Architecture from a config. Raises InputError for a family that is not known.
 
-    Of a config with several parts (vision and text) the text part is read.
+    Of a config with several parts (vision and text) the text part is read; it may leave its model_type to the whole.
     """
-    family = config.get("model_type")
+    family, text = config.get("model_type"), config.get("text_config")
     known = isinstance(family, str) and family in FAMILIES
-    if not known and isinstance(config.get("text_config"), Mapping):
-        return architecture_fields(config["text_config"], f"{where}.text_config")
+    if isinstance(text, Mapping) and not (known and "hidden_size" in config):
+        inherited = TEXT_OF.get(str(family), family)
+        return architecture_fields({"model_type": inherited, **text}, f"{where}.text_config")
     if not isinstance(family, str) or not known:
         hint = nearest(str(family), list(FAMILIES))
         raise InputError(
-            f"{where}.model_type: the family {family!r} is not known{hint} (known: {', '.join(sorted(FAMILIES))}); "
-            "write its dimensions in full instead"
+            f"{where}.model_type: the family {shown(family)} is not known{hint} "
+            f"(known: {', '.join(sorted(FAMILIES))}); write its dimensions in full instead"
         )
-    return FAMILIES[family](Config(config, where))
+    return FAMILIES[family](Config(config, where, DEFAULTS.get(family)))

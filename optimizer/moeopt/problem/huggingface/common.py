@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
+from moeopt.errors import InputError
+from moeopt.problem.base import shown
 from moeopt.problem.huggingface.config import Config
 
 Fields: TypeAlias = dict[str, Any]
@@ -11,11 +13,12 @@ Fields: TypeAlias = dict[str, Any]
 def transformer(config: Config) -> Fields:
     """What all families name alike: RMS norms, rotary positions, SwiGLU, no biases."""
     heads = config.integer("num_attention_heads")
+    check_layer_types(config)
     fields: Fields = {
         "hidden_size": config.integer("hidden_size"),
         "num_hidden_layers": config.layers,
         "num_attention_heads": heads,
-        "num_key_value_heads": config.integer("num_key_value_heads", default=heads),
+        "num_key_value_heads": key_value_heads(config, heads),
         "vocab_size": config.integer("vocab_size"),
         "max_position_embeddings": config.optional("max_position_embeddings"),
         "tie_word_embeddings": config.flag("tie_word_embeddings"),
@@ -26,15 +29,35 @@ def transformer(config: Config) -> Fields:
     return fields
 
 
+def key_value_heads(config: Config, heads: int) -> int:
+    """Null means one a query head; a family's default that this transformer cannot have is not taken."""
+    groups = config.integer("num_key_value_heads", default=heads)
+    if groups > 0 and heads % groups and not config.written("num_key_value_heads"):
+        raise InputError(
+            f"{config.where}.num_key_value_heads: missing, and the family's default of {groups} does not divide "
+            f"num_attention_heads {heads}"
+        )
+    return groups
+
+
+def check_layer_types(config: Config) -> None:
+    """Attention of another kind (linear, recurrent) has other parameters: such a layer is refused by its name."""
+    known = ("full_attention", "sliding_attention", "chunked_attention")
+    for index, word in enumerate(config.items("layer_types")):
+        if word not in known:
+            raise InputError(f"{config.where}.layer_types: entry {index}, {shown(word)}, is none of {', '.join(known)}")
+
+
 def constants(config: Config) -> Fields:
-    """Numbers that cost nothing and that a launch passes on; a null or absent one stays absent.
+    """Numbers that cost nothing and that a launch passes on; a null one stays absent.
 
     `rope_parameters` is what transformers 5 writes in place of `rope_theta` and `rope_scaling`.
     """
-    fields: Fields = {"rms_norm_eps": config.number("rms_norm_eps", "layer_norm_eps", "norm_eps")}
-    for holder in (config, config.section("rope_parameters")):
-        for name in ("rope_theta", "partial_rotary_factor"):
-            fields[name] = fields.get(name) or holder.number(name)
+    written = next((name for name in ("rms_norm_eps", "layer_norm_eps", "norm_eps") if config.written(name)), None)
+    fields: Fields = {"rms_norm_eps": config.number(written or "rms_norm_eps")}
+    for name in ("rope_theta", "partial_rotary_factor"):
+        holders = [part for part in (config, config.section("rope_parameters")) if part.written(name)]
+        fields[name] = (holders[0] if holders else config).number(name)
     fields["rope_scaling"] = rope_scaling(config.section("rope_scaling")) or rope_scaling(
         config.section("rope_parameters")
     )
@@ -43,7 +66,7 @@ def constants(config: Config) -> Fields:
 
 def rope_scaling(config: Config) -> Fields | None:
     """The scaling of rotary positions; `type` is the older name of `rope_type`, `su` that of `longrope`."""
-    kind = config.values.get("rope_type") or config.values.get("type") or "default"
+    kind = config.value("rope_type") or config.value("type") or "default"
     kind = {"su": "longrope", "mrope": "default"}.get(str(kind), kind)
     if kind == "default":
         return None
@@ -80,9 +103,9 @@ def windows(config: Config, word: str, window: str, default: Callable[[int], boo
     return {"sliding_window": size, "window_pattern": pattern} if any(pattern) else {}
 
 
-def qwen_windows(config: Config) -> Fields:
-    """Qwen: off unless `use_sliding_window`; then the layers from `max_window_layers` on."""
+def qwen_windows(config: Config, every_layer: bool = False) -> Fields:
+    """Qwen: off unless `use_sliding_window`; then the layers from `max_window_layers` on, or (Qwen3 MoE) every one."""
     if not config.flag("use_sliding_window"):
         return {}
-    first = config.integer("max_window_layers", default=0)
+    first = 0 if every_layer else config.integer("max_window_layers", default=0)
     return windows(config, "sliding_attention", "sliding_window", lambda i: i >= first)

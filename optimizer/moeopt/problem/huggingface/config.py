@@ -4,30 +4,43 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from moeopt.errors import InputError
-
-_MAX_LAYERS = 10_000
-"""Far above any transformer; keeps a typing error from unfolding into a giant list."""
+from moeopt.problem.base import MAX_LAYERS, shown
 
 
 class Config:
     """A config.json whose reader names the field that is missing or is of the wrong type."""
 
-    def __init__(self, values: Mapping[str, Any], where: str) -> None:
+    def __init__(self, values: Mapping[str, Any], where: str, defaults: Mapping[str, Any] | None = None) -> None:
         self.values = values
         self.where = where
+        self.defaults = defaults or {}
 
-    def given(self, name: str) -> bool:
-        """Whether a field is there and not null."""
+    def written(self, name: str) -> bool:
+        """Whether the file itself holds the field, and not null."""
         return self.values.get(name) is not None
 
+    def given(self, name: str) -> bool:
+        """Whether a field has a value: in the file, or where it is absent there the family's default."""
+        return self.value(name) is not None
+
+    def value(self, name: str) -> Any:
+        """A field as it was written (null included); an absent one has the family's default, or None."""
+        return self.values[name] if name in self.values else self.defaults.get(name)
+
     def integer(self, *names: str, default: int | None = None) -> int:
-        """The first of the names that is given, as an integer."""
+        """The first of the names that is given, as an integer. Two of them may not contradict each other."""
+        found: dict[str, int] = {}
         for name in names:
             if self.given(name):
-                value = self.values[name]
+                value = self.value(name)
                 if isinstance(value, bool) or not isinstance(value, int):
-                    raise InputError(f"{self.where}.{name}: {value!r} is not an integer")
-                return value
+                    raise InputError(f"{self.where}.{name}: {shown(value)} is not an integer")
+                found[name] = value
+        if len(set(found.values())) > 1:
+            (first, one), (second, other) = list(found.items())[:2]
+            raise InputError(f"{self.where}.{first}: {one} contradicts {second} {other}")
+        if found:
+            return next(iter(found.values()))
         if default is None:
             raise InputError(f"{self.where}.{names[0]}: this field is required and is missing")
         return default
@@ -40,17 +53,17 @@ class Config:
         """The first of the names that is given, as a number, or None where all are absent or null."""
         for name in names:
             if self.given(name):
-                value = self.values[name]
+                value = self.value(name)
                 if isinstance(value, bool) or not isinstance(value, (int, float)):
-                    raise InputError(f"{self.where}.{name}: {value!r} is not a number")
+                    raise InputError(f"{self.where}.{name}: {shown(value)} is not a number")
                 return value
         return None
 
     def flag(self, name: str, default: bool = False) -> bool:
         """A boolean."""
-        value = self.values[name] if self.given(name) else default
+        value = self.value(name) if self.given(name) else default
         if not isinstance(value, bool):
-            raise InputError(f"{self.where}.{name}: {value!r} is neither true nor false")
+            raise InputError(f"{self.where}.{name}: {shown(value)} is neither true nor false")
         return value
 
     def items(self, name: str, length: int | None = None) -> list[Any]:
@@ -76,8 +89,8 @@ class Config:
     def layers(self) -> int:
         """Decoder layers."""
         layers = self.integer("num_hidden_layers")
-        if not 0 < layers <= _MAX_LAYERS:
-            raise InputError(f"{self.where}.num_hidden_layers: {layers} is outside 1 to {_MAX_LAYERS}")
+        if not 0 < layers <= MAX_LAYERS:
+            raise InputError(f"{self.where}.num_hidden_layers: {layers} is outside 1 to {MAX_LAYERS}")
         return layers
 
     def pattern(self, holds: Callable[[int], bool]) -> tuple[int, ...]:

@@ -42,7 +42,6 @@ def _sparse_step(config: Config) -> Fields:
 def _qwen_experts(config: Config) -> Fields:
     return {
         **_sparse_step(config),
-        **qwen_windows(config),
         **routing(config),
         "num_experts": config.integer("num_experts", "num_local_experts"),
         "num_experts_per_tok": config.integer("num_experts_per_tok"),
@@ -55,6 +54,7 @@ def qwen2_moe(config: Config) -> Fields:
     return {
         **transformer(config),
         **_qwen_experts(config),
+        **qwen_windows(config),
         "attention_bias": config.flag("qkv_bias", True),
         "shared_expert_intermediate_size": config.integer("shared_expert_intermediate_size"),
         "shared_expert_gate": True,
@@ -63,7 +63,13 @@ def qwen2_moe(config: Config) -> Fields:
 
 def qwen3_moe(config: Config) -> Fields:
     """Qwen3 MoE and Qwen3-Coder: norms on the heads of queries and keys, no shared expert."""
-    return {**transformer(config), **_qwen_experts(config), **attention_biases(config), "qk_norm": "head"}
+    return {
+        **transformer(config),
+        **_qwen_experts(config),
+        **qwen_windows(config, every_layer=True),
+        **attention_biases(config),
+        "qk_norm": "head",
+    }
 
 
 def _deepseek(config: Config) -> Fields:
@@ -93,15 +99,17 @@ def _deepseek(config: Config) -> Fields:
 
 def deepseek_v2(config: Config) -> Fields:
     """DeepSeek-V2: softmax scores, groups without a correction bias."""
+    if config.flag("mlp_bias"):
+        raise InputError(f"{config.where}.mlp_bias: true is refused: this family has it on all but the routed experts")
     return {**_deepseek(config), "router_score_function": "softmax"}
 
 
 def deepseek_v3(config: Config) -> Fields:
     """DeepSeek-V3, Kimi-K2, Moonlight: sigmoid scores and a correction bias (topk_method noaux_tc)."""
-    method = config.values.get("topk_method") or "noaux_tc"
+    method = config.value("topk_method") or "noaux_tc"
     return {
         **_deepseek(config),
-        "router_score_function": config.values.get("scoring_func") or "sigmoid",
+        "router_score_function": config.value("scoring_func") or "sigmoid",
         "router_correction_bias": method == "noaux_tc",
     }
 
@@ -119,7 +127,7 @@ def glm4_moe(config: Config) -> Fields:
         "num_experts_per_tok": config.integer("num_experts_per_tok"),
         "moe_intermediate_size": expert,
         "shared_expert_intermediate_size": config.integer("n_shared_experts", default=0) * expert,
-        "first_k_dense_replace": config.integer("first_k_dense_replace"),
+        "first_k_dense_replace": config.integer("first_k_dense_replace", default=0),
         "router_score_function": "sigmoid",
         "router_correction_bias": True,
         "n_group": config.optional("n_group"),
@@ -145,9 +153,16 @@ def gpt_oss(config: Config) -> Fields:
 
 
 def olmoe(config: Config) -> Fields:
-    """OLMoE: norms over all heads of queries and of keys together."""
+    """OLMoE: norms over all heads of queries and of keys together, as wide as the hidden size."""
+    common = transformer(config)
+    heads, width = common["num_attention_heads"], common.get("head_dim")
+    if width is not None and width * heads != common["hidden_size"]:
+        raise InputError(
+            f"{config.where}.head_dim: {width} * num_attention_heads {heads} is not hidden_size "
+            f"{common['hidden_size']}, the width of this family's norms on queries"
+        )
     return {
-        **transformer(config),
+        **common,
         **attention_biases(config),
         **routing(config),
         "qk_norm": "hidden",
@@ -160,6 +175,8 @@ def olmoe(config: Config) -> Fields:
 def dbrx(config: Config) -> Fields:
     """DBRX: its own field names, LayerNorm without bias."""
     attention, ffn = config.inner("attn_config"), config.inner("ffn_config")
+    if config.flag("tie_word_embeddings"):
+        raise InputError(f"{config.where}.tie_word_embeddings: true is refused: this family never ties them")
     heads = config.integer("n_heads")
     return {
         "hidden_size": config.integer("d_model"),
@@ -168,7 +185,6 @@ def dbrx(config: Config) -> Fields:
         "num_key_value_heads": attention.integer("kv_n_heads"),
         "vocab_size": config.integer("vocab_size"),
         "max_position_embeddings": config.optional("max_seq_len"),
-        "tie_word_embeddings": config.flag("tie_word_embeddings"),
         **constants(config),
         **constants(attention),
         **routing(config, normalised=ffn.number("moe_normalize_expert_weights") == 1),
@@ -200,7 +216,7 @@ def llama4_text(config: Config) -> Fields:
     step = config.integer("interleave_moe_layer_step", default=1)
     if step < 1:
         raise InputError(f"{config.where}.interleave_moe_layer_step: {step} is below 1")
-    listed = config.items("moe_layers") or list(range(step - 1, config.layers, step))
+    listed = config.items("moe_layers") if config.given("moe_layers") else range(step - 1, config.layers, step)
     rotary = config.items("no_rope_layers", config.layers)
     every = config.integer("no_rope_layer_interval", default=4)
     expert = config.integer("intermediate_size")
@@ -225,8 +241,10 @@ def llama4_text(config: Config) -> Fields:
 
 def minimax_m2(config: Config) -> Fields:
     """MiniMax-M2: norms over all heads of queries and of keys together; MTP under names of its own."""
-    per_layer = config.values.get("qk_norm_type", "per_layer") == "per_layer"
+    per_layer = (config.value("qk_norm_type") or "per_layer") == "per_layer"
     norm = ("hidden" if per_layer else "head") if config.flag("use_qk_norm", True) else "none"
+    if any(kind != 1 for kind in config.items("attn_type_list")):
+        raise InputError(f"{config.where}.attn_type_list: only softmax attention (1) is known of this family")
     mtp = config.integer("num_mtp_modules", "num_nextn_predict_layers", default=0)
     common, rotated = transformer(config), config.optional("rotary_dim")
     if rotated and common["partial_rotary_factor"] is None:
@@ -239,7 +257,7 @@ def minimax_m2(config: Config) -> Fields:
         "num_experts_per_tok": config.integer("num_experts_per_tok"),
         "moe_intermediate_size": config.integer("intermediate_size"),
         "shared_expert_intermediate_size": config.integer("shared_intermediate_size", default=0),
-        "router_score_function": config.values.get("scoring_func") or "sigmoid",
+        "router_score_function": config.value("scoring_func") or "sigmoid",
         "router_correction_bias": config.flag("use_routing_bias", True),
         "num_nextn_predict_layers": mtp if config.flag("use_mtp", True) else 0,
     }
@@ -248,21 +266,21 @@ def minimax_m2(config: Config) -> Fields:
 def ernie4_5_moe(config: Config) -> Fields:
     """ERNIE 4.5: MoE from a first to a last layer at an interval, shared experts, a correction bias."""
     expert, layers = config.integer("moe_intermediate_size"), config.layers
-    first = config.integer("moe_layer_start_index")
+    first = config.integer("moe_layer_start_index", default=0)
     last = config.integer("moe_layer_end_index", default=-1)
     last = layers - 1 if last < 0 else last
     interval = config.integer("moe_layer_interval", default=1)
     if interval < 1:
         raise InputError(f"{config.where}.moe_layer_interval: {interval} is below 1")
-    bias = config.flag("use_bias")
+    if config.flag("use_bias"):
+        raise InputError(
+            f"{config.where}.use_bias: true is refused: whether the routed experts have biases then differs between "
+            "versions of transformers, and no published config has it"
+        )
     return {
         **transformer(config),
         **routing(config, normalised=True),
         "tie_word_embeddings": config.flag("tie_word_embeddings", True),
-        "attention_bias": bias,
-        "attention_output_bias": bias,
-        "mlp_bias": bias,
-        "lm_head_bias": bias,
         "intermediate_size": config.integer("intermediate_size"),
         "num_experts": config.integer("moe_num_experts"),
         "num_experts_per_tok": config.integer("moe_k"),
