@@ -7,6 +7,7 @@ import numpy as np
 from moeopt.dual.grid import Array
 from moeopt.dual.listing import Listing
 from moeopt.dual.prices import MEASURES, Rows
+from moeopt.dual.ranks import most_by_memory, most_by_time
 from moeopt.dual.tables import NEVER, Index, Mask, Tables
 from moeopt.dual.tops import SLACK
 from moeopt.dual.walks import Dual, Placements, Walks, Weights
@@ -110,24 +111,15 @@ class Ascent:
                 self._keep(open_)
 
     def _limit_ranks(self) -> None:
-        """What UB2 leaves of the target is an upper limit of every row; R1 turns it into whole layers of a rank:
-        stages of the first position before the rank's hold one layer at least, and the rank M times its own."""
-        if not len(self.of) or not self.rows.timed:
-            self.most = np.full_like(self.most, len(self.grid.layers))
+        """How many layers every rank holds at most; rows whose ranks do not hold all of them together are dropped."""
+        if not len(self.of):
             return
-        mine = self.tables.prices
-        none = Weights(np.zeros((len(self.of), self.grid.stages, MEASURES)), np.zeros(len(self.of)))
-        upper = Walks(self.tables, none, self.open).values if self.rows.surrogate else np.zeros(len(self.of))
-        kinds = mine.kinds[:, :, 0] + mine.kinds[:, :, 1]
-        commonest = (mine.kinds[:, :, 4] * kinds).sum(axis=1)
-        rank = np.arange(self.grid.pp)
-        special = np.zeros((len(self.of), self.grid.pp))
-        special[:, 0] += mine.embedding[:, :2].sum(axis=1)
-        special[:, -1] += mine.loss[:, :2].sum(axis=1)
-        fill = np.maximum(rank - 1, 0) * kinds.min(axis=1)[:, None] + 2 * rank * mine.hop_ns[:, None]
-        room = ((mine.target_ns - upper)[:, None] - fill) / self.rows.schedule[2] - special
-        self.most = np.floor(room / commonest[:, None] * (1 + SLACK))
-        short = self.most.sum(axis=1) < mine.layers[:, 4, -1]
+        self.most = most_by_memory(self.tables)
+        if self.rows.timed:
+            none = Weights(np.zeros((len(self.of), self.grid.stages, MEASURES)), np.zeros(len(self.of)))
+            upper = Walks(self.tables, none, self.open).values if self.rows.surrogate else np.zeros(len(self.of))
+            self.most = np.minimum(self.most, most_by_time(self.tables, upper))
+        short = self.most.sum(axis=1) < self.tables.prices.layers[:, 4, -1]
         self._keep(~(short | (self.most < 0).any(axis=1)))
 
     def _rule_out(self, walks: Walks) -> None:

@@ -12,7 +12,7 @@ from moeopt.frontier.sketch import sketch
 from moeopt.incumbent import Found
 from moeopt.screening import Pair
 
-_ROUNDS = (1, 12)
+_ROUNDS = (1, 12, 40)
 """Bounds of a box's rows are raised by so many rounds of duality ..."""
 _FEWEST, _MOST = 8, 128
 """... so many at once, twice as many each time."""

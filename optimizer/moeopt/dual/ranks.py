@@ -1,0 +1,45 @@
+"""Whole layers that a rank can hold: what weights on rows alone do not see, as they spread layers evenly.
+
+Counted are layers of the commonest kind; other layers, and the MTP modules, count nothing.
+"""
+
+import numpy as np
+
+from moeopt.dual.grid import Array
+from moeopt.dual.tables import Tables
+from moeopt.dual.tops import SLACK
+
+
+def most_by_time(tables: Tables, upper_ns: Array) -> Array:
+    """Rows x ranks: what UB2 (`upper_ns`, its least value) leaves of the target limits R1, which is M times the rank's
+    own work and the stages of the first position before it; these hold a layer each, but for the first."""
+    mine, pp = tables.prices, tables.grid.pp
+    kinds = mine.kinds[:, :, 0] + mine.kinds[:, :, 1]
+    commonest = (mine.kinds[:, :, 4] * kinds).sum(axis=1)
+    rank = np.arange(pp)
+    special = np.zeros((len(kinds), pp))
+    special[:, 0] += mine.embedding[:, :2].sum(axis=1)
+    special[:, -1] += mine.loss[:, :2].sum(axis=1)
+    fill = np.maximum(rank - 1, 0) * kinds.min(axis=1)[:, None] + 2 * rank * mine.hop_ns[:, None]
+    room = ((mine.target_ns - upper_ns)[:, None] - fill) / tables.rows.schedule[2] - special
+    return np.asarray(np.floor(room / commonest[:, None] * (1 + SLACK)))
+
+
+def most_by_memory(tables: Tables) -> Array:
+    """Rows x ranks: for every memory row of a rank, as many layers as fit into its chunks, the cheapest chunk first and
+    no more a chunk than the deepest stage holds."""
+    mine, rows, pp = tables.prices, tables.rows, tables.grid.pp
+    deepest = len(tables.stages[0].before) - 1 if tables.stages else len(tables.grid.layers)
+    static, kept = ((mine.kinds[:, :, 4] * mine.kinds[:, :, measure]).sum(axis=1) for measure in (2, 3))
+    flight = rows.flight.reshape(len(rows.flight), tables.grid.vpp, pp)
+    of = rows.resident[:, :pp].argmax(axis=1)
+    own = np.sort(flight[np.arange(len(of)), :, of], axis=1)
+    price = static[:, None, None] + kept[:, None, None] * own
+    room = mine.room.copy()
+    for stage, piece in ((0, mine.embedding), (-1, mine.loss)):
+        room -= piece[:, 2:3] * rows.resident[:, stage] + piece[:, 3:4] * rows.flight[:, stage]
+    before = np.cumsum(deepest * price, axis=2) - deepest * price
+    held = np.clip((room[:, :, None] * (1 + SLACK) - before) // np.maximum(price, 1), 0, deepest).sum(axis=2)
+    most = np.full((len(room), pp), np.inf)
+    np.minimum.at(most.T, of, np.where(room < 0, -1, held).T)
+    return most
