@@ -175,6 +175,8 @@ class Certifier:
     def _raise(self, queue: Queue, schedule: Schedule) -> None:
         """Bounds of a schedule's candidates by duality; placements proposed are replayed."""
         positions = queue.of_schedule(schedule)
+        if not positions:
+            return
         cuts = {(*schedule.shape, schedule.ep_overlap): self._cuts[schedule]}
         exact = schedule.operations <= MOST_EXACT_OPERATIONS
         for left in queue.raise_bounds(positions, self._limits, _DUAL_ROUNDS, cuts, _LISTED if exact else 0):

@@ -140,7 +140,7 @@ class Queue:
             & (pair.mode.overlap.ep_all_to_all == schedule.ep_overlap)
             for pair in self.pairs
         ]
-        return [int(i) for i in np.flatnonzero(np.concatenate(found) & self._open)]
+        return [int(i) for i in np.flatnonzero(np.concatenate(found) & self._open)] if found else []
 
     def drop(self, limits: Limits) -> None:
         """Drop what is above the limits by the bounds that are known."""

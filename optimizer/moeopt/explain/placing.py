@@ -4,6 +4,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 
+from moeopt.best import Best
 from moeopt.branch import Search, Stopped
 from moeopt.cpsat.solve import Settings
 from moeopt.errors import InputError
@@ -53,12 +54,12 @@ class Light:
     least_bytes: int
 
 
-class _First(Search):
-    """A search that ends with the first layout that fits."""
+class _First(Best):
+    """Ends a search with the first layout that fits."""
 
-    def _say(self, text: str) -> None:
-        super()._say(text)
-        if self.best.pool:
+    def add(self, found: Found | None) -> None:
+        super().add(found)
+        if self.pool:
             raise Stopped
 
 
@@ -80,9 +81,9 @@ def find(problem: Problem, clock: Clock) -> Found | None:
         return search.best.pool[0]
     if clock.expired:
         raise Undecided
-    further = _First(
-        problem.model_copy(update={"objective": "peak_memory", "then": ()}), clock.settings, screening=False
-    )
+    light = problem.model_copy(update={"objective": "peak_memory", "then": ()})
+    further = Search(light, clock.settings, screening=False)
+    further.best = _First(light, 1, further.best.say)
     result = further.run()
     if result.best is None and not result.proven:
         raise Undecided
