@@ -21,7 +21,6 @@ from typing import Any
 from even_split import best_even
 from moeopt.candidate import Candidate
 from moeopt.certify import Replayed
-from moeopt.cpsat.solve import ENGINE
 from moeopt.incumbent import Found
 from moeopt.layout import Layout
 from moeopt.pipeline import PipelineLayout
@@ -29,6 +28,7 @@ from moeopt.problem.loading import load_problem
 from moeopt.problem.problem import Problem
 from moeopt.resolve import complete, degrees_of
 from moeopt.search import solve
+from moeopt.settings import ENGINE
 from replay_laws import check_laws
 from space_count import count as count_space
 

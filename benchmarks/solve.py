@@ -27,13 +27,13 @@ import numpy as np
 
 from moeopt.accounting.ledger import Ledger
 from moeopt.configurations import modes, recomputes
-from moeopt.cpsat.solve import ENGINE
 from moeopt.errors import InputError
 from moeopt.layout import Choices, Degrees, Layout
 from moeopt.problem.loading import load_problem
 from moeopt.problem.problem import Problem
 from moeopt.resolve import complete, degrees_of, pipeline_of
 from moeopt.screening import legal_rows
+from moeopt.settings import ENGINE
 from moeopt.space import enumerate_degrees, row, with_chunks
 
 ARCHITECTURES = ("deepseek-v3", "qwen3-235b-a22b")

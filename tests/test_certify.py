@@ -11,7 +11,6 @@ from moeopt.accounting.pieces import piece_counts
 from moeopt.candidate import Candidate
 from moeopt.certify import CHEAP, FULL, Certificate, Certifier, Replayed
 from moeopt.cpsat.relaxation import Relaxation
-from moeopt.cpsat.solve import Settings
 from moeopt.evaluation import evaluate
 from moeopt.incumbent import Found
 from moeopt.layout import Layout
@@ -25,6 +24,7 @@ from moeopt.schedule.replay import replay
 from moeopt.schedule.shape import Schedule
 from moeopt.screening import Screening
 from moeopt.search import solve
+from moeopt.settings import Settings
 from schedule_cases import random_shape, random_times
 
 

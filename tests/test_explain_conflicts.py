@@ -18,12 +18,12 @@ from moeopt.constraints import constrain
 from moeopt.constraints.evaluate import Placed, Reader
 from moeopt.constraints.rules import trees
 from moeopt.constraints.tree import items
-from moeopt.cpsat.solve import Settings
 from moeopt.explain.conflict import Conflict, conflict
 from moeopt.explain.placing import Clock
 from moeopt.frameworks.megatron_core import FRAMEWORK_RULES
 from moeopt.layout import Choices, Degrees
 from moeopt.problem.problem import DEGREES, Bound, Problem
+from moeopt.settings import Settings
 from moeopt.space import default_group, divisors
 from test_constraints_search import random_constraint
 

@@ -5,36 +5,20 @@ the others; what is left is given to CP-SAT, which places its layers within the 
 is. Candidates that reach exactly the best value are collected, and the tie among them is broken by further goals.
 """
 
-from collections.abc import Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import repeat
 from typing import Any
 
-import numpy as np
-
 from moeopt.best import Best
-from moeopt.candidate import Candidate
 from moeopt.configurations import decisions
-from moeopt.cpsat.encode import Encoding
-from moeopt.cpsat.solve import ENGINE, QUICK, Settings, minimise, rules_out
-from moeopt.cpsat.tie_break import break_tie
 from moeopt.first import ROUNDS, First
-from moeopt.incumbent import Found, place
+from moeopt.incumbent import Found
 from moeopt.problem.problem import Problem
 from moeopt.queue import Queue
 from moeopt.raising import Raising
 from moeopt.screening import Screening
+from moeopt.settings import ENGINE, Settings, Stopped
 from moeopt.space import check_names
-
-_BATCH = 4
-"""Candidates asked at once, a worker."""
-_LONG = 8.0
-"""Deterministic time of a second try to rule a candidate out."""
-
-
-class Stopped(Exception):  # noqa: N818 - not an error: a way out of the loops
-    """The deadline has passed, or the user interrupted a solve."""
+from moeopt.ties import break_tie
 
 
 @dataclass
@@ -129,67 +113,18 @@ class Search:
             "screening": self.screens,
         }
 
-    # Proof --------------------------------------------------------------------------------------------------------
-
     def _prove(self) -> None:
-        """Ask every candidate whose bound is within the threshold, lowest bound first."""
+        """Ask CP-SAT what is left; it is imported here, as most solves leave nothing."""
         queue = self._queue if self._queue is not None else self._all_within()
-        width = _BATCH * self.settings.workers
-        with ThreadPoolExecutor(self.settings.workers + 1) as pool:
-            while positions := queue.lowest(width):
-                self.bound = int(queue.bound[positions[0]])
-                self._check_deadline()
-                known = self.best.threshold
-                self._say(f"bound {self.bound:,}, at most {len(queue)} candidates to ask")
-                batch = [queue.candidate(position) for position in positions]
-                self.asked += len(batch)
-                for candidate in self._possible(batch, pool):
-                    self._solve(candidate)
-                queue.close(positions)
-                if self.best.threshold != known:
-                    queue.tighten(self.best.limits)
-
-    def _possible(self, batch: Sequence[Candidate], pool: Executor) -> list[Candidate]:
-        """Those that could not be ruled out: asked quickly, then, where no placement is known either, for longer."""
-        gone = pool.map(self._ruled_out, batch, repeat(QUICK))
-        left = [candidate for candidate, done in zip(batch, gone, strict=True) if not done]
-        for candidate in left:
-            self._check_deadline()
-            self.best.add(place(candidate, self.best.limits.memory_bytes))
-        unknown = [candidate for candidate in left if self.best.known(candidate) is None]
-        gone = pool.map(self._ruled_out, unknown, repeat(_LONG))
-        hopeless = {candidate.key for candidate, done in zip(unknown, gone, strict=True) if done}
-        return [candidate for candidate in left if candidate.key not in hopeless]
-
-    def _ruled_out(self, candidate: Candidate, effort: float) -> bool:
-        """Whether the smaller model shows that no placement is within the threshold."""
-        if self.settings.expired:
-            return False
-        model = self._encode(candidate, few_rows=True)
-        return model is None or rules_out(model, self.settings, effort)
-
-    def _solve(self, candidate: Candidate) -> None:
-        """The best layout of one candidate, if it is within the threshold."""
-        self._check_deadline()
-        encoding = self._encode(candidate)
-        if encoding is None:
+        if not len(queue):
             return
-        known = self.best.known(candidate)
-        if known is not None:
-            encoding.hint(known)
-        goal = encoding.peak if self.problem.objective == "peak_memory" else encoding.time
-        outcome = minimise(encoding, goal, self.settings, "candidate")
-        self.best.add(outcome.found)
-        if not outcome.proven:
-            raise Stopped
+        from moeopt.cpsat.proof import Proof
 
-    def _encode(self, candidate: Candidate, few_rows: bool = False) -> Encoding | None:
-        """The model of a candidate within the threshold; None where its limits are below its bound."""
-        limits = self.best.limits
-        horizon = int(limits.time_of(np.array([int(candidate.degrees.gpus)]))[0])
-        if horizon < candidate.bound_ns:
-            return None
-        return Encoding(self.problem, [candidate], horizon, limits.memory_bytes, "few" if few_rows else "all")
+        proof = Proof(queue, self.best, self.settings, self._check_deadline)
+        try:
+            proof.run()
+        finally:
+            self.bound, self.asked = max(self.bound, proof.bound), proof.asked
 
     def _check_deadline(self) -> None:
         if self.settings.expired:

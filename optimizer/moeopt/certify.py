@@ -18,8 +18,6 @@ from dataclasses import dataclass, replace
 from moeopt.candidate import Candidate
 from moeopt.constraints.placements import obeys
 from moeopt.cpsat.relaxation import Relaxation
-from moeopt.cpsat.replayed import ReplayedModel
-from moeopt.cpsat.solve import Settings
 from moeopt.dual.prices import Cuts
 from moeopt.incumbent import Found
 from moeopt.pipeline import PipelineLayout
@@ -28,6 +26,7 @@ from moeopt.schedule.combined import Counts
 from moeopt.schedule.replay import MOST_EXACT_OPERATIONS
 from moeopt.schedule.shape import Schedule
 from moeopt.screening import Limits, Screening
+from moeopt.settings import Settings
 
 _ROUNDS = 200
 """Rounds of the linear program of one schedule, at most (it ends by itself after 20 to 100)."""
@@ -211,6 +210,8 @@ class Certifier:
 
     def _solve(self, candidate: Candidate) -> bool:
         """Whether no placement of the candidate is below the best step; False where the time was over before."""
+        from moeopt.cpsat.replayed import ReplayedModel  # half a second to import, rarely needed
+
         schedule = Schedule(*candidate.schedule)
         cuts, limit = self._cuts[schedule], self.best.step_ns - 1
         model = ReplayedModel(candidate, limit, self.problem.memory_limit, cuts.rows)

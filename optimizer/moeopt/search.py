@@ -7,9 +7,9 @@ from typing import Any
 
 from moeopt.branch import Result, Search
 from moeopt.certify import certify as prove_replay
-from moeopt.cpsat.solve import Progress, Settings
 from moeopt.explain import explain
 from moeopt.problem.problem import Problem
+from moeopt.settings import Progress, Settings
 from moeopt.solution import infeasible_answer, solved_answer, unknown_answer
 from moeopt.space import gpu_counts
 

@@ -15,9 +15,10 @@ from ortools.sat.python import cp_model
 from moeopt.candidate import Candidate
 from moeopt.cpsat.encode import Encoding
 from moeopt.cpsat.expressions import Expression
-from moeopt.cpsat.solve import Settings, rules_out
+from moeopt.cpsat.solve import rules_out
 from moeopt.pipeline import PipelineLayout
 from moeopt.schedule.combined import Counts
+from moeopt.settings import Settings
 
 _SUBSOLVERS = ("pseudo_costs", "default_lp", "fixed", "quick_restart", "reduced_costs", "no_lp", "max_lp", "core")
 """In this order, as many as there are workers: pseudo-costs are what closes these placements, measured."""

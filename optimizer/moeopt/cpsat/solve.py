@@ -1,40 +1,16 @@
 """Solve an encoding for one goal after another (lexicographically), within a time limit and through Ctrl-C."""
 
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import version
 
 from ortools.sat.python import cp_model
 
 from moeopt.cpsat.encode import Encoding
 from moeopt.cpsat.expressions import Expression
 from moeopt.incumbent import Found
+from moeopt.settings import Progress, Settings
 
-ENGINE = f"ortools {version('ortools')}"
-Progress = Callable[[str], None]
 QUICK = 0.5
 """Deterministic time of a quick solve: about as many seconds."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How to run the solver. `deadline` is a `time.monotonic()` value; None means no limit."""
-
-    workers: int = 2
-    seed: int = 0
-    deadline: float | None = None
-    progress: Progress | None = None
-
-    @property
-    def seconds_left(self) -> float | None:
-        """Seconds until the deadline, not below zero; None without one."""
-        return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
-
-    @property
-    def expired(self) -> bool:
-        """Whether the deadline has passed."""
-        return self.seconds_left == 0.0
 
 
 @dataclass(frozen=True)

@@ -1,46 +1,29 @@
-"""One layout among equals: fewest GPUs, least memory, smaller degrees, fewer layers on earlier stages.
-
-Each goal is one solve with the goals before it fixed, so the answer does not depend on threads, seeds or the order in
-which the search met the candidates.
-"""
-
-from collections.abc import Mapping, Sequence
+"""The tie-break (`moeopt.ties`) of a candidate whose placements are not all known: each goal is one solve with the
+goals before it fixed."""
 
 from ortools.sat.python import cp_model
 
 from moeopt.candidate import Candidate
 from moeopt.cpsat.encode import Encoding
 from moeopt.cpsat.expressions import Expression
-from moeopt.cpsat.solve import Settings, minimise
+from moeopt.cpsat.solve import minimise
 from moeopt.incumbent import Found
-from moeopt.problem.problem import Problem
 from moeopt.screening import MOST_NS
+from moeopt.settings import Settings
+from moeopt.ties import Finalist, further_objectives
 
 _LARGEST_WEIGHT = 2**55
 
 
-Listed = Mapping[tuple[object, ...], Sequence[Found]]
-"""Candidates (by their key) of which every placement that reaches the best value is known: these placements."""
-
-
-def break_tie(best: Found, equals: Sequence[Candidate], settings: Settings, listed: Listed) -> tuple[Found, bool]:
-    """The canonical layout among those with the best layout's value; and whether every further objective was proven
-    (all but the order of layers on stages, which no objective names)."""
-    finalists: list[tuple[tuple[int, ...], tuple[object, ...], Found, Encoding | None]] = []
-    for candidate in sorted(equals, key=lambda item: item.order):
-        if candidate.key in listed:
-            reaching = [found for found in listed[candidate.key] if found.score == best.score]
-            found = min(reaching, key=lambda item: (_values(item), _placing(item)))
-            finalists.append((_values(found), candidate.order, found, None))
-            continue
-        encoding = _encode(best, candidate)
-        reached = _settle_objectives(encoding, settings)
-        if reached is None:
-            return best, False
-        values, found = reached
-        finalists.append((values, candidate.order, found, encoding))
-    *_, chosen, model = min(finalists, key=lambda item: item[:2])
-    return (chosen if model is None else _canonical(model, chosen, settings)), True
+def settle(best: Found, candidate: Candidate, settings: Settings) -> Finalist | None:
+    """One candidate held to the best layout's value, its further objectives settled one after the other; None where the
+    time was over before."""
+    encoding = _encode(best, candidate)
+    reached = _settle_objectives(encoding, settings)
+    if reached is None:
+        return None
+    values, found = reached
+    return Finalist(values, found, lambda: _canonical(encoding, found, settings))
 
 
 def _canonical(encoding: Encoding, chosen: Found, settings: Settings) -> Found:
@@ -52,17 +35,6 @@ def _canonical(encoding: Encoding, chosen: Found, settings: Settings) -> Found:
         chosen = outcome.found
         encoding.settle(goal, outcome.bound, chosen)
     return chosen
-
-
-def _values(found: Found) -> tuple[int, ...]:
-    """Values of every objective after the first."""
-    return tuple(found.value(name) for name in further_objectives(found.candidate.problem))
-
-
-def _placing(found: Found) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Layers, and MTP modules, of every stage."""
-    chunks = found.pipeline.chunks
-    return tuple(chunk.layers for chunk in chunks), tuple(chunk.mtp for chunk in chunks)
 
 
 def _settle_objectives(encoding: Encoding, settings: Settings) -> tuple[tuple[int, ...], Found] | None:
@@ -81,13 +53,6 @@ def _settle_objectives(encoding: Encoding, settings: Settings) -> tuple[tuple[in
         values.append(outcome.bound * (int(candidate.degrees.gpus) if name == "cost" else 1))
         encoding.settle(goal, outcome.bound, found)
     return (tuple(values), found) if found is not None else None
-
-
-def further_objectives(problem: Problem) -> list[str]:
-    """The problem's own after the first; then fewest GPUs, and least peak memory (after peak memory: least time)."""
-    own = [problem.objective, *problem.then]
-    last = "step_time" if "peak_memory" in own else "peak_memory"
-    return list(dict.fromkeys([*own, "gpus", last]))[1:]
 
 
 def _encode(best: Found, candidate: Candidate) -> Encoding:

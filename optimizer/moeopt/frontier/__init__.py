@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from moeopt.configurations import decisions
-from moeopt.cpsat.solve import ENGINE, Progress, Settings
 from moeopt.frontier.answer import answer
 from moeopt.frontier.candidates import Candidates
 from moeopt.frontier.explore import Exploration
 from moeopt.frontier.goals import Goals, check_objectives, essential
 from moeopt.frontier.resolution import automatic, read_resolution
 from moeopt.problem.problem import Problem
+from moeopt.settings import ENGINE, Progress, Settings
 from moeopt.space import check_names
 
 _MOST_WORKERS = 8

@@ -14,7 +14,7 @@ from moeopt.candidate import Candidate
 from moeopt.constraints.placements import obeys
 from moeopt.cpsat.encode import Encoding
 from moeopt.cpsat.prices import longest_end_ns
-from moeopt.cpsat.solve import Settings, minimise, rules_out
+from moeopt.cpsat.solve import minimise, rules_out
 from moeopt.frontier.goals import Region
 from moeopt.frontier.placements import are_few, every_placement
 from moeopt.incumbent import Found, place
@@ -24,6 +24,7 @@ from moeopt.queue import Queue
 from moeopt.schedule.bounds import lower_bound_rows
 from moeopt.screening import Block, Pair, Screening
 from moeopt.screening.pairs import bounded
+from moeopt.settings import Settings
 from moeopt.space import row, select
 
 Column = NDArray[np.int64]

@@ -1,0 +1,91 @@
+"""What duality leaves of the candidates, asked one by one: ruled out quickly, or solved within the best value."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from itertools import repeat
+
+import numpy as np
+
+from moeopt.best import Best
+from moeopt.candidate import Candidate
+from moeopt.cpsat.encode import Encoding
+from moeopt.cpsat.solve import QUICK, minimise, rules_out
+from moeopt.incumbent import place
+from moeopt.queue import Queue
+from moeopt.settings import Settings, Stopped
+
+_BATCH = 4
+"""Candidates asked at once, a worker."""
+_LONG = 8.0
+"""Deterministic time of a second try to rule a candidate out."""
+
+
+class Proof:
+    """Settles every candidate of a queue. `pause` is called before each step, and may raise."""
+
+    def __init__(self, queue: Queue, best: Best, settings: Settings, pause: Callable[[], None]) -> None:
+        self.queue, self.best, self.settings, self.pause = queue, best, settings, pause
+        self.problem = best.problem
+        self.asked = 0
+        self.bound = 0
+        """No layout that is still open is below it."""
+
+    def run(self) -> None:
+        """Ask every candidate whose bound is within the threshold, lowest bound first."""
+        queue = self.queue
+        width = _BATCH * self.settings.workers
+        with ThreadPoolExecutor(self.settings.workers + 1) as pool:
+            while positions := queue.lowest(width):
+                self.bound = int(queue.bound[positions[0]])
+                self.pause()
+                known = self.best.threshold
+                self.best.say(f"bound {self.bound:,}, at most {len(queue)} candidates to ask")
+                batch = [queue.candidate(position) for position in positions]
+                self.asked += len(batch)
+                for candidate in self._possible(batch, pool):
+                    self._solve(candidate)
+                queue.close(positions)
+                if self.best.threshold != known:
+                    queue.tighten(self.best.limits)
+
+    def _possible(self, batch: Sequence[Candidate], pool: Executor) -> list[Candidate]:
+        """Those that could not be ruled out: asked quickly, then, where no placement is known either, for longer."""
+        gone = pool.map(self._ruled_out, batch, repeat(QUICK))
+        left = [candidate for candidate, done in zip(batch, gone, strict=True) if not done]
+        for candidate in left:
+            self.pause()
+            self.best.add(place(candidate, self.best.limits.memory_bytes))
+        unknown = [candidate for candidate in left if self.best.known(candidate) is None]
+        gone = pool.map(self._ruled_out, unknown, repeat(_LONG))
+        hopeless = {candidate.key for candidate, done in zip(unknown, gone, strict=True) if done}
+        return [candidate for candidate in left if candidate.key not in hopeless]
+
+    def _ruled_out(self, candidate: Candidate, effort: float) -> bool:
+        """Whether the smaller model shows that no placement is within the threshold."""
+        if self.settings.expired:
+            return False
+        model = self._encode(candidate, few_rows=True)
+        return model is None or rules_out(model, self.settings, effort)
+
+    def _solve(self, candidate: Candidate) -> None:
+        """The best layout of one candidate, if it is within the threshold."""
+        self.pause()
+        encoding = self._encode(candidate)
+        if encoding is None:
+            return
+        known = self.best.known(candidate)
+        if known is not None:
+            encoding.hint(known)
+        goal = encoding.peak if self.problem.objective == "peak_memory" else encoding.time
+        outcome = minimise(encoding, goal, self.settings, "candidate")
+        self.best.add(outcome.found)
+        if not outcome.proven:
+            raise Stopped
+
+    def _encode(self, candidate: Candidate, few_rows: bool = False) -> Encoding | None:
+        """The model of a candidate within the threshold; None where its limits are below its bound."""
+        limits = self.best.limits
+        horizon = int(limits.time_of(np.array([int(candidate.degrees.gpus)]))[0])
+        if horizon < candidate.bound_ns:
+            return None
+        return Encoding(self.problem, [candidate], horizon, limits.memory_bytes, "few" if few_rows else "all")

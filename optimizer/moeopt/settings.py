@@ -1,0 +1,33 @@
+"""How to run a search, without importing the solver (half a second, which most solves do not need)."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+
+ENGINE = f"ortools {version('ortools')}"
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to run the solver. `deadline` is a `time.monotonic()` value; None means no limit."""
+
+    workers: int = 2
+    seed: int = 0
+    deadline: float | None = None
+    progress: Progress | None = None
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Seconds until the deadline, not below zero; None without one."""
+        return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
+
+    @property
+    def expired(self) -> bool:
+        """Whether the deadline has passed."""
+        return self.seconds_left == 0.0
+
+
+class Stopped(Exception):  # noqa: N818 - not an error: a way out of the loops
+    """The deadline has passed, or the user interrupted a solve."""
