@@ -72,9 +72,9 @@ class Effort:
     solver: bool
 
 
-CHEAP = Effort(1000, 200_000, False)
+CHEAP = Effort(1500, 200_000, False)
 """What a solve does at most: about 2 ms a row."""
-_ROWS, _ROWS_A_SECOND = 400, 200
+_ROWS, _ROWS_A_SECOND = 700, 400
 """Rows that a solve looks at closer however short it was, and more for each second of it: a fifth of its time."""
 FULL = Effort(None, None, True)
 """`--certify`."""

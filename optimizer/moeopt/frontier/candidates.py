@@ -33,8 +33,8 @@ _EARLY = 0.1
 """Seconds that a solver may stop before its time limit; one that stops earlier was interrupted by the user."""
 _FILLS = (1.0, 0.93, 0.85, 0.75, 0.6)
 _SAMPLES = 4
-_QUICK = 0.5
-"""Seconds of a quick solve: what is not ruled out by then is asked in full."""
+_QUICK = 6.0
+"""Seconds of the smaller model: what is not ruled out by then is asked in full."""
 
 
 class Stopped(Exception):  # noqa: N818 - not an error: a way out of the loops
@@ -157,7 +157,7 @@ class Candidates:
         if are_few(entry.candidate):
             return self._best_listed(entry, region) is None
         quick = replace(self.settings, deadline=min(time.monotonic() + _QUICK, self.settings.deadline or inf))
-        return rules_out(self._encode(entry, horizon_ns, region.limits.memory_bytes, few_rows=True), quick)
+        return rules_out(self._encode(entry, horizon_ns, region.limits.memory_bytes, few_rows=True), quick, _QUICK)
 
     def best(self, entry: Entry, region: Region, seconds: float = inf) -> Found | None:
         """The lightest of the fastest layouts of a candidate in the region; None where a proof says that there is
