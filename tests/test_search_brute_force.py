@@ -7,7 +7,7 @@ from moeopt.evaluation import evaluate
 from moeopt.layout import Layout
 from moeopt.search import solve
 
-SEEDS = range(1000)
+SEEDS = range(2000)
 BATCH = 50
 
 

@@ -161,9 +161,8 @@ class Ascent:
         time, memory = self.rows.values(held, mine.hop_ns), self.rows.bytes(held) - mine.room
         fits = np.asarray((memory <= 0).all(axis=1))
         if fits.any():
-            self._take(
-                placed, time.max(axis=1) + ub2_at(self.rows, self.tables.base_ns, held[:, :, 0] + held[:, :, 1]), fits
-            )
+            upper = ub2_at(self.rows, self.tables.base_ns, held[:, :, 0] + held[:, :, 1])
+            self._take(placed, time.max(axis=1) + upper, fits)
         return time, memory, held[:, :, 4] @ self.rows.ranks.T - self.most
 
     def _take(self, placed: Placements, value: Array, fits: Mask) -> None:
@@ -187,9 +186,7 @@ class Ascent:
         step = (_STEP * gap / np.maximum(norm, 1e-12))[:, None]
         self.rho = _on_simplex(self.rho + step * by_time)
         self.mu = np.maximum(self.mu + _MEMORY * step * by_memory * scale / room, 0.0)
-        self.nu = np.maximum(
-            self.nu + step * by_layers * scale / self.tables.prices.layers[:, 4, -1:] * self.grid.pp, 0.0
-        )
+        self.nu = np.maximum(self.nu + step * by_layers * scale / share, 0.0)
 
 
 def ub2_at(rows: Rows, base_ns: Array, stage_ns: Array) -> Array:

@@ -37,9 +37,8 @@ class Listing:
         self.row, self.target, self.most = row, target, most
         self._onward = [go[row] for go in onward]
         self._found: list[tuple[Index, int]] = [(np.zeros((0, self.grid.stages), dtype=np.int64), 0)]
-
-    complete = True
-    """Whether nothing was left out."""
+        self.complete = True
+        """Whether nothing was left out."""
 
     def placements(self) -> Placements:
         """All of them; where there are too many, those with the lowest values."""
@@ -59,7 +58,8 @@ class Listing:
         return Placements(counts[first], ending[first])
 
     def _with_tops(self, stage: int, parts: _Parts) -> _Parts:
-        """Every top of a new position; the same beginning may be there with several tops of the last one."""
+        """Every top of a new position. The same beginning may be there with several tops of the last one: the lowest
+        comes first, and is the cheapest."""
         if stage:
             _, first = np.unique(parts.counts[:, :stage], axis=0, return_index=True)
             parts = parts.only(first)
