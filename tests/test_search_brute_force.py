@@ -31,6 +31,6 @@ def check(seed: int) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("first", range(0, len(SEEDS), BATCH))
 def test_the_solver_equals_the_sweep(first: int) -> None:
-    """The optimum of CP-SAT is that of enumeration, and infeasible means that enumeration is empty (1,000 problems)."""
+    """The optimum of CP-SAT is that of enumeration, and infeasible means that enumeration is empty (2,000 problems)."""
     for seed in SEEDS[first : first + BATCH]:
         check(seed)
