@@ -84,6 +84,35 @@ def test_more_certificates_equal_enumeration(first: int) -> None:
         check(seed)
 
 
+@pytest.mark.parametrize("after", range(4))
+def test_an_interrupted_certificate_claims_no_more_than_it_replayed(
+    after: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C between a candidate's list and its replays: the bound is still below the best replayed step of all
+    layouts, though the candidates listed are closed by then."""
+    replay_one, turns = Certifier._replay, []
+
+    def stop(self: Certifier, *arguments: object) -> None:
+        turns.append(arguments)
+        if len(turns) > after:
+            raise KeyboardInterrupt
+        replay_one(self, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Certifier, "_replay", stop)
+    reached = 0
+    for seed in range(8):
+        problem = random_problem(seed).model_copy(update={"objective": "step_time", "then": ()})
+        best, _ = exhaustive_replay(problem)
+        turns.clear()
+        answer = solve(problem, workers=1, certify=True) if best is not None else None
+        if best is None or answer is None or len(turns) <= after:
+            continue
+        reached += 1
+        schedule = answer["schedule"]
+        assert schedule["lower_bound_ns"] <= best <= schedule["simulated_ns"], seed
+    assert reached or after
+
+
 def test_combined_rows_are_below_every_replay() -> None:
     """Any weighting of critical paths is a row that no other times' replay goes below (up to its rounding)."""
     rng = random.Random(31)

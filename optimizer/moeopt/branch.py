@@ -7,6 +7,7 @@ is. Candidates that reach exactly the best value are collected, and the tie amon
 
 from collections.abc import Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import repeat
 from typing import Any
@@ -84,7 +85,9 @@ class Search:
             open_: list[int | None] = [None for _ in self.problem.then]
             return Result(pool[0], False, min(self.bound, pool[0].score), pool[:top], open_)
         equals = [found.candidate for found in pool if found.score == pool[0].score]
-        best, settled = break_tie(pool[0], equals, self.settings, self._listed)
+        best, settled = pool[0], False
+        with suppress(KeyboardInterrupt):
+            best, settled = break_tie(pool[0], equals, self.settings, self._listed)
         rest = [found for found in pool if found.candidate.key != best.candidate.key]
         further = [best.value(name) if settled else None for name in self.problem.then]
         return Result(best, True, best.score, [best, *rest][:top], further)
