@@ -84,6 +84,45 @@ def test_more_certificates_equal_enumeration(first: int) -> None:
         check(seed)
 
 
+@pytest.mark.parametrize("after", range(3))
+def test_an_interrupted_certificate_claims_no_more_than_it_replayed(
+    after: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C between a candidate's list and its replays: the bound is still below the best replayed step of all
+    layouts, though the candidates listed are closed by then. The layout known before is the slowest of each problem."""
+    replay_one, turns = Certifier._replay, []
+
+    def stop(self: Certifier, *arguments: object) -> None:
+        turns.append(arguments)
+        if len(turns) > after:
+            raise KeyboardInterrupt
+        replay_one(self, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Certifier, "_replay", stop)
+    reached = 0
+    for seed in range(12):
+        problem = random_problem(seed).model_copy(update={"objective": "step_time", "then": ()})
+        best, _ = exhaustive_replay(problem)
+        if best is None:
+            continue
+        turns.clear()
+        result = Certifier(Screening(problem), [slowest(problem)], Settings(workers=1), FULL).run()
+        reached += len(turns) > after
+        assert result.lower_bound_ns <= best <= result.best.step_ns, seed
+    assert reached
+
+
+def slowest(problem: Problem) -> Found:
+    """The layout with the longest step that fits."""
+    fitting = [
+        Found.judge(Candidate(problem, ledger.degrees, ledger.choices, 0), pipeline)
+        for ledger in legal_candidates(problem)
+        for pipeline in placed(ledger)
+        if peak_bytes(ledger, pipeline) <= problem.memory_limit
+    ]
+    return max(fitting, key=lambda found: found.time_ns)
+
+
 def test_combined_rows_are_below_every_replay() -> None:
     """Any weighting of critical paths is a row that no other times' replay goes below (up to its rounding)."""
     rng = random.Random(31)

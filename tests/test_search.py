@@ -1,11 +1,13 @@
 """The search as a whole: same answer whatever the threads, honest when stopped, K best in order, bounds that hold."""
 
 import random
+from itertools import product
 
 import numpy as np
 import pytest
 
 from enumeration import random_problem
+from moeopt.cpsat.tie_break import stage_weights
 from moeopt.schedule.bounds import ub2
 from moeopt.schedule.chunk_cap import longest_chunk_ns, ub2_at_least
 from moeopt.schedule.in_flight import in_flight_vectors
@@ -44,6 +46,49 @@ def test_k_best_are_in_order_and_distinct(seed: int) -> None:
     assert values == sorted(values)
     layouts = [str(answer["layout"]), *(str(item["layout"]) for item in answer["alternatives"])]
     assert len(set(layouts)) == len(layouts)
+
+
+def test_alternatives_of_the_fewest_gpus_count_gpus() -> None:
+    """Under objective `gpus` the further layouts are on the same fewest GPUs, and their objective says so."""
+    problem = random_problem(1).model_copy(update={"objective": "gpus", "then": ()})
+    answer = solve(problem, workers=1, top=3)
+    assert answer["status"] == "optimal"
+    assert answer["alternatives"]
+    for other in answer["alternatives"]:
+        assert other["objective"] == {"name": "gpus", "value": answer["objective"]["value"]}
+
+
+@pytest.mark.parametrize(("stages", "most"), [(1, 9), (4, 3), (3, 5)])
+def test_weighted_layers_compare_stage_by_stage(stages: int, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tie-break's sums, one after the other, put any two placements in the order of their layers from the first
+    stage on, also where a stage of one holds many more layers than any of the other; whatever number of stages one sum
+    takes."""
+    for largest in (2**60, most * (most + 1) ** 2, 1):
+        monkeypatch.setattr("moeopt.cpsat.tie_break._LARGEST_SUM", largest)
+        goals = stage_weights(stages, most)
+        every = list(product(range(most + 1), repeat=stages))
+        assert sorted(every, key=lambda c: [sum(c[s] * weight for s, weight in goal) for goal in goals]) == every
+
+
+def test_weights_are_small_enough_for_the_solver() -> None:
+    """For 1,000 layers on 256 stages each sum stays below 2^62."""
+    goals = stage_weights(256, 1000)
+    assert sorted(stage for goal in goals for stage, _ in goal) == list(range(256))
+    assert max(sum(1000 * weight for _, weight in goal) for goal in goals) < 2**62
+
+
+@pytest.mark.parametrize("place", ["moeopt.branch.break_tie", "moeopt.search.prove_replay"])
+def test_an_interrupt_after_the_proof_keeps_the_answer(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C while ties are broken or replays are bounded ends with the proven optimum."""
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    optimum = answer_of(SOLVABLE[0], workers=1)
+    monkeypatch.setattr(place, stop)
+    answer = answer_of(SOLVABLE[0], workers=1)
+    assert answer["status"] == optimum["status"] == "optimal"
+    assert answer["objective"] == optimum["objective"]
 
 
 def test_a_search_without_time_says_so() -> None:

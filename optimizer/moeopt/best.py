@@ -65,14 +65,11 @@ class Best:
         if found is None or not obeys(found.candidate, found.pipeline, found.time_ns):
             return
         known = self.known(found.candidate)
-        if known is not None:
-            if (known.score, known.peak_bytes) <= (found.score, found.peak_bytes):
-                return
-            self.pool.remove(known)
-        self.pool.append(found)
-        self.pool.sort(key=lambda f: (f.score, f.candidate.order))
-        if len(self.pool) > self.top:
-            last = self.pool[self.top - 1].score
-            self.pool = [f for f in self.pool if f.score <= last]
+        if known is not None and (known.score, known.peak_bytes) <= (found.score, found.peak_bytes):
+            return
+        pool = [item for item in self.pool if item is not known] + [found]
+        pool.sort(key=lambda f: (f.score, f.candidate.order))
+        last = pool[min(self.top, len(pool)) - 1].score
+        self.pool = [item for item in pool if item.score <= last]  # at once: an interrupt loses nothing
         if self.pool[0] is found:
             self.say(f"best {self.problem.objective} {found.score:,}")

@@ -5,6 +5,7 @@ the others; what is left is given to CP-SAT, which places its layers within the 
 is. Candidates that reach exactly the best value are collected, and the tie among them is broken by further goals.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -68,7 +69,9 @@ class Search:
             open_: list[int | None] = [None for _ in self.problem.then]
             return Result(pool[0], False, min(self.bound, pool[0].score), pool[:top], open_)
         equals = [found.candidate for found in pool if found.score == pool[0].score]
-        best, settled = break_tie(pool[0], equals, self.settings, self._listed)
+        best, settled = pool[0], False
+        with suppress(KeyboardInterrupt):
+            best, settled = break_tie(pool[0], equals, self.settings, self._listed)
         rest = [found for found in pool if found.candidate.key != best.candidate.key]
         further = [best.value(name) if settled else None for name in self.problem.then]
         return Result(best, True, best.score, [best, *rest][:top], further)

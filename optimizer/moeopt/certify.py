@@ -115,14 +115,19 @@ class Certifier:
             return Certificate(self.best, min(lowest, self.best.step_ns), len(first), 0)
         queue = Queue(self.problem, self.screening.pairs(self._limits), lambda pair: pair.time)
         listed = len(queue)
+        lower, left = self._lowest(queue), listed
         try:
             while len(queue) and self._take_lowest(queue):
-                pass
-        except KeyboardInterrupt:
+                lower, left = self._lowest(queue), len(queue)
+            lower, left = self._lowest(queue), len(queue)
+        except KeyboardInterrupt:  # in a step, candidates may be closed whose placements were not yet replayed
             self._say("interrupted before the gap was closed")
-        left = queue.lowest(len(queue))
-        lower = int(queue.bound[left[0]]) if left else self.best.step_ns
-        return Certificate(self.best, min(lower, self.best.step_ns), listed, listed - len(left))
+        return Certificate(self.best, min(lower, self.best.step_ns), listed, listed - left)
+
+    def _lowest(self, queue: Queue) -> int:
+        """Below every layout's replayed step, between two steps."""
+        left = queue.lowest(1)
+        return int(queue.bound[left[0]]) if left else self.best.step_ns
 
     @property
     def _limits(self) -> Limits:

@@ -2,6 +2,7 @@
 
 import os
 import time
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -56,10 +57,13 @@ def solve(
             seconds = time.monotonic() - started
             if time_limit is not None:
                 settings = replace(settings, deadline=started + time_limit)
-            certificate = prove_replay(search.screening, known, settings, seconds, certify)
+            with suppress(KeyboardInterrupt):  # the answer is there: without a bound on replays then
+                certificate = prove_replay(search.screening, known, settings, seconds, certify)
         return solved_answer(problem, result, facts, certificate, by_replay=certify)
     if result.proven:
-        reasons = explain(problem, workers=settings.workers, seconds=time_limit) if explained else {}
+        reasons: dict[str, Any] = {}
+        with suppress(KeyboardInterrupt):
+            reasons = explain(problem, workers=settings.workers, seconds=time_limit) if explained else {}
         return infeasible_answer(problem, reasons, facts)
     return unknown_answer(problem, result.bound, facts)
 

@@ -255,7 +255,7 @@ def _alternative(problem: Problem, found: Found) -> dict[str, Any]:
     return {
         "layout": layout.model_dump(mode="json"),
         "gpus": gpu_equations(layout, int(found.candidate.degrees.gpus)),
-        "objective": {"name": problem.objective, "value": found.score},
+        "objective": {"name": problem.objective, "value": found.value(problem.objective)},
         "step_time_ns": found.time_ns,
         "peak_bytes": found.peak_bytes,
     }

@@ -12,7 +12,8 @@ from moeopt.screening import MOST_NS
 from moeopt.settings import Settings
 from moeopt.ties import Finalist, further_objectives
 
-_LARGEST_WEIGHT = 2**55
+_LARGEST_SUM = 2**60
+"""Of layers a stage times their weights: what CP-SAT takes with room to spare."""
 
 
 def settle(best: Found, candidate: Candidate, settings: Settings) -> Finalist | None:
@@ -27,7 +28,7 @@ def settle(best: Found, candidate: Candidate, settings: Settings) -> Finalist | 
 
 
 def _canonical(encoding: Encoding, chosen: Found, settings: Settings) -> Found:
-    """The same values, with fewer layers on earlier stages."""
+    """The same values, with fewer layers on earlier stages; the MTP modules as late as they can be."""
     for goal in _placement_goals(encoding, chosen):
         outcome = minimise(encoding, goal, settings, "tie-break")
         if outcome.found is None or not outcome.proven:
@@ -70,18 +71,30 @@ def _encode(best: Found, candidate: Candidate) -> Encoding:
 
 
 def _placement_goals(encoding: Encoding, chosen: Found) -> list[Expression]:
-    """Layers a stage compared lexicographically, as many stages to a goal as exact weights allow."""
-    layers = encoding.grids[chosen.candidate.grid].placement.layers
-    base = max(chunk.layers for chunk in chosen.pipeline.chunks) + 2
-    goals, group, weight = [], [], 1
-    for variable in reversed(layers):
-        group.append((variable, weight))
-        weight *= base
-        if weight > _LARGEST_WEIGHT:
-            goals.append(group)
-            group, weight = [], 1
-    goals = [*goals, group] if group else goals
+    """Layers a stage compared lexicographically, then the MTP modules on a later stage."""
+    placement = encoding.grids[chosen.candidate.grid].placement
+    most = chosen.candidate.problem.architecture.num_hidden_layers
+    goals = [
+        [(placement.layers[stage], weight) for stage, weight in terms]
+        for terms in stage_weights(placement.stages, most)
+    ]
+    if placement.mtp:
+        goals.append([(literal, placement.stages - stage) for stage, literal in placement.mtp.items()])
     return [
         cp_model.LinearExpr.weighted_sum([variable for variable, _ in terms], [factor for _, factor in terms])
-        for terms in reversed(goals)
+        for terms in goals
     ]
+
+
+def stage_weights(stages: int, most: int) -> list[list[tuple[int, int]]]:
+    """(stage, weight) of sums that, one after the other, compare layers a stage lexicographically; as many stages to a
+    sum as exact weights allow. No stage holds more than `most` layers, so these are digits to the base `most` + 1."""
+    goals: list[list[tuple[int, int]]] = [[]]
+    weight = 1
+    for stage in reversed(range(stages)):
+        if weight * (most + 1) > _LARGEST_SUM:
+            goals.append([])
+            weight = 1
+        goals[-1].append((stage, weight))
+        weight *= most + 1
+    return goals[::-1]

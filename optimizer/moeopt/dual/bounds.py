@@ -104,7 +104,7 @@ class _Part:
         """For every candidate and base time of UB2; with `most_tops` only the most promising base time, and so many
         maxima of a chunk position."""
         grid, rows, deepest = self.grid, self.rows, deepest_stage(self.grid, self.prices)
-        if deepest * grid.stages < len(grid.layers):
+        if not grid.has_placements(deepest):
             return
         for of, base in _parts(*base_times(grid, rows, self.prices, deepest, one=most_tops is not None)):
             mine = self.prices.only(of)

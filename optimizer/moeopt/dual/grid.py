@@ -83,6 +83,12 @@ class Grid:
             high[stage] = min(high[stage], total - left)
         return low, high
 
+    def has_placements(self, deepest: int) -> bool:
+        """False where no stage may hold more than `deepest` layers and the layers are too many for the stages, or too
+        few to give one to each stage that needs one: then some band is empty."""
+        low, high = self.band(deepest)
+        return len(self.layers) <= deepest * self.stages and all(a <= b for a, b in zip(low, high, strict=True))
+
     @cached_property
     def certain(self) -> int:
         """Stages before this one hold a layer wherever the MTP modules are."""

@@ -11,6 +11,9 @@ from moeopt.dual.grid import Array
 from moeopt.dual.prices import Prices, Rows
 from moeopt.dual.tables import NEVER, Index, Mask, Tables
 
+_ROUNDING = 1e-11
+"""Share of weighted limits that is given away: above the 10^-12 that sums of floats lose."""
+
 
 @dataclass(frozen=True)
 class Weights:
@@ -21,11 +24,13 @@ class Weights:
 
     @classmethod
     def of(cls, rows: Rows, prices: Prices, dual: "Dual") -> "Weights":
-        """From the weights of the schedule's rows."""
+        """From the weights of the schedule's rows. Bytes and limits may cancel where their weights are large: what
+        floats lose of either is given away."""
         time = dual.rho @ rows.time
         stages = time.shape[1] // 2
         measures = time[:, :stages], time[:, stages:], dual.mu @ rows.resident, dual.mu @ rows.flight
-        fixed = (dual.mu * prices.room).sum(axis=1) + (dual.nu * dual.most).sum(axis=1)
+        limits = dual.mu * prices.room, dual.nu * dual.most
+        fixed = sum(part.sum(axis=1) + _ROUNDING * np.abs(part).sum(axis=1) for part in limits)
         stage = np.stack([*measures, dual.nu @ rows.ranks], axis=2)
         return cls(stage, (dual.rho @ rows.hops) * prices.hop_ns - fixed)
 
