@@ -11,10 +11,10 @@ from itertools import product
 
 from moeopt.candidate import Candidate
 from moeopt.errors import InputError
-from moeopt.incumbent import Found
 from moeopt.pipeline import PipelineLayout
 from moeopt.problem.problem import Problem
 from moeopt.screening import Limits, Screening
+from moeopt.solving.incumbent import Found
 from moeopt.space import row
 
 _GROWTH = 1.25

@@ -20,15 +20,15 @@ from typing import Any
 
 from even_split import best_even
 from moeopt.candidate import Candidate
-from moeopt.certify import Replayed
-from moeopt.incumbent import Found
 from moeopt.layout import Layout
 from moeopt.pipeline import PipelineLayout
 from moeopt.problem.loading import load_problem
 from moeopt.problem.problem import Problem
 from moeopt.resolve import complete, degrees_of
 from moeopt.search import solve
-from moeopt.settings import ENGINE
+from moeopt.solving.certify import Replayed
+from moeopt.solving.incumbent import Found
+from moeopt.solving.settings import ENGINE
 from replay_laws import check_laws
 from space_count import count as count_space
 

@@ -33,7 +33,7 @@ from moeopt.problem.loading import load_problem
 from moeopt.problem.problem import Problem
 from moeopt.resolve import complete, degrees_of, pipeline_of
 from moeopt.screening import legal_rows
-from moeopt.settings import ENGINE
+from moeopt.solving.settings import ENGINE
 from moeopt.space import enumerate_degrees, row, with_chunks
 
 ARCHITECTURES = ("deepseek-v3", "qwen3-235b-a22b")

@@ -9,10 +9,8 @@ from enumeration import legal_candidates, peak_bytes, placed, random_problem
 from moeopt.accounting.ledger import Ledger
 from moeopt.accounting.pieces import piece_counts
 from moeopt.candidate import Candidate
-from moeopt.certify import CHEAP, FULL, Certificate, Certifier, Replayed
 from moeopt.cpsat.relaxation import Relaxation
 from moeopt.evaluation import evaluate
-from moeopt.incumbent import Found
 from moeopt.layout import Layout
 from moeopt.pipeline import PipelineLayout
 from moeopt.problem.loading import load_problem
@@ -24,7 +22,9 @@ from moeopt.schedule.replay import replay
 from moeopt.schedule.shape import Schedule
 from moeopt.screening import Screening
 from moeopt.search import solve
-from moeopt.settings import Settings
+from moeopt.solving.certify import CHEAP, FULL, Certificate, Certifier, Replayed
+from moeopt.solving.incumbent import Found
+from moeopt.solving.settings import Settings
 from schedule_cases import random_shape, random_times
 
 

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from enumeration import legal_candidates, placed, random_problem
-from moeopt.branch import Search
 from moeopt.configurations import modes, recomputes
 from moeopt.constraints import constrain
 from moeopt.constraints.evaluate import Placed, Reader
@@ -23,7 +22,8 @@ from moeopt.explain.placing import Clock
 from moeopt.frameworks.megatron_core import FRAMEWORK_RULES
 from moeopt.layout import Choices, Degrees
 from moeopt.problem.problem import DEGREES, Bound, Problem
-from moeopt.settings import Settings
+from moeopt.solving.branch import Search
+from moeopt.solving.settings import Settings
 from moeopt.space import default_group, divisors
 from test_constraints_search import random_constraint
 

@@ -77,7 +77,7 @@ def test_weights_are_small_enough_for_the_solver() -> None:
     assert max(sum(1000 * weight for _, weight in goal) for goal in goals) < 2**62
 
 
-@pytest.mark.parametrize("place", ["moeopt.branch.break_tie", "moeopt.search.prove_replay"])
+@pytest.mark.parametrize("place", ["moeopt.solving.branch.break_tie", "moeopt.search.prove_replay"])
 def test_an_interrupt_after_the_proof_keeps_the_answer(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C while ties are broken or replays are bounded ends with the proven optimum."""
 

@@ -6,12 +6,12 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from moeopt.branch import Result, Search
-from moeopt.certify import certify as prove_replay
 from moeopt.explain import explain
 from moeopt.problem.problem import Problem
-from moeopt.settings import Progress, Settings
 from moeopt.solution import infeasible_answer, solved_answer, unknown_answer
+from moeopt.solving.branch import Result, Search
+from moeopt.solving.certify import certify as prove_replay
+from moeopt.solving.settings import Progress, Settings
 from moeopt.space import gpu_counts
 
 _MOST_WORKERS = 8

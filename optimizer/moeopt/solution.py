@@ -12,15 +12,15 @@ from moeopt.accounting.parameters import count
 from moeopt.accounting.sharding import Elements, chunk_elements
 from moeopt.accounting.time.flops import sequence_flops
 from moeopt.accounting.time.uncertainty import time_range
-from moeopt.branch import Result
-from moeopt.certify import Certificate, Replayed
 from moeopt.constraints.placements import verdicts as placement_verdicts
 from moeopt.frameworks.megatron_core import check
 from moeopt.frameworks.rules import Verdict
-from moeopt.incumbent import Found
 from moeopt.layout import Layout
 from moeopt.pipeline import PipelineLayout
 from moeopt.problem.problem import Problem
+from moeopt.solving.branch import Result
+from moeopt.solving.certify import Certificate, Replayed
+from moeopt.solving.incumbent import Found
 
 SCHEMA = "moeopt/1"
 NS_PER_SECOND = 10**9

@@ -21,9 +21,9 @@ from moeopt.cpsat.constraints import add_constraints
 from moeopt.cpsat.expressions import Expression
 from moeopt.cpsat.placement import Placement
 from moeopt.cpsat.schedule import add_schedule
-from moeopt.incumbent import Found
 from moeopt.pipeline import PipelineLayout
 from moeopt.problem.problem import Problem
+from moeopt.solving.incumbent import Found
 
 Rows = Literal["all", "few", "replayed"]
 

@@ -6,13 +6,13 @@ from itertools import repeat
 
 import numpy as np
 
-from moeopt.best import Best
 from moeopt.candidate import Candidate
 from moeopt.cpsat.encode import Encoding
 from moeopt.cpsat.solve import QUICK, minimise, rules_out
-from moeopt.incumbent import place
-from moeopt.queue import Queue
-from moeopt.settings import Settings, Stopped
+from moeopt.solving.best import Best
+from moeopt.solving.incumbent import place
+from moeopt.solving.queue import Queue
+from moeopt.solving.settings import Settings, Stopped
 
 _BATCH = 4
 """Candidates asked at once, a worker."""

@@ -18,7 +18,7 @@ from moeopt.cpsat.expressions import Expression
 from moeopt.cpsat.solve import rules_out
 from moeopt.pipeline import PipelineLayout
 from moeopt.schedule.combined import Counts
-from moeopt.settings import Settings
+from moeopt.solving.settings import Settings
 
 _SUBSOLVERS = ("pseudo_costs", "default_lp", "fixed", "quick_restart", "reduced_costs", "no_lp", "max_lp", "core")
 """In this order, as many as there are workers: pseudo-costs are what closes these placements, measured."""

@@ -6,8 +6,8 @@ from ortools.sat.python import cp_model
 
 from moeopt.cpsat.encode import Encoding
 from moeopt.cpsat.expressions import Expression
-from moeopt.incumbent import Found
-from moeopt.settings import Progress, Settings
+from moeopt.solving.incumbent import Found
+from moeopt.solving.settings import Progress, Settings
 
 QUICK = 0.5
 """Deterministic time of a quick solve: about as many seconds."""

@@ -1,5 +1,5 @@
-"""The tie-break (`moeopt.ties`) of a candidate whose placements are not all known: each goal is one solve with the
-goals before it fixed."""
+"""The tie-break (`moeopt.solving.ties`) of a candidate whose placements are not all known: each goal is one solve
+with the goals before it fixed."""
 
 from ortools.sat.python import cp_model
 
@@ -7,10 +7,10 @@ from moeopt.candidate import Candidate
 from moeopt.cpsat.encode import Encoding
 from moeopt.cpsat.expressions import Expression
 from moeopt.cpsat.solve import minimise
-from moeopt.incumbent import Found
 from moeopt.screening import MOST_NS
-from moeopt.settings import Settings
-from moeopt.ties import Finalist, further_objectives
+from moeopt.solving.incumbent import Found
+from moeopt.solving.settings import Settings
+from moeopt.solving.ties import Finalist, further_objectives
 
 _LARGEST_SUM = 2**60
 """Of layers a stage times their weights: what CP-SAT takes with room to spare."""

@@ -4,13 +4,13 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 
-from moeopt.best import Best
-from moeopt.branch import Search
 from moeopt.errors import InputError
 from moeopt.explain.degrees import Undecided
-from moeopt.incumbent import Found
 from moeopt.problem.problem import Problem
-from moeopt.settings import Settings, Stopped
+from moeopt.solving.best import Best
+from moeopt.solving.branch import Search
+from moeopt.solving.incumbent import Found
+from moeopt.solving.settings import Settings, Stopped
 
 _ROUNDS = 7
 """Steps of the first, heuristic look: up to 3.6 times the lowest bound."""

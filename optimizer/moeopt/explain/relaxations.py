@@ -10,9 +10,9 @@ from moeopt.explain.members import MEMORY, PEAK_LIMIT, members, variant
 from moeopt.explain.placing import Clock, Light, find
 from moeopt.explain.sentences import layout_text
 from moeopt.freedom import freed
-from moeopt.incumbent import Found
 from moeopt.problem.loading import load_cluster, presets
 from moeopt.problem.problem import GpuRange, Problem
+from moeopt.solving.incumbent import Found
 from moeopt.units import format_bytes, format_ns
 
 Change = dict[str, Any]

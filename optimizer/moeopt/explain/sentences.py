@@ -8,8 +8,8 @@ from moeopt.explain.conflict import Conflict
 from moeopt.explain.degrees import DegreeOracle, Undecided
 from moeopt.explain.members import MEMORY, PEAK_LIMIT, Member, variant
 from moeopt.explain.placing import Light
-from moeopt.incumbent import Found
 from moeopt.problem.problem import Problem
+from moeopt.solving.incumbent import Found
 from moeopt.space import domain
 from moeopt.units import format_bytes
 

@@ -12,7 +12,7 @@ from moeopt.frontier.explore import Exploration
 from moeopt.frontier.goals import Goals, check_objectives, essential
 from moeopt.frontier.resolution import automatic, read_resolution
 from moeopt.problem.problem import Problem
-from moeopt.settings import ENGINE, Progress, Settings
+from moeopt.solving.settings import ENGINE, Progress, Settings
 from moeopt.space import check_names
 
 _MOST_WORKERS = 8

@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
-from moeopt.branch import Result
 from moeopt.frontier.boxes import Boxes, Point
 from moeopt.frontier.explore import Exploration
 from moeopt.frontier.goals import UNITS, Goals
-from moeopt.incumbent import Found
 from moeopt.solution import SCHEMA, solved_answer
+from moeopt.solving.branch import Result
+from moeopt.solving.incumbent import Found
 
 
 def answer(

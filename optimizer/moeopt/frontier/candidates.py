@@ -17,14 +17,14 @@ from moeopt.cpsat.prices import longest_end_ns
 from moeopt.cpsat.solve import minimise, rules_out
 from moeopt.frontier.goals import Region
 from moeopt.frontier.placements import are_few, every_placement
-from moeopt.incumbent import Found, place
 from moeopt.pipeline import PipelineLayout
 from moeopt.problem.problem import Problem
-from moeopt.queue import Queue
 from moeopt.schedule.bounds import lower_bound_rows
 from moeopt.screening import Block, Pair, Screening
 from moeopt.screening.pairs import bounded
-from moeopt.settings import Settings
+from moeopt.solving.incumbent import Found, place
+from moeopt.solving.queue import Queue
+from moeopt.solving.settings import Settings
 from moeopt.space import row, select
 
 Column = NDArray[np.int64]

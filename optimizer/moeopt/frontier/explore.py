@@ -8,9 +8,9 @@ from moeopt.frontier.boxes import Boxes, Corner, Point, Resolution, dominates, i
 from moeopt.frontier.candidates import Candidates, Entry, Key, Stopped, Undecided
 from moeopt.frontier.goals import Goals, Region
 from moeopt.frontier.sketch import sketch
-from moeopt.incumbent import Found
 from moeopt.screening import Pair
-from moeopt.settings import Settings
+from moeopt.solving.incumbent import Found
+from moeopt.solving.settings import Settings
 
 _ROUNDS = (1, 12, 40)
 """Bounds of a box's rows are raised by so many rounds of duality ..."""

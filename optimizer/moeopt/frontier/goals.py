@@ -7,10 +7,10 @@ from functools import cached_property
 from moeopt.constraints.guide import ceilings
 from moeopt.errors import InputError
 from moeopt.frontier.boxes import Corner, Point, Resolution
-from moeopt.incumbent import Found
 from moeopt.problem.base import nearest
 from moeopt.problem.problem import Problem
 from moeopt.screening import MOST_NS, Limits
+from moeopt.solving.incumbent import Found
 
 GOALS: dict[str, Callable[[int, int, int], int]] = {
     "step_time": lambda time_ns, _peak_bytes, _gpus: time_ns,

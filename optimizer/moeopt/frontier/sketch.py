@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from moeopt.frontier.candidates import Candidates, Stopped
 from moeopt.frontier.goals import Goals, Region
-from moeopt.incumbent import Found
 from moeopt.screening import MOST_NS, Limits
+from moeopt.solving.incumbent import Found
 
 _LEVEL = 0.8
 """Each level of memory is this share of the one before, or of what was reached there ..."""

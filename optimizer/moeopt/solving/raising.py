@@ -2,10 +2,10 @@
 
 from collections.abc import Callable
 
-from moeopt.best import Best
-from moeopt.first import FILLS
-from moeopt.incumbent import Found
-from moeopt.queue import Queue
+from moeopt.solving.best import Best
+from moeopt.solving.first import FILLS
+from moeopt.solving.incumbent import Found
+from moeopt.solving.queue import Queue
 
 _SAMPLED = (3, 8)
 """Placements are first looked for with so many rounds of duality, of one base time each ..."""

@@ -19,14 +19,14 @@ from moeopt.candidate import Candidate
 from moeopt.constraints.placements import obeys
 from moeopt.cpsat.relaxation import Relaxation
 from moeopt.dual.prices import Cuts
-from moeopt.incumbent import Found
 from moeopt.pipeline import PipelineLayout
-from moeopt.queue import Left, Queue
 from moeopt.schedule.combined import Counts
 from moeopt.schedule.replay import MOST_EXACT_OPERATIONS
 from moeopt.schedule.shape import Schedule
 from moeopt.screening import Limits, Screening
-from moeopt.settings import Settings
+from moeopt.solving.incumbent import Found
+from moeopt.solving.queue import Left, Queue
+from moeopt.solving.settings import Settings
 
 _ROUNDS = 200
 """Rounds of the linear program of one schedule, at most (it ends by itself after 20 to 100)."""

@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from moeopt.candidate import Candidate
-from moeopt.incumbent import Found
 from moeopt.problem.problem import Problem
-from moeopt.settings import Settings
+from moeopt.solving.incumbent import Found
+from moeopt.solving.settings import Settings
 
 Listed = Mapping[tuple[object, ...], Sequence[Found]]
 """Candidates (by their key) of which every placement that reaches the best value is known: these placements."""

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Sequence
 
-from moeopt.best import Best
 from moeopt.candidate import Candidate
-from moeopt.incumbent import place
 from moeopt.layout import Recompute
-from moeopt.queue import Queue
 from moeopt.screening import Screening
+from moeopt.solving.best import Best
+from moeopt.solving.incumbent import place
+from moeopt.solving.queue import Queue
 
 _GROWTH = 1.2
 """The first limit that admits a layout is looked for in steps of this factor ..."""

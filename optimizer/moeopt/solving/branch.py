@@ -9,17 +9,17 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from moeopt.best import Best
 from moeopt.configurations import decisions
-from moeopt.first import ROUNDS, First
-from moeopt.incumbent import Found
 from moeopt.problem.problem import Problem
-from moeopt.queue import Queue
-from moeopt.raising import Raising
 from moeopt.screening import Screening
-from moeopt.settings import ENGINE, Settings, Stopped
+from moeopt.solving.best import Best
+from moeopt.solving.first import ROUNDS, First
+from moeopt.solving.incumbent import Found
+from moeopt.solving.queue import Queue
+from moeopt.solving.raising import Raising
+from moeopt.solving.settings import ENGINE, Settings, Stopped
+from moeopt.solving.ties import break_tie
 from moeopt.space import check_names
-from moeopt.ties import break_tie
 
 
 @dataclass

@@ -8,10 +8,10 @@ import numpy as np
 from moeopt.candidate import Candidate
 from moeopt.constraints.guide import ceilings
 from moeopt.constraints.placements import obeys
-from moeopt.incumbent import Found
 from moeopt.pipeline import PipelineLayout
 from moeopt.problem.problem import Problem
 from moeopt.screening import Block, Column, Limits, Pair
+from moeopt.solving.incumbent import Found
 
 
 @dataclass

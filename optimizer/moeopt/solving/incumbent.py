@@ -7,9 +7,9 @@ import numpy as np
 from moeopt.accounting.pieces import Piece
 from moeopt.candidate import Candidate
 from moeopt.constraints.guide import Excess
-from moeopt.memory_gauge import Array, MemoryGauge
 from moeopt.pipeline import PipelineLayout
 from moeopt.schedule.placement import balanced_counts
+from moeopt.solving.memory_gauge import Array, MemoryGauge
 
 
 @dataclass(frozen=True)
