@@ -136,12 +136,15 @@ class _Part:
         time = held[:, :, 0] + held[:, :, 1]
         upper = [ub2_at(self.rows, np.full(len(time), base), time) for base in {item.base_ns for item in listed}]
         value = self.rows.values(held, mine.hop_ns).max(axis=1) + np.minimum.reduce(upper)
-        near = (value <= mine.target_ns * (1 + SLACK)) & (self.rows.bytes(held) <= mine.room + 1).all(axis=1)
+        fits = (value <= mine.target_ns * (1 + SLACK)) & (self.rows.bytes(held) <= mine.room + 1).all(axis=1)
+        near = np.flatnonzero(fits)
+        if not complete:
+            near = near[np.argsort(value[near], kind="stable")[: 2 * _JUDGED]]
         placed, value, held = placed.only(near), value[near], held[near]
         if self.rows.timed and not self.rows.replayed:
             value = self._ledger(held, index)
-            near = value + int(self.question.end_ns[index]) <= int(self.question.time_ns[index])
-            placed, value = placed.only(near), value[near]
+            within = value + int(self.question.end_ns[index]) <= int(self.question.time_ns[index])
+            placed, value = placed.only(within), value[within]
         order = np.argsort(value, kind="stable")
         complete = complete and (most is None or len(order) <= most)
         return placed.only(order if complete else order[:_JUDGED]), complete
