@@ -1,6 +1,8 @@
 """The search as a whole: same answer whatever the threads, honest when stopped, K best in order, bounds that hold."""
 
 import random
+import subprocess
+import sys
 from itertools import product
 
 import numpy as np
@@ -89,6 +91,50 @@ def test_an_interrupt_after_the_proof_keeps_the_answer(place: str, monkeypatch: 
     answer = answer_of(SOLVABLE[0], workers=1)
     assert answer["status"] == optimum["status"] == "optimal"
     assert answer["objective"] == optimum["objective"]
+
+
+INTERRUPTED_TWICE = """
+import os, signal, threading
+from ortools.sat.python import cp_model
+from moeopt.cpsat.solve import run
+
+def hard():
+    model, n = cp_model.CpModel(), 26
+    pigeon = [[model.new_bool_var("") for _ in range(n - 1)] for _ in range(n)]
+    for row in pigeon:
+        model.add_exactly_one(row)
+    for hole in zip(*pigeon):
+        model.add(sum(3 * x for x in hole) <= 5)
+    solver = cp_model.CpSolver()
+    solver.parameters.num_workers, solver.parameters.max_time_in_seconds = 1, 60
+    solver.parameters.cp_model_presolve = False
+    solver.parameters.linearization_level = 0
+    solver.parameters.symmetry_level = 0
+    return solver, model
+
+for keep in (False, True):
+    timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    solver, model = hard()
+    try:
+        print("kept", solver.status_name(run(solver, model, keep=keep)))
+    except KeyboardInterrupt:
+        print("raised")
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+    threading.Event().wait(5)
+except KeyboardInterrupt:
+    print("alive")
+"""
+
+
+def test_every_interrupt_reaches_python() -> None:
+    """Ctrl-C stops the solver at once and is passed on, or keeps what the solver has; the process is not without a
+    handler after it, so that a further one is an exception too and not the end."""
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED_TWICE], capture_output=True, text=True, timeout=50, check=False
+    )
+    assert done.stdout.split() == ["raised", "kept", "UNKNOWN", "alive"], done.stderr
 
 
 def test_a_search_without_time_says_so() -> None:

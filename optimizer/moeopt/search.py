@@ -15,6 +15,8 @@ from moeopt.solving.settings import Progress, Settings
 from moeopt.space import gpu_counts
 
 _MOST_WORKERS = 8
+_EARLY = 0.2
+"""Seconds that a solver may stop before its time limit."""
 
 
 def solve(
@@ -55,10 +57,11 @@ def solve(
         if problem.objective == "step_time" and (explained or certify):
             known = [result.best, *result.alternatives]
             seconds = time.monotonic() - started
+            full = certify and (result.proven or _over(settings))
             if time_limit is not None:
                 settings = replace(settings, deadline=started + time_limit)
             with suppress(KeyboardInterrupt):  # the answer is there: without a bound on replays then
-                certificate = prove_replay(search.screening, known, settings, seconds, certify)
+                certificate = prove_replay(search.screening, known, settings, seconds, full)
         return solved_answer(problem, result, facts, certificate, by_replay=certify)
     if result.proven:
         reasons: dict[str, Any] = {}
@@ -66,6 +69,11 @@ def solve(
             reasons = explain(problem, workers=settings.workers, seconds=time_limit) if explained else {}
         return infeasible_answer(problem, reasons, facts)
     return unknown_answer(problem, result.bound, facts)
+
+
+def _over(settings: Settings) -> bool:
+    """Whether the time is over: a search that ended unproven before that was interrupted by the user."""
+    return settings.seconds_left is not None and settings.seconds_left <= _EARLY
 
 
 def _fewest_gpus(problem: Problem, settings: Settings, top: int) -> tuple[Search | None, Result | None]:

@@ -71,6 +71,7 @@ def _solve_grid(problem: Problem, pp: int, vpp: int) -> bool:
     for tree in on_layers_alone(problem):
         rows.require(tree, always)
     solver = cp_model.CpSolver()
+    solver.parameters.catch_sigint_signal = False
     solver.parameters.num_workers = 1
     solver.parameters.max_deterministic_time = 0.2
     return bool(solver.solve(cp) != cp_model.INFEASIBLE)

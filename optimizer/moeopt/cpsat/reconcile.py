@@ -155,6 +155,7 @@ def _solve(
     model.add_linear_constraint(sum(terms) + polynomial[()], low, high)
     model.minimize(sum(costs))
     solver = cp_model.CpSolver()
+    solver.parameters.catch_sigint_signal = False
     solver.parameters.max_time_in_seconds = _SECONDS
     solver.parameters.num_workers = 1
     status = solver.solve(model)

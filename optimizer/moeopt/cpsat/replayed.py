@@ -15,7 +15,7 @@ from ortools.sat.python import cp_model
 from moeopt.candidate import Candidate
 from moeopt.cpsat.encode import Encoding
 from moeopt.cpsat.expressions import Expression
-from moeopt.cpsat.solve import rules_out
+from moeopt.cpsat.solve import rules_out, run
 from moeopt.pipeline import PipelineLayout
 from moeopt.schedule.combined import Counts
 from moeopt.solving.settings import Settings
@@ -74,7 +74,7 @@ class ReplayedModel(Encoding):
         solver.parameters.subsolvers.extend(_SUBSOLVERS)
         if settings.seconds_left is not None:
             solver.parameters.max_time_in_seconds = settings.seconds_left
-        status = solver.solve(self.cp)
+        status = run(solver, self.cp)
         if status == cp_model.INFEASIBLE:
             return Outcome("none")
         if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):

@@ -1,5 +1,6 @@
 """Solve an encoding for one goal after another (lexicographically), within a time limit and through Ctrl-C."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from ortools.sat.python import cp_model
@@ -27,7 +28,7 @@ def minimise(encoding: Encoding, goal: Expression, settings: Settings, label: st
     encoding.cp.minimize(goal)
     solver = _solver(settings)
     callback = _Report(settings.progress, label) if settings.progress else None
-    status = solver.solve(encoding.cp, callback)
+    status = run(solver, encoding.cp, callback, keep=True)
     if status == cp_model.MODEL_INVALID:
         raise AssertionError(f"the encoding is not a valid model: {encoding.cp.validate()}")
     if status == cp_model.INFEASIBLE:
@@ -51,7 +52,28 @@ def rules_out(encoding: Encoding, settings: Settings, effort: float = QUICK) -> 
     solver.parameters.cp_model_probing_level = 0
     solver.parameters.symmetry_level = 0
     solver.parameters.max_deterministic_time = effort
-    return bool(solver.solve(encoding.cp) == cp_model.INFEASIBLE)
+    return bool(run(solver, encoding.cp) == cp_model.INFEASIBLE)
+
+
+def run(
+    solver: cp_model.CpSolver,
+    model: cp_model.CpModel,
+    callback: cp_model.CpSolverSolutionCallback | None = None,
+    keep: bool = False,
+) -> cp_model.CpSolverStatus:
+    """Solve; Ctrl-C stops the solver, and is passed on unless its best solution is to be kept (status FEASIBLE or
+    UNKNOWN then). CP-SAT's own handler would leave the process without Python's, and the next Ctrl-C end it at once; so
+    that one is off, and the solver runs beside the main thread, which is the one that Python interrupts."""
+    solver.parameters.catch_sigint_signal = False
+    with ThreadPoolExecutor(1) as pool:
+        solving = pool.submit(solver.solve, model, callback)
+        try:
+            return solving.result()
+        except KeyboardInterrupt:
+            solver.stop_search()
+            if not keep:
+                raise
+            return solving.result()
 
 
 def _solver(settings: Settings) -> cp_model.CpSolver:

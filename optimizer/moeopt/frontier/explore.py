@@ -56,9 +56,13 @@ class Exploration:
         point = self.goals.point(found)
         if any(inside(known, point) for known in self.points):
             return
-        if self.boxes.cover(point) or any(dominates(point, known) for known in self.points):
-            self.points = {known: layout for known, layout in self.points.items() if not dominates(point, known)}
-            self.points[point] = found
+        before = self.points
+        self.points = {known: layout for known, layout in before.items() if not dominates(point, known)} | {
+            point: found
+        }
+        if not self.boxes.cover(point) and len(self.points) > len(before):  # stored first: an interrupt loses nothing
+            self.points = before
+        else:
             self._say()
 
     def _visit(self, corner: Corner) -> None:
