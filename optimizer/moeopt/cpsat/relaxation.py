@@ -83,21 +83,13 @@ class Relaxation:
         """The cuts with their weights; those added after the last program weigh nothing."""
         return Cuts(list(self.cuts), self.weights + [0.0] * (len(self.cuts) - len(self.weights)))
 
-    def solve(self) -> None:
-        """Weigh the rows that are there."""
-        if self._solved():
-            self.weights = [row.dual_value() for row in self._rows]
-
     def refine(self, rounds: int, stop: Callable[[], bool]) -> CombinedRow | None:
         """Add cuts for so many rounds; the weighting of the last program that was solved."""
         best, at = float("inf"), self._even()
-        combined = None
         for self.rounds in range(1, rounds + 1):
-            if not self._solved():
+            if not self.solve():
                 break
             low = self._time.solution_value() * self._length
-            self.weights = [row.dual_value() for row in self._rows]
-            combined = CombinedRow.of(self.schedule, self.cuts, self.weights) or combined
             if best * (1 - _CLOSE) <= low or stop():
                 break
             found = {key: share.solution_value() for key, share in self._share.items()}
@@ -110,10 +102,11 @@ class Relaxation:
                     best, at = total, point
             if not new:
                 break
-        return combined
+        return CombinedRow.of(self.schedule, self.cuts[: len(self.weights)], self.weights)
 
-    def _solved(self) -> bool:
-        """Solve from the last basis by the dual simplex, which a new row leaves feasible; else from none."""
+    def solve(self) -> bool:
+        """Solve from the last basis by the dual simplex, which a new row leaves feasible; else from none. Whether there
+        are weights for all rows then."""
         kind = pywraplp.MPSolverParameters
         for start, algorithm in ((kind.INCREMENTALITY_ON, kind.DUAL), (kind.INCREMENTALITY_OFF, kind.PRIMAL)):
             parameters = kind()
@@ -121,6 +114,7 @@ class Relaxation:
             parameters.SetIntegerParam(kind.PRESOLVE, kind.PRESOLVE_OFF)
             parameters.SetIntegerParam(kind.LP_ALGORITHM, algorithm)
             if self._lp.Solve(parameters) == pywraplp.Solver.OPTIMAL:
+                self.weights = [row.dual_value() for row in self._rows]
                 return True
         return False
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from moeopt.dual.grid import Array
 from moeopt.dual.listing import Listing
-from moeopt.dual.prices import MEASURES, Rows
+from moeopt.dual.prices import MEASURES, Rows, duration_ns
 from moeopt.dual.ranks import most_by_memory, most_by_time
 from moeopt.dual.tables import NEVER, Index, Mask, Tables
 from moeopt.dual.tops import SLACK
@@ -67,8 +67,8 @@ class Ascent:
 
     def __post_init__(self) -> None:
         self.grid, self.rows = self.tables.grid, self.tables.rows
-        totals = self._totals()
-        self.scale = np.maximum(totals[:, :2].sum(axis=1) * self.rows.schedule[2] / self.grid.pp, 1.0)
+        totals = self.tables.prices.totals
+        self.scale = np.maximum(duration_ns(totals) * self.rows.schedule[2] / self.grid.pp, 1.0)
         self.rho = self._first_weights(totals)
         self.mu = np.zeros((len(self.of), len(self.rows.resident)))
         self.nu = np.zeros((len(self.of), self.grid.pp))
@@ -76,11 +76,6 @@ class Ascent:
         self.value = np.full(len(self.of), -NEVER)
         widths = [high - low + 1 for low, high in zip(self.tables.low, self.tables.high, strict=True)]
         self.open = [np.ones((len(self.of), width), dtype=bool) for width in widths]
-
-    def _totals(self) -> Array:
-        """Rows x measures of everything."""
-        mine = self.tables.prices
-        return np.asarray(mine.layers[:, :, -1] + mine.embedding + mine.mtp + mine.loss)
 
     def _first_weights(self, totals: Array) -> Array:
         """Those that are given, or more for rows that are long when all stages hold the same."""
@@ -161,7 +156,7 @@ class Ascent:
         time, memory = self.rows.values(held, mine.hop_ns), self.rows.bytes(held) - mine.room
         fits = np.asarray((memory <= 0).all(axis=1))
         if fits.any():
-            upper = ub2_at(self.rows, self.tables.base_ns, held[:, :, 0] + held[:, :, 1])
+            upper = ub2_at(self.rows, self.tables.base_ns, duration_ns(held))
             self._take(placed, time.max(axis=1) + upper, fits)
         return time, memory, held[:, :, 4] @ self.rows.ranks.T - self.most
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from moeopt.dual.ascent import Ascent, Best, Listed, ub2_at
 from moeopt.dual.grid import Array, Grid, grid_of
-from moeopt.dual.prices import Prices, Rows
+from moeopt.dual.prices import Prices, Rows, duration_ns
 from moeopt.dual.tables import NEVER, Index, Tables
 from moeopt.dual.tops import SLACK, base_times, deepest_stage, tops_of
 from moeopt.dual.walks import Placements
@@ -133,7 +133,7 @@ class _Part:
         placed = Placements.unique([item.placed for item in listed])
         mine = self.prices.only(np.full(len(placed.ending), index))
         held = mine.held(placed.counts, placed.ending)
-        time = held[:, :, 0] + held[:, :, 1]
+        time = duration_ns(held)
         upper = [ub2_at(self.rows, np.full(len(time), base), time) for base in {item.base_ns for item in listed}]
         value = self.rows.values(held, mine.hop_ns).max(axis=1) + np.minimum.reduce(upper)
         fits = (value <= mine.target_ns * (1 + SLACK)) & (self.rows.bytes(held) <= mine.room + 1).all(axis=1)

@@ -5,9 +5,10 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from moeopt.dual.bounds import Answer, Question
-from moeopt.dual.prices import Cuts, Rows, Schedule
+from moeopt.dual.prices import Cuts, Rows
 from moeopt.pipeline import PipelineLayout
 from moeopt.problem.problem import Problem
+from moeopt.schedule.placement import Schedule
 from moeopt.screening import Joined, Limits, Pair
 
 Ask = Callable[[Question], Answer]

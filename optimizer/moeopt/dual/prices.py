@@ -16,15 +16,19 @@ from moeopt.dual.grid import Array, Grid
 from moeopt.schedule.bounds import row_matrix
 from moeopt.schedule.combined import Counts
 from moeopt.schedule.in_flight import in_flight_vectors
+from moeopt.schedule.placement import Schedule
 from moeopt.screening.costs import Costs
 
-Schedule = tuple[int, int, int, int, bool]
-"""pp, vpp, micro-batches, interleave group, expert-parallel overlap."""
 _UNIT_NS = 1e6
 """Where only memory decides: what weighted bytes above the limit must exceed (any number: weights have no scale)."""
 MEASURES = 5
 """Forward ns and backward ns of one micro-batch, bytes that stay, bytes that one micro-batch in flight keeps, and
 layers of the commonest kind."""
+
+
+def duration_ns(measures: Array) -> Array:
+    """Forward and backward time, from measures along the last axis."""
+    return np.asarray(measures[..., 0] + measures[..., 1])
 
 
 @dataclass
@@ -199,6 +203,11 @@ class Prices:
             rows.share * pipeline,
             longest_ns,
         )
+
+    @property
+    def totals(self) -> Array:
+        """Candidates x measures of everything together."""
+        return np.asarray(self.layers[:, :, -1] + self.embedding + self.mtp + self.loss)
 
     def held(self, counts: NDArray[np.int64], ending: NDArray[np.int64]) -> Array:
         """Measures of every stage of one placement a candidate: candidates x stages x measures. `counts` are layers a

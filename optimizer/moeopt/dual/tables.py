@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeopt.dual.grid import Array, Grid
-from moeopt.dual.prices import Prices, Rows
+from moeopt.dual.prices import Prices, Rows, duration_ns
 
 Index: TypeAlias = NDArray[np.int64]
 Mask: TypeAlias = NDArray[np.bool_]
@@ -138,7 +138,7 @@ class _Build:
         allowed = (start >= self.low[stage]) & (start <= self.high[stage]) & (counts >= self.grid.fewest(stage))
         start = np.where(allowed, start, self.low[stage])
         held = self._special(stage, False)
-        time = self._time(np.broadcast_to(after, start.shape)) - self._time(start) + _ns(held)[:, None, None]
+        time = self._time(np.broadcast_to(after, start.shape)) - self._time(start) + duration_ns(held)[:, None, None]
         blocked = time[:, None] > self.tops[stage // self.grid.pp][:, :, None, None]
         return Stage(start - self.low[stage], np.where(allowed, self._excess(time), NEVER), blocked, held)
 
@@ -149,13 +149,8 @@ class _Build:
         start = np.where(allowed, start, self.low[stage])
         held = self._special(stage, True)
         late = self._special(last, False) if stage < last else np.zeros_like(held)
-        time = self._time(np.full_like(start, total)) - self._time(start) + _ns(held)[:, None]
-        price = np.where(allowed, self._excess(time) + self._excess(_ns(late))[:, None], NEVER)
-        highest = np.maximum(time, _ns(late)[:, None])
+        time = self._time(np.full_like(start, total)) - self._time(start) + duration_ns(held)[:, None]
+        price = np.where(allowed, self._excess(time) + self._excess(duration_ns(late))[:, None], NEVER)
+        highest = np.maximum(time, duration_ns(late)[:, None])
         blocked = highest[:, None, :] > self.tops[-1][:, :, None]
         return Ending(stage, start - self.low[stage], price, blocked, held, late)
-
-
-def _ns(measures: Array) -> Array:
-    """Forward and backward time."""
-    return np.asarray(measures[..., 0] + measures[..., 1])

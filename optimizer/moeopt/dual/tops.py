@@ -8,7 +8,7 @@ times the mean rank, and UB2 with base x at least (Mv+p-1) x + ((M-K)/p + K) (W 
 import numpy as np
 
 from moeopt.dual.grid import Array, Grid
-from moeopt.dual.prices import Prices, Rows
+from moeopt.dual.prices import Prices, Rows, duration_ns
 from moeopt.dual.tables import Index
 
 SLACK = 1e-9
@@ -31,19 +31,15 @@ def deepest_stage(grid: Grid, prices: Prices) -> int:
 
 def _stage_times(grid: Grid, prices: Prices, chunk: int, deepest: int) -> Array:
     """Every time that a stage of a chunk position may take: candidates x times."""
-    kinds = prices.kinds[:, :, 0] + prices.kinds[:, :, 1]
+    kinds = duration_ns(prices.kinds)
     listed = list(grid.compositions(chunk, deepest))
     layers = kinds @ np.array([composition for composition, _ in listed], dtype=float).T
     begins = np.array([begin for _, begin in listed])
-    embedding, mtp, loss = (_time(piece)[:, None] for piece in (prices.embedding, prices.mtp, prices.loss))
+    embedding, mtp, loss = (duration_ns(piece)[:, None] for piece in (prices.embedding, prices.mtp, prices.loss))
     times = [layers + embedding * begins]
     if chunk == grid.vpp - 1:
         times += [times[0] + loss, times[0] + mtp, times[0] + mtp + loss] if grid.mtp_layers else [times[0] + loss]
     return np.concatenate(times, axis=1)
-
-
-def _time(piece: Array) -> Array:
-    return np.asarray(piece[:, 0] + piece[:, 1])
 
 
 def base_times(grid: Grid, rows: Rows, prices: Prices, deepest: int, one: bool) -> tuple[Index, Array]:
@@ -55,7 +51,7 @@ def base_times(grid: Grid, rows: Rows, prices: Prices, deepest: int, one: bool) 
     chunks = dict.fromkeys((0, min(1, grid.vpp - 1), grid.vpp - 1))
     times = np.concatenate([_stage_times(grid, prices, chunk, deepest) for chunk in chunks], axis=1)
     times = _distinct(np.concatenate([np.zeros((size, 1)), times], axis=1))
-    work = _work(prices)[:, None]
+    work = duration_ns(prices.totals)[:, None]
     share = rows.waves + rows.rounds * grid.pp
     least = rows.span * times + share * np.maximum(work - grid.stages * times, 0) / grid.pp
     near = (times <= prices.longest_ns[:, None]) & (least + _least_row(grid, rows, prices)[:, None] <= _reach(prices))
@@ -86,13 +82,9 @@ def _distinct(times: Array) -> Array:
     return np.sort(np.where(again, np.inf, ordered), axis=1)
 
 
-def _work(prices: Prices) -> Array:
-    return np.asarray(_time(prices.layers[:, :, -1]) + _time(prices.embedding) + _time(prices.mtp) + _time(prices.loss))
-
-
 def _least_row(grid: Grid, rows: Rows, prices: Prices) -> Array:
     """M times the mean rank."""
-    return rows.schedule[2] * _work(prices) / grid.pp
+    return rows.schedule[2] * duration_ns(prices.totals) / grid.pp
 
 
 def _reach(prices: Prices) -> Array:

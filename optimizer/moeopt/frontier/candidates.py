@@ -109,6 +109,8 @@ class Candidates:
 
     def entries(self, pairs: Sequence[Pair]) -> Iterator[Entry]:
         """Every row as a candidate, fastest bound first."""
+        if not pairs:
+            return iter(())
         table = _Table(pairs)
         return (self.entry(*table.row(i)) for i in np.lexsort((table.memory, table.time)))
 
@@ -134,18 +136,20 @@ class Candidates:
     def judged(self, candidate: Candidate, pipeline: PipelineLayout, region: Region) -> Found | None:
         """A placement, if it is in the region and obeys the problem's constraints."""
         found = Found.judge(candidate, pipeline)
-        inside = found.peak_bytes <= region.limits.memory_bytes
-        inside &= found.time_ns <= region.time_ns(int(candidate.degrees.gpus))
-        return found if inside and obeys(candidate, pipeline, found.time_ns) else None
+        return found if self._inside(found, region) else None
+
+    @staticmethod
+    def _inside(found: Found, region: Region) -> bool:
+        within = found.time_ns <= region.time_ns(int(found.candidate.degrees.gpus))
+        within &= found.peak_bytes <= region.limits.memory_bytes
+        return within and obeys(found.candidate, found.pipeline, found.time_ns)
 
     # Questions about one candidate ----------------------------------------------------------------------------------
 
     def place(self, entry: Entry, region: Region) -> Found | None:
         """A layout of a candidate in the region by the heuristic, if that finds one."""
         found = place(entry.candidate, region.limits.memory_bytes)
-        if found is None or found.time_ns > self._horizon_ns(entry, region):
-            return None
-        return found if obeys(entry.candidate, found.pipeline, found.time_ns) else None
+        return found if found is not None and self._inside(found, region) else None
 
     def ruled_out(self, entry: Entry, region: Region) -> bool:
         """Whether a quick solve shows that no placement is in the region."""

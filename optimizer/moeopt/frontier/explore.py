@@ -13,9 +13,7 @@ from moeopt.solving.incumbent import Found
 from moeopt.solving.settings import Settings
 
 _ROUNDS = (1, 12, 40)
-"""Bounds of a box's rows are raised by so many rounds of duality ..."""
-_FEWEST, _MOST = 8, 128
-"""... so many at once, twice as many each time."""
+"""Bounds of a box's rows are raised by so many rounds of duality."""
 _BATCH = 4
 """Candidates asked at once, a worker."""
 _PATIENCE, _MORE = 3.0, 4.0
@@ -78,9 +76,7 @@ class Exploration:
         left = self._raise(pairs, region, corner)
         if left is None:
             return
-        entries = (
-            [entry for entry in self.candidates.entries(left) if not self._is_refuted(entry, corner)] if left else []
-        )
+        entries = [entry for entry in self.candidates.entries(left) if not self._is_refuted(entry, corner)]
         try:
             empty = self._prove(entries, region, corner)
         except Undecided as late:  # a hard box waits until the others are done
@@ -109,18 +105,14 @@ class Exploration:
     def _raise(self, pairs: Sequence[Pair], region: Region, corner: Corner) -> list[Pair] | None:
         """What duality leaves of a box's rows; None where a layout was found in it."""
         queue = self.candidates.queue(pairs)
-        for rounds in _ROUNDS:
-            queue.raise_again()
-            width = _FEWEST
-            while positions := queue.not_raised(width):
-                if self.settings.expired:
-                    raise Stopped
-                for left in queue.raise_bounds(positions, region.limits, rounds):
-                    for pipeline in left.placed:
-                        self._take(self.candidates.judged(left.candidate, pipeline, region))
-                        if corner not in self.boxes.open:
-                            return None
-                width = min(2 * width, _MOST)
+        for rounds, positions in queue.batches(_ROUNDS):
+            if self.settings.expired:
+                raise Stopped
+            for left in queue.raise_bounds(positions, region.limits, rounds):
+                for pipeline in left.placed:
+                    self._take(self.candidates.judged(left.candidate, pipeline, region))
+                    if corner not in self.boxes.open:
+                        return None
         return queue.open_pairs()
 
     def _prove(self, entries: Sequence[Entry], region: Region, corner: Corner) -> bool:

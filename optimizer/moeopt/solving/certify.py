@@ -164,12 +164,7 @@ class Certifier:
         for _ in range(_TURNS if self.effort.solver else 1):
             known = len(self._cuts[schedule].rows)
             self._raise(queue, schedule)
-            most = self.effort.operations
-            if (
-                len(self._cuts[schedule].rows) == known
-                or self.settings.expired
-                or (most is not None and self.spent > most)
-            ):
+            if len(self._cuts[schedule].rows) == known or self.settings.expired or self._spent_all:
                 return
 
     @property
@@ -202,13 +197,12 @@ class Certifier:
         relaxation = Relaxation(candidate, schedule)
         if schedule.operations > MOST_EXACT_OPERATIONS:
             relaxation.solve()
-            self._cuts[schedule] = relaxation.weighed
-            return True
-        rounds = _ROUNDS if most is None else min(_FEW_ROUNDS, (most - self.spent) // (2 * schedule.operations))
-        relaxation.refine(rounds, lambda: self.settings.expired)
+        else:
+            rounds = _ROUNDS if most is None else min(_FEW_ROUNDS, (most - self.spent) // (2 * schedule.operations))
+            relaxation.refine(rounds, lambda: self.settings.expired)
+            self.spent += 2 * schedule.operations * relaxation.rounds
+            self._say(f"replay: {schedule} in {relaxation.rounds} rounds")
         self._cuts[schedule] = relaxation.weighed
-        self.spent += 2 * schedule.operations * relaxation.rounds
-        self._say(f"replay: {schedule} in {relaxation.rounds} rounds")
         return True
 
     # CP-SAT and replays in turns ------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """Candidates that are still open, lowest bound first."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -10,14 +10,17 @@ from numpy.typing import NDArray
 from moeopt.candidate import Candidate
 from moeopt.dual import raised, sampled
 from moeopt.dual.pairs import ask_pairs
-from moeopt.dual.prices import Cuts, Schedule
+from moeopt.dual.prices import Cuts
 from moeopt.pipeline import PipelineLayout
 from moeopt.problem.problem import Problem
+from moeopt.schedule.placement import Schedule
 from moeopt.schedule.shape import Schedule as Shape
 from moeopt.screening import Column, Limits, Pair, tightened
 from moeopt.space import row
 
 Mask: TypeAlias = NDArray[np.bool_]
+_FEWEST, _MOST = 8, 128
+"""Rows that duality is given at once."""
 
 
 @dataclass(frozen=True)
@@ -61,14 +64,19 @@ class Queue:
         """Positions of the open rows with the lowest bounds."""
         return [int(i) for i in self._order[self._open[self._order]][:count]]
 
-    def not_raised(self, count: int) -> list[int]:
-        """The same among rows whose bound has not been raised by duality."""
+    def batches(self, rounds: Sequence[int]) -> Iterator[tuple[int, list[int]]]:
+        """For each number of rounds of duality every open row, lowest bounds first: the rounds, and the positions to
+        raise next; twice as many each time, as what the first ones tell spares the others."""
+        for count in rounds:
+            self._raised[:] = False
+            width = _FEWEST
+            while positions := self._not_raised(width):
+                yield count, positions
+                width = min(2 * width, _MOST)
+
+    def _not_raised(self, count: int) -> list[int]:
         open_ = self._open & ~self._raised
         return [int(i) for i in self._order[open_[self._order]][:count]]
-
-    def raise_again(self) -> None:
-        """Every row may be raised once more."""
-        self._raised[:] = False
 
     def placements(
         self, positions: Sequence[int], limits: Limits, rounds: int
@@ -102,10 +110,8 @@ class Queue:
             if complete:
                 self._open[position] = False
         parts = zip(self.pairs, self._split(time), self._split(self._raised | picked), strict=True)
-        pairs = [replace(pair, time=part, raised=done) for pair, part, done in parts]
-        near = [pair.time <= limits.time_of(pair.degrees.gpus) for pair in pairs]
-        both = zip(pairs, self._split(self._open), near, strict=True)
-        self._fill([pair.only(mask & ok) for pair, mask, ok in both])
+        self.pairs = [replace(pair, time=part, raised=done) for pair, part, done in parts]
+        self.drop(limits)
         return found
 
     def _picked(self, positions: Sequence[int]) -> tuple[Mask, list[Pair]]:
@@ -144,9 +150,8 @@ class Queue:
 
     def drop(self, limits: Limits) -> None:
         """Drop what is above the limits by the bounds that are known."""
-        near = [pair.time <= limits.time_of(pair.degrees.gpus) for pair in self.pairs]
-        both = zip(self.pairs, self._split(self._open), near, strict=True)
-        self._fill([pair.only(mask & ok) for pair, mask, ok in both])
+        left = self.open_pairs()
+        self._fill([pair.only(pair.time <= limits.time_of(pair.degrees.gpus)) for pair in left])
 
     def open_pairs(self) -> list[Pair]:
         """The rows that are still open."""
@@ -159,5 +164,4 @@ class Queue:
 
     def tighten(self, limits: Limits) -> None:
         """Drop what cannot be within the limits."""
-        left = [pair.only(mask) for pair, mask in zip(self.pairs, self._split(self._open), strict=True)]
-        self._fill(tightened(self.problem, left, limits))
+        self._fill(tightened(self.problem, self.open_pairs(), limits))

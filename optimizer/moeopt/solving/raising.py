@@ -14,14 +14,11 @@ _LOWEST, _FILLED = 96, 16
 _FEW = 40
 """Fewer candidates are not sampled."""
 _ROUNDS = (1, 12, 40)
-"""Then bounds are raised by so many rounds, for all that are left each time ..."""
-_FEWEST, _MOST = 8, 128
-"""... so many candidates at once, twice as many each time: what the first ones tell spares the others."""
+"""Then bounds are raised by so many rounds, for all that are left each time."""
 
 
 class Raising:
-    """What duality does for a queue of candidates whose time is limited. `pause` is called now and then, and may
-    raise."""
+    """What duality does for a queue of candidates. `pause` is called now and then, and may raise."""
 
     def __init__(self, queue: Queue, best: Best, pause: Callable[[], None]) -> None:
         self.queue, self.best, self.pause = queue, best, pause
@@ -34,15 +31,11 @@ class Raising:
         """Settle what can be settled; the queue keeps the rest."""
         for rounds in _SAMPLED if len(self.queue) > _FEW else ():
             self._sample(rounds)
-        for rounds in _ROUNDS:
-            self.queue.raise_again()
-            width = _FEWEST
-            while positions := self.queue.not_raised(width):
-                self.bound = int(self.queue.bound[self.queue.lowest(1)[0]])
-                self.pause()
-                self.best.say(f"bound {self.bound:,}, {len(self.queue)} candidates left")
-                self._raise(positions, rounds)
-                width = min(2 * width, _MOST)
+        for rounds, positions in self.queue.batches(_ROUNDS):
+            self.bound = int(self.queue.bound[self.queue.lowest(1)[0]])
+            self.pause()
+            self.best.say(f"bound {self.bound:,}, {len(self.queue)} candidates left")
+            self._raise(positions, rounds)
 
     def _sample(self, rounds: int) -> None:
         self.pause()
