@@ -8,6 +8,7 @@ from moeopt.accounting.pieces import piece_counts
 from moeopt.arithmetic import ceil_div
 from moeopt.cpsat.expressions import Expression
 from moeopt.schedule.bounds import lower_bound_rows
+from moeopt.schedule.even import even_hops
 from moeopt.schedule.in_flight import in_flight_vectors
 
 if TYPE_CHECKING:
@@ -28,7 +29,9 @@ def add_schedule(
     _add_memory(encoding, schedule, grid, literal)
     if encoding.rows == "replayed":
         return
-    surrogate = _surrogate(encoding, schedule, grid, literal) if schedule[1] > 1 else None
+    surrogate: Expression | None = None
+    if schedule[1] > 1:
+        surrogate = _surrogate(encoding, schedule, grid, literal) + even_hops(*schedule) * hop_ns
     for row in lower_bound_rows(*schedule):
         if encoding.rows == "few" and not row.name.startswith("R1"):
             continue
@@ -65,7 +68,7 @@ def _add_memory(encoding: "Encoding", schedule: Schedule, grid: "GridVariables",
 def _surrogate(
     encoding: "Encoding", schedule: Schedule, grid: "GridVariables", literal: cp_model.IntVar
 ) -> cp_model.IntVar:
-    """UB2 of `moeopt.schedule.bounds.ub2`: a free base time and what each chunk exceeds it by."""
+    """UB2 of `moeopt.schedule.bounds.ub2`, without hops: a free base time and what each chunk exceeds it by."""
     pp, vpp, microbatches, group, _ = schedule
     cp, horizon = encoding.cp, encoding.horizon_ns
     groups = int(ceil_div(microbatches, group))

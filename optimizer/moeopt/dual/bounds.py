@@ -71,7 +71,8 @@ def raised(question: Question, rounds: int, most: int | None = None) -> Answer:
             left.setdefault(listed.candidate, []).append(listed)
     found = low < NEVER
     timed = found & part.rows.timed
-    bound = np.where(timed, low * (1 - SLACK) / part.rows.share + part.prices.end_ns, 0.0)
+    pipeline = (low * (1 - SLACK) + part.rows.even_hops * part.prices.hop_ns) / part.rows.share
+    bound = np.where(timed, pipeline + part.prices.end_ns, 0.0)
     few = [part.left(index, left.get(index, []), most) for index in range(part.size)]
     return Answer(
         np.where(found, bound.astype(np.int64), question.time_ns + 1),

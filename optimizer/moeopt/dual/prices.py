@@ -15,6 +15,7 @@ from moeopt.accounting.pieces import Piece
 from moeopt.dual.grid import Array, Grid
 from moeopt.schedule.bounds import row_matrix
 from moeopt.schedule.combined import Counts
+from moeopt.schedule.even import even_hops
 from moeopt.schedule.in_flight import in_flight_vectors
 from moeopt.schedule.placement import Schedule
 from moeopt.screening.costs import Costs
@@ -138,6 +139,11 @@ class Rows:
         pp, vpp, microbatches, *_ = self.schedule
         return microbatches * vpp + pp - 1 if self.surrogate else 0
 
+    @property
+    def even_hops(self) -> int:
+        """Hops of UB2."""
+        return int(even_hops(*self.schedule)) if self.surrogate else 0
+
     def values(self, held: Array, hop_ns: Array) -> Array:
         """Every time row of placements (placements x stages x measures), in ns."""
         times = np.concatenate([held[:, :, 0], held[:, :, 1]], axis=1)
@@ -168,7 +174,7 @@ class Prices:
     step_ns: Array
     """What a step may take."""
     target_ns: Array
-    """What rows and UB2 together may reach (1F1B: rows alone)."""
+    """What rows and UB2 without its hops may reach together (1F1B: rows alone)."""
     longest_ns: Array
     """No stage takes longer."""
 
@@ -189,6 +195,7 @@ class Prices:
         sums = np.cumsum(by_kind[:, order], axis=1)
         layers = np.concatenate([np.zeros((size, 1, MEASURES)), sums], axis=1).transpose(0, 2, 1)
         mtp = grid.mtp_layers * measures("mtp") if grid.mtp_layers else np.zeros((size, MEASURES))
+        hop_ns = np.asarray(costs.hop_ns, dtype=float)
         pipeline = time_ns - end_ns if rows.timed else np.full(size, _UNIT_NS)
         return cls(
             by_kind,
@@ -196,11 +203,11 @@ class Prices:
             measures("embedding"),
             mtp,
             measures("loss"),
-            np.asarray(costs.hop_ns, dtype=float),
+            hop_ns,
             end_ns,
             memory_bytes - _fixed_bytes(grid, rows, costs),
             time_ns,
-            rows.share * pipeline,
+            rows.share * pipeline - rows.even_hops * hop_ns,
             longest_ns,
         )
 

@@ -9,7 +9,6 @@ joint forward-backward block hides, so the times given must already be free of i
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, TypeAlias
 
@@ -17,7 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeopt.arithmetic import ceil_div
+from moeopt.schedule.even import even_ends, even_hops, last_group
+from moeopt.schedule.joint import joint_rows
 from moeopt.schedule.order import backwards_by_chunk, check_schedule, forwards_by_chunk, warmup_forwards
+from moeopt.schedule.path import Path, Row, ends_name, ends_through, evaluate_row
 from moeopt.schedule.placement_bound import placement_lower_bound
 
 __all__ = [
@@ -34,99 +36,30 @@ __all__ = [
 Column: TypeAlias = NDArray[Any]
 
 
-@dataclass(frozen=True)
-class Row:
-    """A lower bound: sum forward[s] * f[s] + sum backward[s] * b[s] + hops * l <= T."""
-
-    name: str
-    forward: tuple[int, ...]
-    """Coefficient of every stage's forward time, by stage."""
-    backward: tuple[int, ...]
-    hops: int
-
-
-def evaluate_row(row: Row, forward_ns: Sequence[int], backward_ns: Sequence[int], hop_ns: int) -> int:
-    """The row's value for given stage times."""
-    forward = sum(count * time for count, time in zip(row.forward, forward_ns, strict=True))
-    backward = sum(count * time for count, time in zip(row.backward, backward_ns, strict=True))
-    return forward + backward + row.hops * hop_ns
-
-
-class _Path:
-    """Counts of operations along one path while it is being walked."""
-
-    def __init__(self, pp: int, vpp: int) -> None:
-        self.pp, self.vpp = pp, vpp
-        self.forward = [0] * (pp * vpp)
-        self.backward = [0] * (pp * vpp)
-        self.hops = 0
-
-    def up(self, chunk: int, first: int, last: int) -> "_Path":
-        """Forwards of one micro-batch on `chunk` through ranks first..last."""
-        for rank in range(first, last + 1):
-            self.forward[chunk * self.pp + rank] += 1
-        return self
-
-    def down(self, chunk: int, first: int, last: int) -> "_Path":
-        """Backwards of one micro-batch on `chunk` through ranks first..last, last one first."""
-        for rank in range(first, last + 1):
-            self.backward[chunk * self.pp + rank] += 1
-        return self
-
-    def stay(self, rank: int, forwards: Sequence[int], backwards: Sequence[int]) -> "_Path":
-        """Operations of one rank run one after the other, by chunk."""
-        for chunk in range(self.vpp):
-            self.forward[chunk * self.pp + rank] += forwards[chunk]
-            self.backward[chunk * self.pp + rank] += backwards[chunk]
-        return self
-
-    def front(self, q: int | None, group: int) -> "_Path":
-        """Up to the end of micro-batch 0's last forward: see `_interleaved_rows`."""
-        last, zeros = self.pp - 1, [0] * self.vpp
-        if q is None:
-            for chunk in range(self.vpp):
-                self.up(chunk, 0, last)
-            return self.hop(self.pp * self.vpp - 1 if last else 0)
-        waiting = [group] * (self.vpp - 1) + [0]
-        return self.up(0, 0, q - 1).stay(q, waiting, zeros).up(self.vpp - 1, q, last).hop(last)
-
-    def tail(self, q: int | None, last_group: int) -> "_Path":
-        """From the last micro-batch's first backward to the end of the step: the front mirrored in time."""
-        last, zeros = self.pp - 1, [0] * self.vpp
-        if q is None:
-            for chunk in range(self.vpp):
-                self.down(chunk, 0, last)
-            return self.hop(self.pp * self.vpp - 1 if last else 0)
-        remaining = [last_group] * (self.vpp - 1) + [0]
-        return self.down(self.vpp - 1, q, last).stay(q, zeros, remaining).down(0, 0, q - 1).hop(last)
-
-    def hop(self, count: int) -> "_Path":
-        self.hops += count
-        return self
-
-    def row(self, name: str) -> Row:
-        return Row(name, tuple(self.forward), tuple(self.backward), self.hops)
-
-
 @lru_cache(maxsize=1024)
 def lower_bound_rows(pp: int, vpp: int, num_microbatches: int, group: int, ep_overlap: bool = False) -> tuple[Row, ...]:
     """Rows whose maximum is a lower bound on the pipeline time of every placement; O(pp) of them.
 
     1F1B: R1 (fill, own work, drain), R2 (the first backward must come back), R4 (stay at a rank, then its last forward
     goes to the end and back) and Z (zigzags through the whole pipeline, which is what pays the hops). Interleaved: R1,
-    R2 and R4 with the fronts and tails described at `_interleaved_rows`.
+    R2 and R4 with the fronts and tails described at `_interleaved_rows`; under `ep_overlap` over joint blocks, and with
+    zigzags between neighbours (`moeopt.schedule.joint`).
     """
     check_schedule(pp, vpp, num_microbatches, group)
-    build = _plain_rows if vpp == 1 else _interleaved_rows
+    shape = pp, vpp, num_microbatches, group
+    if vpp == 1:
+        found = _plain_rows(pp, num_microbatches, ep_overlap)
+    else:
+        found = joint_rows(*shape) if ep_overlap else _interleaved_rows(*shape)
     unique: dict[tuple[tuple[int, ...], tuple[int, ...]], Row] = {}
-    for row in build(pp, vpp, num_microbatches, group, ep_overlap):
+    for row in found:
         known = unique.get((row.forward, row.backward))
         if known is None or known.hops < row.hops:
             unique[row.forward, row.backward] = row
     return tuple(unique.values())
 
 
-def _plain_rows(pp: int, vpp: int, num_microbatches: int, group: int, ep_overlap: bool) -> list[Row]:
+def _plain_rows(pp: int, num_microbatches: int, ep_overlap: bool) -> list[Row]:
     """1F1B.
 
     Z(r), for M > pp: micro-batch 0 fills and returns to r, the next a = M-1 - k*pp pairs run at r, then the path
@@ -136,18 +69,18 @@ def _plain_rows(pp: int, vpp: int, num_microbatches: int, group: int, ep_overlap
     rows = []
     last, m = pp - 1, num_microbatches
     for r in range(pp):
-        warmup = warmup_forwards(pp, vpp, m, group, r, ep_overlap)
-        rows.append(_Path(pp, 1).up(0, 0, r - 1).stay(r, [m], [m]).down(0, 0, r - 1).hop(2 * r).row(f"R1({r})"))
-        out_and_back = _Path(pp, 1).up(0, 0, last).down(0, 0, last).hop(2 * last)
+        warmup = warmup_forwards(pp, 1, m, m, r, ep_overlap)
+        rows.append(Path(pp, 1).up(0, 0, r - 1).stay(r, [m], [m]).down(0, 0, r - 1).hop(2 * r).row(f"R1({r})"))
+        out_and_back = Path(pp, 1).up(0, 0, last).down(0, 0, last).hop(2 * last)
         rows.append(out_and_back.stay(r, [max(0, m - 1 - warmup)], [m - 1]).row(f"R2({r})"))
         if m >= warmup + 2:
-            path = _Path(pp, 1).up(0, 0, last).down(0, 0, last).up(0, r + 1, last).down(0, r + 1, last)
+            path = Path(pp, 1).up(0, 0, last).down(0, 0, last).up(0, r + 1, last).down(0, r + 1, last)
             path.stay(r, [m - 1 - warmup], [m - 1 - warmup]).hop(2 * last + 2 * (last - r))
             rows.append(path.row(f"R4({r})"))
         depth = pp + ep_overlap
         trips = (m - 1) // depth
         if trips:
-            path = _Path(pp, 1)
+            path = Path(pp, 1)
             for _ in range(trips + 1):
                 path.up(0, 0, last).down(0, 0, last).hop(2 * last)
             pairs = m - 1 - trips * depth
@@ -155,41 +88,39 @@ def _plain_rows(pp: int, vpp: int, num_microbatches: int, group: int, ep_overlap
     return rows
 
 
-def _interleaved_rows(pp: int, vpp: int, num_microbatches: int, group: int, ep_overlap: bool) -> list[Row]:
-    """Interleaved 1F1B.
+def _interleaved_rows(pp: int, vpp: int, num_microbatches: int, group: int) -> list[Row]:
+    """Interleaved 1F1B, without overlap of the expert all-to-all (with it: `moeopt.schedule.joint`).
 
-    A row is front + middle + tail. Front: until the first backward of rank r can start, either micro-batch 0 up to
-    rank q on chunk 0, all forwards of q's first group on chunks before the last, then on to the last rank and back to
-    r; or micro-batch 0 through every chunk (a zigzag, q None). Middle: the operations of r in between. Tail: the
-    front mirrored in time. R1 (fill, own work, drain) has neither, R2 a front, R4 both. A tail alone (R3) was never
-    the largest in 300 realistic placements with backward = 2 forward, and q in {last, 0, r, zigzag} loses 0.03 %
-    against every q.
+    A row is front + middle + tail. Front: until the first backward of rank r can start, as `Path.front`. Middle: the
+    operations of r in between, up to the last rank by r's last forward, and the backwards of the last rank before the
+    last micro-batch's first one. Tail: the front mirrored in time. R1 (fill, own work, drain) has neither, R2 a front,
+    R4 both. A tail alone (R3) was never the largest in 300 realistic placements with backward = 2 forward, and q in
+    {last, 0, r, zigzag} loses 0.03 % against every q.
     """
     last, m, total = pp - 1, num_microbatches, num_microbatches * vpp
-    counts = (vpp, m, group)
+    counts, size = (vpp, m, group), last_group(m, group)
     every, first = forwards_by_chunk(total, *counts), backwards_by_chunk(1, *counts)
+    before_tail = backwards_by_chunk(total - (vpp - 1) * size - 1, *counts)
+    waiting = _minus(before_tail, backwards_by_chunk(total - (vpp - 1) * group - 1, *counts))
+    evenly, none = even_ends(pp, m, group), [0] * vpp
     rows = []
     for r in range(pp):
-        warmup = warmup_forwards(pp, vpp, m, group, r, ep_overlap)
+        warmup = warmup_forwards(pp, vpp, m, group, r)
         late_forwards = _minus(every, forwards_by_chunk(min(total, warmup + 1), *counts))
-        path = _Path(pp, vpp).up(0, 0, r - 1).stay(r, every, every).down(0, 0, r - 1).hop(2 * r)
+        path = Path(pp, vpp).up(0, 0, r - 1).stay(r, every, every).down(0, 0, r - 1).hop(2 * r)
         rows.append(path.row(f"R1({r})"))
         for q in dict.fromkeys((r, None)):
-            path = _Path(pp, vpp).front(q, group).down(vpp - 1, r, last).hop(last - r)
+            path = Path(pp, vpp).front(q, group).down(vpp - 1, r, last).hop(last - r)
             path.stay(r, late_forwards, _minus(every, first)).down(0, 0, r - 1).hop(r)
-            rows.append(path.row(f"R2({_name(q)},{r})"))
+            rows.append(path.row(f"R2({ends_name(q)},{r})"))
         if total < warmup + 2:
             continue
         middle = _minus(backwards_by_chunk(total - 1 - warmup, *counts), first)
-        for q in dict.fromkeys((last, 0, r, None)):
-            path = _Path(pp, vpp).front(q, group).down(vpp - 1, r, last).stay(r, late_forwards, middle)
-            path.up(vpp - 1, r + 1, last).hop(2 * (last - r)).tail(q, m % group or group)
-            rows.append(path.row(f"R4({_name(q)},{r})"))
+        for fill, drain in ends_through(r, pp, evenly):
+            path = Path(pp, vpp).front(fill, group).down(vpp - 1, r, last).stay(r, late_forwards, middle)
+            path.up(vpp - 1, r + 1, last).hop(2 * (last - r)).stay(last, none, waiting).tail(drain, size)
+            rows.append(path.row(f"R4({ends_name(fill, drain)},{r})"))
     return rows
-
-
-def _name(q: int | None) -> str:
-    return "zigzag" if q is None else str(q)
 
 
 def _minus(counts: Sequence[int], less: Sequence[int]) -> list[int]:
@@ -198,6 +129,7 @@ def _minus(counts: Sequence[int], less: Sequence[int]) -> list[int]:
 
 def ub2(pp: int, vpp: int, num_microbatches: int, group: int, stage_ns: Sequence[int]) -> int:
     """Surrogate upper estimate of an interleaved pipeline without hops, exactly minimised over the base time x0 >= 0.
+    Hops, which depend on no stage, are added to it: those of the uniform pipeline, `even_hops`.
 
     UB2 = (Mv + p-1) x0 + sum_c [(M-K) max_r e[r,c] + K sum_r e[r,c]], e = max(0, t - x0): a uniform pipeline of chunk
     time x0 plus the waves of what exceeds it (a wave of G equal jobs over a line costs its sum plus G-1 times its
@@ -263,13 +195,16 @@ def ledger_pipeline_ns(
     hop_ns: int,
     ep_overlap: bool = False,
 ) -> int:
-    """The ledger's pipeline time: 1F1B the largest row, interleaved the middle of the largest row and UB2, rounded up.
+    """The ledger's pipeline time: 1F1B the largest row, interleaved the middle of the largest row and UB2 with its hops,
+    rounded up.
 
-    With equal stages and no hop latency it is (M v + p - 1)(f + b) exactly. Uneven: within 0.3 % of a replay for
-    1F1B, and 1 to 3 % for realistic interleaved placements (facts measured on an event replay, see docs/schedule.md).
+    Equal stages without hops take (M v + p - 1)(f + b) exactly, with short ones as long as a replay or, interleaved,
+    one hop less. Uneven: within 0.3 % of a replay for 1F1B, and 1 to 3 % for realistic interleaved placements (facts measured on an event replay, see docs/schedule.md).
     """
     rows = lower_bound_ns(pp, vpp, num_microbatches, group, forward_ns, backward_ns, hop_ns, ep_overlap)
     if vpp == 1:
         return rows
     times = [forward + backward for forward, backward in zip(forward_ns, backward_ns, strict=True)]
-    return int(ceil_div(rows + ub2(pp, vpp, num_microbatches, group, times), 2))
+    upper = ub2(pp, vpp, num_microbatches, group, times)
+    upper += even_hops(pp, vpp, num_microbatches, group, ep_overlap) * hop_ns
+    return int(ceil_div(rows + upper, 2))

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from moeopt.arithmetic import ceil_div
 from moeopt.schedule.bounds import ledger_pipeline_ns, row_matrix
+from moeopt.schedule.even import even_hops
 
 Column: TypeAlias = NDArray[Any]
 Counts: TypeAlias = tuple[int, ...]
@@ -44,6 +45,7 @@ def ledger_many(schedule: Schedule, forward_ns: Column, backward_ns: Column, hop
     upper = ((num_microbatches * vpp + pp - 1) * stage + waves).min(axis=1)
     empty = (num_microbatches - groups) * stage.reshape(len(stage), vpp, pp).max(axis=2).sum(axis=1)
     upper = np.minimum(upper, empty + groups * stage.sum(axis=1))
+    upper += even_hops(*schedule) * hop_ns
     return np.asarray(ceil_div(rows + upper, 2))
 
 

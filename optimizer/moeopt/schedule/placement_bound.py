@@ -15,7 +15,7 @@ sum w_r R1(r), which prices stage (i, c) at M w_i + [c=0] sum_{r>i} w_r. By dual
 first is at most (Mv+p-1) x0, and y e <= K e + max(0, y-K) max_r e. So if every stage's price plus y is at least q,
 the two together are at least q W. Weights 2/p on the upper half of the ranks leave room for y where it is cheap; q is
 found by filling y level. (d) Separately: the largest row is at least M times the heaviest rank, and UB2 as in
-`ub2_placement_bound`.
+`ub2_placement_bound`. The hops that the ledger adds to UB2 are the same for every placement and come on top.
 
 Granularity: of n equal indivisible pieces of time d, some stage holds h = ceil(n/S) and some rank g = ceil(n/p) or
 more.
@@ -34,6 +34,7 @@ from functools import lru_cache
 import numpy as np
 
 from moeopt.arithmetic import Number, both, ceil_div, is_column, maximum, minimum, where
+from moeopt.schedule.even import even_hops
 
 
 def placement_lower_bound(
@@ -67,6 +68,7 @@ def placement_lower_bound(
     for count, time in pieces:
         filled = _filled_bound(pp, several, num_microbatches, valid_group, work, count, time, rows, upper)
         both_sides = maximum(both_sides, filled)
+    both_sides = both_sides + even_hops(pp, several, num_microbatches, valid_group, ep_overlap) * hop_ns
     return where(vpp > 1, ceil_div(both_sides, 2), plain)
 
 

@@ -1,0 +1,126 @@
+"""Rows of an interleaved pipeline whose steady pairs are joint blocks (`ep_overlap`).
+
+A rank's event k is its backward k, one block with its forward k + w_r where there is one. It waits for its event k - 1
+and for both inputs, and gives both outputs at its end (`moeopt.schedule.graph`). Three kinds of edges follow:
+
+- own order: event k of a rank, then k + 1;
+- a backward goes down: event k of rank r + 1, then event k of rank r, one hop later: backward k is the same on both;
+- a forward goes up: block k of rank r, then block k + 2 of rank r + 1, one hop later: w_r = w_{r+1} + 2, so both hold
+  the same forward. Block k + 2 exists where block k does: rank r + 1 has two blocks more.
+
+The first block of the last rank has the first backward of all; its warm-up ends with micro-batch 0's last forward. Its
+last block has the last forward of all. So every row below is a path: a front as without overlap (`Path.front`, warm-up
+forwards only), event 0 of the last rank, down over events 0 to rank r, then
+
+- R2: all events of r, down to rank 0 by its last backward;
+- R4: all blocks of r, up over the last blocks to the last rank, the rest of its backwards before the last
+  micro-batch's first one, and the tail;
+- Z: as R4, but from r to r + 1 and back as long as there are blocks: a hop for every block where R4 has none.
+
+R1 (fill, own work, drain) needs no joint block beside r's own.
+"""
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moeopt.schedule.even import even_ends, last_group
+from moeopt.schedule.order import schedule_table, warmup_forwards
+from moeopt.schedule.path import Ends, Path, Row, ends_name, ends_through
+
+Shape = tuple[int, int, int, int]
+"""pp, vpp, micro-batches, group."""
+
+
+class JointPath(Path):
+    """A path over joint blocks. `final`: the last block of each rank, -1 where it has none."""
+
+    def __init__(self, shape: Shape) -> None:
+        self.shape = pp, vpp, num_microbatches, group = shape
+        super().__init__(pp, vpp)
+        self.total = num_microbatches * vpp
+        self.chunks = _chunks(vpp, num_microbatches, group)
+        self.warmup = [warmup_forwards(*shape, rank, ep_overlap=True) for rank in range(pp)]
+        self.final = [self.total - warmup - 1 for warmup in self.warmup]
+
+    def events(self, rank: int, first: int, last: int, step: int = 1) -> None:
+        """Events first, first + step, .. up to last of a rank."""
+        forwards = self.chunks[first + self.warmup[rank] : last + self.warmup[rank] + 1 : step]
+        backwards = self.vpp - 1 - self.chunks[first : last + 1 : step]
+        counts = (np.bincount(held, minlength=self.vpp).tolist() for held in (forwards, backwards))
+        self.stay(rank, *counts)
+
+    def descend(self, rank: int) -> None:
+        """First events of the ranks after this one, from the last."""
+        for above in range(rank + 1, self.pp):
+            self.events(above, 0, 0)
+        self.hop(self.pp - 1 - rank)
+
+    def climb(self, rank: int) -> None:
+        """Last blocks of the ranks after this one."""
+        for above in range(rank + 1, self.pp):
+            self.events(above, self.final[above], self.final[above])
+        self.hop(self.pp - 1 - rank)
+
+    def zigzag(self, rank: int) -> None:
+        """From block 0 of this rank to its last, by way of the next rank's blocks. Where the last is odd, the first
+        step stays."""
+        odd = self.final[rank] % 2
+        if odd:
+            self.events(rank, 0, 0)
+        self.events(rank, odd, self.final[rank], 2)
+        self.events(rank + 1, odd + 2, self.final[rank], 2)
+        self.hop(self.final[rank] - odd)
+
+    def end(self, q: int | None) -> None:
+        """From the last block of the last rank to the end of the step."""
+        last, size = self.pp - 1, last_group(self.shape[2], self.shape[3])
+        self.events(last, self.final[last] + 1, self.total - (self.vpp - 1) * size - 2)
+        self.tail(q, size)
+
+
+def joint_rows(pp: int, vpp: int, num_microbatches: int, group: int) -> list[Row]:
+    """Paths of the interleaved schedule under `ep_overlap`: eight a rank."""
+    shape = pp, vpp, num_microbatches, group
+    every, rows = [num_microbatches] * vpp, []
+    evenly = even_ends(pp, num_microbatches, group)
+    for r in range(pp):
+        path: Path = JointPath(shape).up(0, 0, r - 1).stay(r, every, every).down(0, 0, r - 1).hop(2 * r)
+        rows.append(path.row(f"R1({r})"))
+        rows += [_first_backward(shape, q, r) for q in dict.fromkeys((r, None))]
+        final = JointPath(shape).final[r]
+        if final >= 0:
+            rows += [_through(shape, ends, r, zigzag=False) for ends in ends_through(r, pp, evenly)]
+        if final >= 2 and r < pp - 1:
+            rows.append(_through(shape, evenly, r, zigzag=True))
+    return rows
+
+
+def _first_backward(shape: Shape, q: int | None, rank: int) -> Row:
+    path = JointPath(shape)
+    path.front(q, shape[3])
+    path.descend(rank)
+    path.events(rank, 0, path.total - 1)
+    path.down(0, 0, rank - 1).hop(rank)
+    return path.row(f"R2({ends_name(q)},{rank})")
+
+
+def _through(shape: Shape, ends: Ends, rank: int, zigzag: bool) -> Row:
+    path = JointPath(shape)
+    path.front(ends[0], shape[3])
+    path.descend(rank)
+    if zigzag:
+        path.zigzag(rank)
+    else:
+        path.events(rank, 0, path.final[rank])
+    path.climb(rank)
+    path.end(ends[1])
+    return path.row(f"Z({rank})" if zigzag else f"R4({ends_name(*ends)},{rank})")
+
+
+@lru_cache(maxsize=64)
+def _chunks(vpp: int, num_microbatches: int, group: int) -> NDArray[Any]:
+    """Chunk of every forward in order; of backward k it is vpp - 1 less that."""
+    return np.array([chunk for _, chunk in schedule_table(vpp, num_microbatches, group)], dtype=np.int64)
