@@ -195,11 +195,11 @@ def ledger_pipeline_ns(
     hop_ns: int,
     ep_overlap: bool = False,
 ) -> int:
-    """The ledger's pipeline time: 1F1B the largest row, interleaved the middle of the largest row and UB2 with its hops,
-    rounded up.
+    """The ledger's pipeline time: 1F1B the largest row, interleaved the middle of the largest row and UB2, rounded up.
 
-    Equal stages without hops take (M v + p - 1)(f + b) exactly, with short ones as long as a replay or, interleaved,
-    one hop less. Uneven: within 0.3 % of a replay for 1F1B, and 1 to 3 % for realistic interleaved placements (facts measured on an event replay, see docs/schedule.md).
+    Equal stages without hops take (M v + p - 1)(f + b) exactly; interleaved with short hops as long as a replay or one
+    hop less. Uneven: within 0.3 % of a replay for 1F1B, and 1 to 3 % for realistic interleaved placements (facts
+    measured on an event replay, see docs/schedule.md).
     """
     rows = lower_bound_ns(pp, vpp, num_microbatches, group, forward_ns, backward_ns, hop_ns, ep_overlap)
     if vpp == 1:

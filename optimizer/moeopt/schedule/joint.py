@@ -15,13 +15,14 @@ forwards only), event 0 of the last rank, down over events 0 to rank r, then
 - R2: all events of r, down to rank 0 by its last backward;
 - R4: all blocks of r, up over the last blocks to the last rank, the rest of its backwards before the last
   micro-batch's first one, and the tail;
-- Z: as R4, but from r to r + 1 and back as long as there are blocks: a hop for every block where R4 has none.
+- Z: as R4, but from r to a neighbour and back for every two blocks of r, which is a hop a block where R4 has none: up
+  to r + 1 and down, or from the last rank down to r - 1 and up. Where r's last block is odd, one step stays on r;
+- S: as Z, but staying where a block holds a pass of the last chunk, where loss and MTP modules are.
 
 R1 (fill, own work, drain) needs no joint block beside r's own.
 """
 
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,7 @@ from moeopt.schedule.even import even_ends, last_group
 from moeopt.schedule.order import schedule_table, warmup_forwards
 from moeopt.schedule.path import Ends, Path, Row, ends_name, ends_through
 
+Indices = NDArray[np.int64]
 Shape = tuple[int, int, int, int]
 """pp, vpp, micro-batches, group."""
 
@@ -45,56 +47,68 @@ class JointPath(Path):
         self.warmup = [warmup_forwards(*shape, rank, ep_overlap=True) for rank in range(pp)]
         self.final = [self.total - warmup - 1 for warmup in self.warmup]
 
-    def events(self, rank: int, first: int, last: int, step: int = 1) -> None:
-        """Events first, first + step, .. up to last of a rank."""
-        forwards = self.chunks[first + self.warmup[rank] : last + self.warmup[rank] + 1 : step]
-        backwards = self.vpp - 1 - self.chunks[first : last + 1 : step]
-        counts = (np.bincount(held, minlength=self.vpp).tolist() for held in (forwards, backwards))
-        self.stay(rank, *counts)
+    def events(self, rank: int, which: Indices) -> None:
+        """Some events of a rank."""
+        forwards = which[which <= self.final[rank]] + self.warmup[rank]
+        held = self.chunks[forwards], self.vpp - 1 - self.chunks[which]
+        self.stay(rank, *(np.bincount(chunks, minlength=self.vpp).tolist() for chunks in held))
+
+    def holds(self, rank: int, chunk: int) -> NDArray[np.bool_]:
+        """Whether each block of a rank holds a pass of a chunk."""
+        blocks = np.arange(self.final[rank] + 1)
+        forward, backward = self.chunks[blocks + self.warmup[rank]], self.vpp - 1 - self.chunks[blocks]
+        return np.asarray((forward == chunk) | (backward == chunk))
 
     def descend(self, rank: int) -> None:
         """First events of the ranks after this one, from the last."""
         for above in range(rank + 1, self.pp):
-            self.events(above, 0, 0)
+            self.events(above, np.zeros(1, dtype=np.int64))
         self.hop(self.pp - 1 - rank)
 
     def climb(self, rank: int) -> None:
         """Last blocks of the ranks after this one."""
         for above in range(rank + 1, self.pp):
-            self.events(above, self.final[above], self.final[above])
+            self.events(above, np.array([self.final[above]]))
         self.hop(self.pp - 1 - rank)
 
-    def zigzag(self, rank: int) -> None:
-        """From block 0 of this rank to its last, by way of the next rank's blocks. Where the last is odd, the first
-        step stays."""
-        odd = self.final[rank] % 2
-        if odd:
-            self.events(rank, 0, 0)
-        self.events(rank, odd, self.final[rank], 2)
-        self.events(rank + 1, odd + 2, self.final[rank], 2)
-        self.hop(self.final[rank] - odd)
+    def zigzag(self, rank: int, stay: NDArray[np.bool_]) -> None:
+        """From block 0 of this rank to its last, through all blocks where `stay`, and from each of these to the next by
+        way of a neighbour's blocks: after one step on the rank itself where the way is odd."""
+        blocks = np.arange(self.final[rank])
+        stops = np.union1d(np.flatnonzero(stay), [0, self.final[rank]])
+        ahead = stops[np.searchsorted(stops, blocks, side="right")]
+        leaves = blocks[(ahead - blocks) % 2 == 0]
+        self.events(rank, np.unique(np.concatenate([stops, leaves, leaves + 2])))
+        if rank < self.pp - 1:
+            self.events(rank + 1, leaves + 2)
+        else:
+            self.events(rank - 1, leaves)
+        self.hop(2 * len(leaves))
 
     def end(self, q: int | None) -> None:
         """From the last block of the last rank to the end of the step."""
         last, size = self.pp - 1, last_group(self.shape[2], self.shape[3])
-        self.events(last, self.final[last] + 1, self.total - (self.vpp - 1) * size - 2)
+        self.events(last, np.arange(self.final[last] + 1, self.total - (self.vpp - 1) * size - 1))
         self.tail(q, size)
 
 
 def joint_rows(pp: int, vpp: int, num_microbatches: int, group: int) -> list[Row]:
-    """Paths of the interleaved schedule under `ep_overlap`: eight a rank."""
+    """Paths of the interleaved schedule under `ep_overlap`: nine a rank, ten where fill and drain differ."""
     shape = pp, vpp, num_microbatches, group
     every, rows = [num_microbatches] * vpp, []
     evenly = even_ends(pp, num_microbatches, group)
     for r in range(pp):
-        path: Path = JointPath(shape).up(0, 0, r - 1).stay(r, every, every).down(0, 0, r - 1).hop(2 * r)
-        rows.append(path.row(f"R1({r})"))
+        alone = Path(pp, vpp).up(0, 0, r - 1).stay(r, every, every).down(0, 0, r - 1).hop(2 * r)
+        rows.append(alone.row(f"R1({r})"))
         rows += [_first_backward(shape, q, r) for q in dict.fromkeys((r, None))]
-        final = JointPath(shape).final[r]
-        if final >= 0:
-            rows += [_through(shape, ends, r, zigzag=False) for ends in ends_through(r, pp, evenly)]
-        if final >= 2 and r < pp - 1:
-            rows.append(_through(shape, evenly, r, zigzag=True))
+        path = JointPath(shape)
+        if path.final[r] < 0:
+            continue
+        stay = np.ones(path.final[r] + 1, dtype=bool)
+        rows += [_through(shape, ends, r, stay, f"R4({ends_name(*ends)},{r})") for ends in ends_through(r, pp, evenly)]
+        if pp > 1:
+            rows.append(_through(shape, evenly, r, ~stay, f"Z({r})"))
+            rows.append(_through(shape, evenly, r, path.holds(r, vpp - 1), f"S({r})"))
     return rows
 
 
@@ -102,25 +116,22 @@ def _first_backward(shape: Shape, q: int | None, rank: int) -> Row:
     path = JointPath(shape)
     path.front(q, shape[3])
     path.descend(rank)
-    path.events(rank, 0, path.total - 1)
+    path.events(rank, np.arange(path.total))
     path.down(0, 0, rank - 1).hop(rank)
     return path.row(f"R2({ends_name(q)},{rank})")
 
 
-def _through(shape: Shape, ends: Ends, rank: int, zigzag: bool) -> Row:
+def _through(shape: Shape, ends: Ends, rank: int, stay: NDArray[np.bool_], name: str) -> Row:
     path = JointPath(shape)
     path.front(ends[0], shape[3])
     path.descend(rank)
-    if zigzag:
-        path.zigzag(rank)
-    else:
-        path.events(rank, 0, path.final[rank])
+    path.zigzag(rank, stay)
     path.climb(rank)
     path.end(ends[1])
-    return path.row(f"Z({rank})" if zigzag else f"R4({ends_name(*ends)},{rank})")
+    return path.row(name)
 
 
 @lru_cache(maxsize=64)
-def _chunks(vpp: int, num_microbatches: int, group: int) -> NDArray[Any]:
+def _chunks(vpp: int, num_microbatches: int, group: int) -> Indices:
     """Chunk of every forward in order; of backward k it is vpp - 1 less that."""
     return np.array([chunk for _, chunk in schedule_table(vpp, num_microbatches, group)], dtype=np.int64)
