@@ -222,8 +222,9 @@ class _Table:
 
 def _slowest_ns(candidate: Candidate) -> int:
     """Nanoseconds that no placement of a candidate exceeds: every piece one after the other (a row counts no work more
-    often than there are micro-batches, and UB2 with base time 0 is no more than that), every hop of the longest row,
-    and the longest end of a step. Without it a model without a time limit has domains that slow down its proof."""
+    often than there are micro-batches, and UB2 with base time 0 is no more than that), every hop of the longest row
+    (those added to UB2 are no more), and the longest end of a step. Without it a model without a time limit has domains
+    that slow down its proof."""
     schedule, terms = candidate.schedule, candidate.ledger.time_terms
     forward, backward = terms.forward_ns, candidate.backward_ns
     work = sum(count * (forward[piece] + backward[piece]) for piece, count in piece_counts(candidate.problem).items())

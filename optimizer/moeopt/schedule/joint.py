@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeopt.schedule.even import even_ends, last_group
-from moeopt.schedule.order import schedule_table, warmup_forwards
+from moeopt.schedule.order import backwards_by_chunk, forwards_by_chunk, schedule_table, warmup_forwards
 from moeopt.schedule.path import Ends, Path, Row, ends_name, ends_through
 
 Indices = NDArray[np.int64]
@@ -40,55 +40,70 @@ class JointPath(Path):
     """A path over joint blocks. `final`: the last block of each rank, -1 where it has none."""
 
     def __init__(self, shape: Shape) -> None:
-        self.shape = pp, vpp, num_microbatches, group = shape
+        self.shape = pp, vpp, num_microbatches, _ = shape
         super().__init__(pp, vpp)
         self.total = num_microbatches * vpp
-        self.chunks = _chunks(vpp, num_microbatches, group)
-        self.warmup = [warmup_forwards(*shape, rank, ep_overlap=True) for rank in range(pp)]
+        self.chunks, self.warmup = _chunks(*shape[1:]), _warmup(shape)
         self.final = [self.total - warmup - 1 for warmup in self.warmup]
 
-    def events(self, rank: int, which: Indices) -> None:
-        """Some events of a rank."""
-        forwards = which[which <= self.final[rank]] + self.warmup[rank]
-        held = self.chunks[forwards], self.vpp - 1 - self.chunks[which]
+    def event(self, rank: int, index: int) -> None:
+        """One event of a rank."""
+        if index <= self.final[rank]:
+            self.forward[int(self.chunks[index + self.warmup[rank]]) * self.pp + rank] += 1
+        self.backward[(self.vpp - 1 - int(self.chunks[index])) * self.pp + rank] += 1
+
+    def events(self, rank: int, first: int, end: int) -> None:
+        """Events first to end - 1 of a rank."""
+        order, warmup = self.shape[1:], self.warmup[rank]
+        ends = [min(count + warmup, self.total) for count in (first, end)]
+        forwards = zip(*(forwards_by_chunk(count, *order) for count in ends), strict=True)
+        backwards = zip(*(backwards_by_chunk(count, *order) for count in (first, end)), strict=True)
+        self.stay(rank, *([after - before for before, after in pairs] for pairs in (forwards, backwards)))
+
+    def blocks(self, rank: int, which: Indices) -> None:
+        """Some blocks of a rank."""
+        held = self.chunks[which + self.warmup[rank]], self.vpp - 1 - self.chunks[which]
         self.stay(rank, *(np.bincount(chunks, minlength=self.vpp).tolist() for chunks in held))
 
     def holds(self, rank: int, chunk: int) -> NDArray[np.bool_]:
         """Whether each block of a rank holds a pass of a chunk."""
-        blocks = np.arange(self.final[rank] + 1)
-        forward, backward = self.chunks[blocks + self.warmup[rank]], self.vpp - 1 - self.chunks[blocks]
+        first, count = self.warmup[rank], self.final[rank] + 1
+        forward, backward = self.chunks[first : first + count], self.vpp - 1 - self.chunks[:count]
         return np.asarray((forward == chunk) | (backward == chunk))
 
     def descend(self, rank: int) -> None:
         """First events of the ranks after this one, from the last."""
         for above in range(rank + 1, self.pp):
-            self.events(above, np.zeros(1, dtype=np.int64))
+            self.event(above, 0)
         self.hop(self.pp - 1 - rank)
 
     def climb(self, rank: int) -> None:
         """Last blocks of the ranks after this one."""
         for above in range(rank + 1, self.pp):
-            self.events(above, np.array([self.final[above]]))
+            self.event(above, self.final[above])
         self.hop(self.pp - 1 - rank)
 
     def zigzag(self, rank: int, stay: NDArray[np.bool_]) -> None:
         """From block 0 of this rank to its last, through all blocks where `stay`, and from each of these to the next by
         way of a neighbour's blocks: after one step on the rank itself where the way is odd."""
         blocks = np.arange(self.final[rank])
-        stops = np.union1d(np.flatnonzero(stay), [0, self.final[rank]])
-        ahead = stops[np.searchsorted(stops, blocks, side="right")]
+        own = stay.copy()
+        own[[0, -1]] = True
+        stops = np.flatnonzero(own)
+        ahead = np.repeat(stops[1:], np.diff(stops))
         leaves = blocks[(ahead - blocks) % 2 == 0]
-        self.events(rank, np.unique(np.concatenate([stops, leaves, leaves + 2])))
+        own[leaves] = own[leaves + 2] = True
+        self.blocks(rank, np.flatnonzero(own))
         if rank < self.pp - 1:
-            self.events(rank + 1, leaves + 2)
+            self.blocks(rank + 1, leaves + 2)
         else:
-            self.events(rank - 1, leaves)
+            self.blocks(rank - 1, leaves)
         self.hop(2 * len(leaves))
 
     def end(self, q: int | None) -> None:
         """From the last block of the last rank to the end of the step."""
         last, size = self.pp - 1, last_group(self.shape[2], self.shape[3])
-        self.events(last, np.arange(self.final[last] + 1, self.total - (self.vpp - 1) * size - 1))
+        self.events(last, self.final[last] + 1, self.total - (self.vpp - 1) * size - 1)
         self.tail(q, size)
 
 
@@ -104,10 +119,10 @@ def joint_rows(pp: int, vpp: int, num_microbatches: int, group: int) -> list[Row
         path = JointPath(shape)
         if path.final[r] < 0:
             continue
-        stay = np.ones(path.final[r] + 1, dtype=bool)
-        rows += [_through(shape, ends, r, stay, f"R4({ends_name(*ends)},{r})") for ends in ends_through(r, pp, evenly)]
+        rows += [_through(shape, ends, r, None, f"R4({ends_name(*ends)},{r})") for ends in ends_through(r, pp, evenly)]
         if pp > 1:
-            rows.append(_through(shape, evenly, r, ~stay, f"Z({r})"))
+            nowhere = np.zeros(path.final[r] + 1, dtype=bool)
+            rows.append(_through(shape, evenly, r, nowhere, f"Z({r})"))
             rows.append(_through(shape, evenly, r, path.holds(r, vpp - 1), f"S({r})"))
     return rows
 
@@ -116,16 +131,20 @@ def _first_backward(shape: Shape, q: int | None, rank: int) -> Row:
     path = JointPath(shape)
     path.front(q, shape[3])
     path.descend(rank)
-    path.events(rank, np.arange(path.total))
+    path.events(rank, 0, path.total)
     path.down(0, 0, rank - 1).hop(rank)
     return path.row(f"R2({ends_name(q)},{rank})")
 
 
-def _through(shape: Shape, ends: Ends, rank: int, stay: NDArray[np.bool_], name: str) -> Row:
+def _through(shape: Shape, ends: Ends, rank: int, stay: NDArray[np.bool_] | None, name: str) -> Row:
+    """`stay`: the blocks where a path that zigzags stays; None for one that stays at all."""
     path = JointPath(shape)
     path.front(ends[0], shape[3])
     path.descend(rank)
-    path.zigzag(rank, stay)
+    if stay is None:
+        path.events(rank, 0, path.final[rank] + 1)
+    else:
+        path.zigzag(rank, stay)
     path.climb(rank)
     path.end(ends[1])
     return path.row(name)
@@ -135,3 +154,9 @@ def _through(shape: Shape, ends: Ends, rank: int, stay: NDArray[np.bool_], name:
 def _chunks(vpp: int, num_microbatches: int, group: int) -> Indices:
     """Chunk of every forward in order; of backward k it is vpp - 1 less that."""
     return np.array([chunk for _, chunk in schedule_table(vpp, num_microbatches, group)], dtype=np.int64)
+
+
+@lru_cache(maxsize=64)
+def _warmup(shape: Shape) -> tuple[int, ...]:
+    """Warm-up forwards of every rank."""
+    return tuple(warmup_forwards(*shape, rank, ep_overlap=True) for rank in range(shape[0]))
