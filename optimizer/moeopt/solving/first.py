@@ -77,7 +77,8 @@ class First:
         for candidate in candidates:
             self.pause()
             threshold = self.best.threshold
-            if threshold is not None and self.problem.objective == "step_time" and candidate.bound_ns >= threshold:
+            hopeful = threshold is None or candidate.value("step_time", candidate.bound_ns, 0) < threshold
+            if self.problem.objective == "step_time" and not hopeful:
                 continue
             self.best.add(place(candidate, self.best.limits.memory_bytes))
 

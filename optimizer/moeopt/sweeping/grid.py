@@ -46,7 +46,7 @@ class Point:
             "gpus": reach.max,
             **({"gpus_min": reach.min} if reach.min < reach.max else {}),
             "sequence_length": workload.sequence_length,
-            "global_batch_size": workload.global_batch_size,
+            "global_batch_size": workload.batches.most,
             "precision": workload.precision,
         }
 
