@@ -22,8 +22,10 @@ Columns = dict[str, Column]
 DEFAULT_MAX_MICRO_BATCH_SIZE = 16
 DEFAULT_MAX_VPP = 12
 MOST_ROWS = 40_000_000
-"""Combinations of degrees and global batches that are looked at where the batch is free (one batch makes some tens of
-thousands)."""
+"""Combinations of degrees and global batches that are looked at where the batch is open (one batch makes some tens of
+thousands) ..."""
+MOST_UNTIMED_ROWS = 400_000
+"""... and under peak_memory, which tells few of them apart."""
 
 
 def divisors(number: int) -> list[int]:
@@ -142,7 +144,7 @@ def enumerate_degrees(problem: Problem) -> Degrees:
     table["edp"] = table["tp"] * table["cp"] * table["dp"] // _product(table, ("ep", "etp"))
     table = _cross(table, "micro_batch_size", domain(problem, "micro_batch_size"))
     steps = _Steps(problem, table["micro_batch_size"] * table["dp"])
-    _check_rows(problem, int(steps.counts.sum()))
+    _check_rows(problem, int(steps.counts.sum()), problem.objective == "peak_memory")
     table["num_microbatches"] = steps.fewest
     table = _keep(table, steps.counts > 0)
     for name in ("dp", "edp"):
@@ -193,14 +195,16 @@ def _microbatches(problem: Problem, unit: int) -> Column:
     return values[keep if fixed is None else keep & (values == fixed)]
 
 
-def _check_rows(problem: Problem, rows: int) -> None:
+def _check_rows(problem: Problem, rows: int, untimed: bool = False) -> None:
     batches, reach = problem.workload.batches, problem.gpu_range
-    if batches.exact or rows <= MOST_ROWS:
+    most = MOST_UNTIMED_ROWS if untimed else MOST_ROWS
+    if batches.exact or rows <= most:
         return
     gpus = f"{reach.max}" if reach.min == reach.max else f"{reach.min} to {reach.max}"
+    aim = " for peak_memory" if untimed else ""
     raise InputError(
         f"workload.global_batch_size: {batches} make {rows} combinations of degrees and batches on {gpus} GPUs, more "
-        f"than the {MOST_ROWS} that are searched; give multiple_of (like {{min: {batches.least}, max: {batches.most}, "
+        f"than the {most} that are searched{aim}; give multiple_of (like {{min: {batches.least}, max: {batches.most}, "
         "multiple_of: 64}), or list batches"
     )
 

@@ -60,7 +60,8 @@ def problem_options(command: Command) -> Command:
             click.option(
                 "--global-batch-size",
                 metavar="B",
-                help="Sequences in an optimizer step: 2048, a range 1024..4096 (1024..4096/256: its multiples of 256), or a choice 1024,2048.",
+                help="Sequences in an optimizer step: 2048, a range 1024..4096 (1024..4096/256: its multiples of 256), "
+                "or a choice 1024,2048.",
             ),
             click.option(
                 "--precision",

@@ -43,8 +43,8 @@ def pareto(
     check_names(problem, decisions())
     if not problem.workload.batches.exact:
         raise InputError(
-            f"pareto: a frontier is over layouts of one global_batch_size, not {problem.workload.batches}; give one, or "
-            "solve for the cost of a token (objective cost)"
+            f"pareto: a frontier is over layouts of one global_batch_size, not {problem.workload.batches}; give one, "
+            "or solve for the cost of a token (objective cost)"
         )
     started = time.monotonic()
     settings = Settings(

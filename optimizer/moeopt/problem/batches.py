@@ -37,8 +37,8 @@ class BatchRange(Input):
             raise ValueError(f"no multiple of {self.multiple_of} lies from min {self.min} to max {self.max}")
         if len(self.values) > MOST_IN_RANGE:
             raise ValueError(
-                f"min {self.min} to max {self.max} are {len(self.values)} batches, more than the {MOST_IN_RANGE} that a "
-                "range may have; give a larger multiple_of"
+                f"min {self.min} to max {self.max} are {len(self.values)} batches, more than the {MOST_IN_RANGE} that "
+                "a range may have; give a larger multiple_of"
             )
         return self
 

@@ -135,14 +135,15 @@ def check_batch(problem: Problem) -> None:
     step = micro * dp
     if not batches.exact:
         raise InputError(
-            f"global_batch_size: none of {batches} is a multiple of micro_batch_size * dp for any layout on {reach.max} "
-            f"GPUs: dp = gpus / (tp * cp * pp) is one of {_some(sizes)}, and micro_batch_size * dp at least {step}"
+            f"global_batch_size: none of {batches} is a multiple of micro_batch_size * dp for any layout on "
+            f"{reach.max} GPUs: dp = gpus / (tp * cp * pp) is one of {_some(sizes)}, and "
+            f"micro_batch_size * dp at least {step}"
         )
     near = [number for number in (batch // step * step, (batch // step + 1) * step) if number]
     raise InputError(
         f"global_batch_size: {batch} is not a multiple of micro_batch_size * dp for any layout on {reach.max} GPUs: "
-        f"dp = gpus / (tp * cp * pp) is one of {_some(sizes)}, and {batch} % ({micro} * {dp}) = {batch % step}; with dp {dp} "
-        f"{' or '.join(map(str, near))} would do"
+        f"dp = gpus / (tp * cp * pp) is one of {_some(sizes)}, and {batch} % ({micro} * {dp}) = {batch % step}; "
+        f"with dp {dp} {' or '.join(map(str, near))} would do"
     )
 
 

@@ -79,7 +79,7 @@ def _rate_condition(workload: Workload, rate: int, field: str) -> str:
     if sequence.denominator > _MOST_FACTOR:
         raise InputError(
             f"{field}: {rate} with an open global_batch_size compares step_time * {sequence.denominator} with "
-            f"global_batch_size * {sequence.numerator}ns, more than the factor {_MOST_FACTOR} that is searched exactly; "
+            f"global_batch_size * {sequence.numerator}ns, beyond the factor {_MOST_FACTOR} that is searched exactly; "
             "give a rounder rate"
         )
     left = "step_time" if sequence.denominator == 1 else f"step_time * {sequence.denominator}"

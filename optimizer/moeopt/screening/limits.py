@@ -16,8 +16,8 @@ MOST_NS = 10**13
 
 @dataclass(frozen=True)
 class Limits:
-    """What a layout must stay within to matter: `time_ns` for a step, or `gpu_ns` for GPUs times a step; `share` where
-    steps of different batches are compared.
+    """What a layout must stay within to matter: `time_ns` for a step, or `gpu_ns` for GPUs times a step; `shares`
+    where steps of different batches are compared.
 
     The step is the ledger's, or with `replayed` the one whose pipeline part is replayed operation by operation.
     """
@@ -26,21 +26,21 @@ class Limits:
     time_ns: int | None = None
     gpu_ns: int | None = None
     replayed: bool = False
-    share: "Share | None" = None
+    shares: "tuple[Share, ...]" = ()
 
     @property
     def timed(self) -> bool:
         """Whether the time is limited at all."""
         steps = self.time_ns is not None and self.time_ns < MOST_NS
-        return steps or self.gpu_ns is not None or self.share is not None
+        return steps or self.gpu_ns is not None or bool(self.shares)
 
     def time_of(self, degrees: Degrees) -> Column:
         """Nanoseconds of a step allowed for rows."""
-        most = self.step_of(degrees)
-        return most if self.share is None else np.asarray(np.minimum(most, self.share.time_of(degrees)))
+        allowed = [self.step_of(degrees), *(share.time_of(degrees) for share in self.shares)]
+        return np.asarray(np.minimum.reduce(allowed))
 
     def step_of(self, degrees: Degrees) -> Column:
-        """The same without the share: what does not grow with the batch."""
+        """The same without the shares: what does not grow with the batch."""
         most = np.full_like(degrees.tp, MOST_NS if self.time_ns is None else self.time_ns)
         return most if self.gpu_ns is None else np.asarray(np.minimum(most, self.gpu_ns // degrees.gpus))
 

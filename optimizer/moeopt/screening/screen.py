@@ -22,6 +22,7 @@ from moeopt.screening.pairs import Pair, bounded
 from moeopt.screening.table import RecomputeTable
 from moeopt.screening.work import Work, work_bound
 from moeopt.space import (
+    concatenate,
     count_microbatches,
     enumerate_degrees,
     most_microbatches,
@@ -55,9 +56,9 @@ class Block:
         """Rows that may have a layout within the limits. A step takes M shares and an end, so a sequence takes least
         where micro-batches are most, and a step where they are fewest."""
         keep = (self.time <= limits.step_of(self.degrees)) & (self.memory <= limits.memory_bytes)
-        if limits.share is not None:
-            degrees, time = self.fastest
-            keep &= time <= limits.share.time_of(degrees)
+        degrees, time = self.fastest if limits.shares else (self.degrees, self.time)
+        for share in limits.shares:
+            keep &= time <= share.time_of(degrees)
         return keep
 
     @property
@@ -65,11 +66,18 @@ class Block:
         """The rows with the most micro-batches, and a bound on their steps: for a sequence it holds for any number."""
         return self.longest, work_bound(self.longest, self.work)
 
-    def batches(self, problem: Problem, keep: NDArray[np.bool_], limits: Limits) -> Iterator[Degrees]:
-        """Some of the rows with every number of micro-batches that is within the limits, slice by slice."""
+    def batches(
+        self, problem: Problem, keep: NDArray[np.bool_], limits: Limits, every: bool = True
+    ) -> Iterator[Degrees]:
+        """Some of the rows with every number of micro-batches that is within the limits, slice by slice; or with the
+        fewest and the most alone."""
         index = np.flatnonzero(keep)
         if problem.workload.batches.exact:
             yield select(self.degrees, index)
+            return
+        if not every:
+            more = index[self.longest.num_microbatches[index] > self.degrees.num_microbatches[index]]
+            yield concatenate([select(self.degrees, index), select(self.longest, more)])
             return
         counts = np.cumsum(count_microbatches(problem, select(self.degrees, index)))
         for part in np.split(index, np.flatnonzero(np.diff(counts // _SLICE)) + 1):
@@ -81,8 +89,10 @@ class Block:
 class Screening:
     """The bounds of one problem, computed once; `pairs` reads them at any limits."""
 
-    def __init__(self, problem: Problem, expired: Callable[[], bool] = lambda: False) -> None:
-        self.problem = problem
+    def __init__(
+        self, problem: Problem, expired: Callable[[], bool] = lambda: False, pause: Callable[[], None] = lambda: None
+    ) -> None:
+        self.problem, self.pause = problem, pause
         self.recomputes = recomputes(problem)
         self.blocks: list[Block] = []
         self.complete = False
@@ -135,16 +145,21 @@ class Screening:
 
     # Level 2 ------------------------------------------------------------------------------------------------------
 
-    def pairs(self, limits: Limits, settings: Sequence[Recompute] | None = None) -> list[Pair]:
+    def pairs(
+        self, limits: Limits, settings: Sequence[Recompute] | None = None, every_batch: bool = True
+    ) -> list[Pair]:
         """Everything whose bounds allow a layout within the limits, chunks and recompute decided.
 
-        `settings` are the recompute settings to ask about (default: all).
+        `settings` are the recompute settings to ask about (default: all). `every_batch` False: of an open batch only
+        the smallest and the largest of each row. `pause` is called now and then where the batch is open, and may raise.
         """
         settings = self.recomputes if settings is None else settings
         result = []
         for block in self.blocks:
             keep = block.within(limits)
-            for degrees in block.batches(self.problem, keep, limits) if keep.any() else ():
+            for degrees in block.batches(self.problem, keep, limits, every_batch) if keep.any() else ():
+                if not self.problem.workload.batches.exact:
+                    self.pause()
                 result += list(self._expand(block.mode, degrees, limits, settings))
         return bounded(self.problem, result, limits)
 

@@ -7,7 +7,7 @@ from fractions import Fraction
 import numpy as np
 
 from moeopt.candidate import Candidate
-from moeopt.constraints.guide import ceilings
+from moeopt.constraints.guide import ceilings, sequence_ceilings
 from moeopt.constraints.placements import obeys
 from moeopt.pipeline import PipelineLayout
 from moeopt.problem.problem import Problem
@@ -38,12 +38,14 @@ class Best:
         """What a layout must stay within to reach a value of the objective (None: any)."""
         memory, longest = ceilings(self.problem)
         objective, batches = self.problem.objective, self.problem.workload.batches
+        shares = tuple(Share(ns) for ns in sequence_ceilings(self.problem))
         if score is None:
-            return Limits(memory, longest)
+            return Limits(memory, longest, shares=shares)
         if objective == "peak_memory":
-            return Limits(min(memory, int(score)), longest)
+            return Limits(min(memory, int(score)), longest, shares=shares)
         if not batches.exact:
-            return Limits(memory, longest, share=Share(Fraction(score) / batches.most, objective == "cost"))
+            reached = Share(Fraction(score) / batches.most, objective == "cost")
+            return Limits(memory, longest, shares=(*shares, reached))
         if objective == "cost":
             return Limits(memory, longest, gpu_ns=int(score))
         return Limits(memory, time_ns=int(score) if longest is None else min(int(score), longest))

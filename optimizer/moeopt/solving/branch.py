@@ -43,7 +43,7 @@ class Search:
         check_names(problem, decisions())
         self.problem, self.settings = problem, settings
         self.screens = screening
-        self.screening = Screening(problem, lambda: settings.expired)
+        self.screening = Screening(problem, lambda: settings.expired, self._check_deadline)
         self.best = Best(problem, top, self._say)
         self.asked = 0
         self.bound = 0
