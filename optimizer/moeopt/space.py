@@ -10,10 +10,12 @@ from dataclasses import fields, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from moeopt.batches import Steps, divisible
 from moeopt.errors import InputError
 from moeopt.freedom import freed
 from moeopt.layout import Degrees
 from moeopt.problem.base import nearest
+from moeopt.problem.batches import Batches
 from moeopt.problem.problem import Problem
 
 Column = NDArray[np.int64]
@@ -62,19 +64,26 @@ def _candidates(problem: Problem, degree: str) -> Iterable[int]:
     pieces = architecture.num_hidden_layers + 2
     exact = problem.gpu_range.min == most
     up_to = divisors(most) if exact else range(1, most + 1)
-    batches, largest = workload.batches, problem.bound("micro_batch_size").max or DEFAULT_MAX_MICRO_BATCH_SIZE
-    ranks = divisors(most) if exact and not batches.exact else batches.divisors(most)
+    largest = problem.bound("micro_batch_size").max or DEFAULT_MAX_MICRO_BATCH_SIZE
     sources: dict[str, Callable[[], Iterable[int]]] = {
         "tp": lambda: [t for t in divisors(architecture.num_attention_heads) if t <= most],
         "pp": lambda: [p for p in up_to if p <= pieces],
         "cp": lambda: [c for c in divisors(workload.sequence_length) if c <= most],
-        "dp": lambda: [d for d in ranks if batches.divisible(d)],
+        "dp": lambda: _dividing(workload.batches, most, exact),
         "ep": lambda: [e for e in divisors(architecture.num_experts or 1) if e <= most],
         "etp": lambda: [q for q in divisors(architecture.moe_intermediate_size or 1) if q <= most],
         "vpp": lambda: range(1, pieces + 1),
-        "micro_batch_size": lambda: batches.divisors(largest),
+        "micro_batch_size": lambda: _dividing(workload.batches, largest),
     }
     return sources[degree]() if degree in sources else ()
+
+
+def _dividing(batches: Batches, most: int, exactly: bool = False) -> list[int]:
+    """Numbers up to `most` (where the batch is open with `exactly`: among its divisors) that divide some batch."""
+    if batches.exact:
+        return [d for d in divisors(batches.most) if d <= most]
+    numbers = np.array(divisors(most)) if exactly else np.arange(1, min(most, batches.most) + 1)
+    return [int(number) for number in numbers[divisible(batches, numbers)]]
 
 
 def check_names(problem: Problem, known: Iterable[str]) -> None:
@@ -143,7 +152,7 @@ def enumerate_degrees(problem: Problem) -> Degrees:
         table = _keep(table, block % _product(table, ("ep", "etp")) == 0)
     table["edp"] = table["tp"] * table["cp"] * table["dp"] // _product(table, ("ep", "etp"))
     table = _cross(table, "micro_batch_size", domain(problem, "micro_batch_size"))
-    steps = _Steps(problem, table["micro_batch_size"] * table["dp"])
+    steps = Steps(problem, table["micro_batch_size"] * table["dp"])
     _check_rows(problem, int(steps.counts.sum()), problem.objective == "peak_memory")
     table["num_microbatches"] = steps.fewest
     table = _keep(table, steps.counts > 0)
@@ -156,43 +165,6 @@ def enumerate_degrees(problem: Problem) -> Degrees:
     table["vpp"] = np.ones_like(table["tp"])
     table["interleave_group"] = table["pp"].copy()
     return Degrees(**table)
-
-
-class _Steps:
-    """The numbers of micro-batches a step that rows may have, `unit` being the sequences of one micro-batch over all
-    data-parallel ranks: those that make an allowed global batch, within what the problem says of their number."""
-
-    def __init__(self, problem: Problem, unit: Column) -> None:
-        units, self._which = np.unique(unit, return_inverse=True)
-        self._lists = [_microbatches(problem, int(size)) for size in units]
-        sizes = np.array([len(each) for each in self._lists], dtype=np.int64)
-        self.counts: Column = sizes[self._which]
-        """How many there are, by row."""
-
-    @property
-    def fewest(self) -> Column:
-        """The smallest, by row; 0 where there is none."""
-        return self._of_each(lambda each: each[0])
-
-    @property
-    def most(self) -> Column:
-        """The largest, by row; 0 where there is none."""
-        return self._of_each(lambda each: each[-1])
-
-    def listed(self) -> tuple[Column, Column]:
-        """All of them, row after row; and the row of each."""
-        rows = np.repeat(np.arange(len(self.counts)), self.counts)
-        return np.concatenate([np.zeros(0, dtype=np.int64), *(self._lists[each] for each in self._which)]), rows
-
-    def _of_each(self, pick: Callable[[Column], np.int64]) -> Column:
-        return np.array([pick(each) if len(each) else 0 for each in self._lists], dtype=np.int64)[self._which]
-
-
-def _microbatches(problem: Problem, unit: int) -> Column:
-    values, bound = problem.workload.batches.multiples(unit), problem.bound("num_microbatches")
-    fixed = problem.fix.get("num_microbatches")
-    keep = (values >= (bound.min or 0)) & (values <= (bound.max or np.iinfo(np.int64).max))
-    return values[keep if fixed is None else keep & (values == fixed)]
 
 
 def _check_rows(problem: Problem, rows: int, untimed: bool = False) -> None:
@@ -213,19 +185,19 @@ def most_microbatches(problem: Problem, degrees: Degrees) -> Degrees:
     """The rows with the most micro-batches that make an allowed global batch: with one batch the same rows."""
     if problem.workload.batches.exact:
         return degrees
-    return replace(degrees, num_microbatches=_Steps(problem, degrees.micro_batch_size * degrees.dp).most)
+    return replace(degrees, num_microbatches=Steps(problem, degrees.micro_batch_size * degrees.dp).most)
 
 
 def count_microbatches(problem: Problem, degrees: Degrees) -> Column:
     """How many numbers of micro-batches make an allowed global batch, by row."""
-    return _Steps(problem, degrees.micro_batch_size * degrees.dp).counts
+    return Steps(problem, degrees.micro_batch_size * degrees.dp).counts
 
 
 def with_microbatches(problem: Problem, degrees: Degrees) -> tuple[Degrees, Column]:
     """A row for every allowed global batch of each row; and the row that each came from."""
     if problem.workload.batches.exact:
         return degrees, np.arange(len(degrees.tp))
-    microbatches, rows = _Steps(problem, degrees.micro_batch_size * degrees.dp).listed()
+    microbatches, rows = Steps(problem, degrees.micro_batch_size * degrees.dp).listed()
     return replace(select(degrees, rows), num_microbatches=microbatches), rows
 
 

@@ -3,15 +3,11 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from math import lcm
+from math import gcd
 from typing import Any, TypeAlias
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import model_validator
 
-from moeopt.arithmetic import Number, both, either, is_column
 from moeopt.errors import InputError
 from moeopt.problem.base import LARGEST, Input, Positive, read_fields, shown
 from moeopt.units import parse_count
@@ -82,8 +78,7 @@ class Batches:
     @property
     def most_divisible(self) -> int:
         """The one that shares most with a number of many small factors; of several the smallest."""
-        values = np.array(self.values, dtype=np.int64)
-        return int(values[np.argmax(np.gcd(values, _SMALL_FACTORS))])
+        return max(self.values, key=lambda batch: gcd(batch, _SMALL_FACTORS))
 
     def __str__(self) -> str:
         if isinstance(self.values, range) and len(self.values) > 1:
@@ -91,41 +86,6 @@ class Batches:
             return f"{self.least} to {self.most}{step}"
         *others, last = map(str, self.values)
         return f"{', '.join(others)} or {last}" if others else last
-
-    def admits(self, batch: Number) -> Number:
-        """Whether a batch, or each of a column of them, is one of these."""
-        if isinstance(self.values, range):
-            inside = both(batch >= self.least, batch <= self.most)
-            return both(inside, (batch - self.least) % self.values.step == 0)
-        return np.isin(batch, self._listed) if is_column(batch) else batch in self.values
-
-    def divisible(self, unit: Number) -> Number:
-        """Whether some batch is a multiple of a unit (an integer or a column)."""
-        if not isinstance(self.values, range):
-            return either(*(batch % unit == 0 for batch in self.values))
-        step = np.lcm(unit, self.values.step) if is_column(unit) else lcm(unit, self.values.step)
-        return self.most // step * step >= self.least
-
-    def multiples(self, unit: int) -> NDArray[np.int64]:
-        """The batches that are multiples of a unit, as multiples: micro-batches of a data-parallel rank, ascending."""
-        if isinstance(self.values, range):
-            step = lcm(unit, self.values.step)
-            first = -(-self.least // step)
-            return np.arange(first, self.most // step + 1, dtype=np.int64) * (step // unit)
-        listed = self._listed
-        return np.asarray(listed[listed % unit == 0] // unit)
-
-    def divisors(self, most: int) -> list[int]:
-        """Numbers up to `most` that divide some batch, ascending."""
-        if self.exact:
-            small = [i for i in range(1, int(self.most**0.5) + 1) if self.most % i == 0]
-            return sorted(d for d in {*small, *(self.most // i for i in small)} if d <= most)
-        numbers = np.arange(1, min(most, self.most) + 1, dtype=np.int64)
-        return [int(number) for number in numbers[self.divisible(numbers)]]
-
-    @cached_property
-    def _listed(self) -> NDArray[np.int64]:
-        return np.array(self.values, dtype=np.int64)
 
 
 def batches_of(given: Any) -> Batches:

@@ -14,6 +14,9 @@ from moeopt.problem.problem import Problem
 from moeopt.screening import Block, Column, Limits, Pair, Share
 from moeopt.solving.incumbent import Found
 
+_LARGEST = 2**62
+"""Bounds are cut off there: far above any layout that matters."""
+
 
 @dataclass
 class Best:
@@ -61,6 +64,7 @@ class Best:
         if not free:
             return bound
         whole, rest = np.divmod(bound, degrees.batch)
+        whole = np.minimum(whole, _LARGEST // batches.most - 1)
         return np.asarray(whole * batches.most + rest * batches.most // degrees.batch)
 
     def known(self, candidate: Candidate) -> Found | None:

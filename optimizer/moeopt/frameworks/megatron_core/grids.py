@@ -6,6 +6,7 @@ Sources are Megatron-LM d98e8a6.
 """
 
 from moeopt.arithmetic import Number, both
+from moeopt.batches import admits, divisible
 from moeopt.frameworks.rules import Rule, remainder
 from moeopt.layout import Choices, Degrees
 from moeopt.problem.problem import Problem
@@ -99,20 +100,20 @@ def _batch_sentence(problem: Problem, d: Degrees, _choices: Choices) -> str:
     of = f"micro_batch_size {d.micro_batch_size} * dp {d.dp}"
     if batches.exact:
         return remainder(f"global_batch_size {batches}", batches.most, f"({of})", unit)
-    return f"{of} = {unit}, which divides {'some' if batches.divisible(unit) else 'no'} global_batch_size of {batches}"
+    return f"{of} = {unit}, which divides {'some' if divisible(batches, unit) else 'no'} global_batch_size of {batches}"
 
 
 def _allowed_sentence(problem: Problem, d: Degrees, _choices: Choices) -> str:
     batches = problem.workload.batches
     text = f"micro_batch_size {d.micro_batch_size} * dp {d.dp} * num_microbatches {d.num_microbatches} = {d.batch}"
-    return f"{text}, {'one' if batches.admits(d.batch) else 'must be one'} of global_batch_size {batches}"
+    return f"{text}, {'one' if admits(batches, d.batch) else 'must be one'} of global_batch_size {batches}"
 
 
 BATCH = Rule(
     "batch_by_dp",
     "every data-parallel rank runs a whole number of micro-batches, at least one",
     ("dp", "micro_batch_size"),
-    lambda problem, d, _: problem.workload.batches.divisible(d.micro_batch_size * d.dp),
+    lambda problem, d, _: divisible(problem.workload.batches, d.micro_batch_size * d.dp),
     _batch_sentence,
     "megatron/core/num_microbatches_calculator.py:381-391",
     "launch",
@@ -121,7 +122,7 @@ _BATCH_ALLOWED = Rule(
     "batch_allowed",
     "the global batch is one that the problem allows",
     ("dp", "micro_batch_size", "num_microbatches"),
-    lambda problem, d, _: problem.workload.batches.admits(d.batch),
+    lambda problem, d, _: admits(problem.workload.batches, d.batch),
     _allowed_sentence,
     "workload.global_batch_size",
     "moeopt",
