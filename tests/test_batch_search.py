@@ -76,7 +76,7 @@ def test_the_solver_equals_the_sweep(first: int) -> None:
 # Bounds -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", [*range(12), 21, 63])
 def test_bounds_hold_for_every_batch(seed: int) -> None:
     """No row's bound of the first level is above what any batch and placement of it has: on bytes and on the step for
     every number of micro-batches, and on a sequence's share of the step; and rows within limits are not left out."""
@@ -199,6 +199,23 @@ def test_alternatives_come_in_the_order_of_their_share() -> None:
         for ledger in legal_candidates(problem)
     )
     assert [share * 8 for share in shares] == best[:5]
+
+
+def test_further_objectives_are_proven_beside_an_open_batch() -> None:
+    """A chain is settled among the optima of its first, each value of the layout's own step with its bound."""
+    fields: dict[str, Any] = {"fix": {**FEW, "pp": 2}, "workload": {"global_batch_size": (4, 6)}}
+    answer = solve(tiny(**fields, objective="peak_memory", then=("cost",)), workers=1, explained=False)
+    memory, cost = answer["objectives"]
+    assert (memory["proven"], cost["proven"]) == (True, True)
+    assert cost["value"] == cost["bound"]
+    assert ("sequences" in memory, cost["sequences"]) == (False, answer["batch"]["sequences"])
+    problem = tiny(**fields)
+    listed = [
+        (peak_bytes(ledger, pipeline), brought(problem, ledger, ledger.step_time(pipeline).total_ns) * 2)
+        for ledger in legal_candidates(problem)
+        for pipeline in placed(ledger)
+    ]
+    assert (memory["value"], Fraction(cost["value"] * 6, cost["sequences"])) == min(listed)
 
 
 def test_stopped_early_the_bound_holds() -> None:

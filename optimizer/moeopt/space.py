@@ -134,9 +134,9 @@ def with_groups(problem: Problem, table: Columns, microbatches: Column) -> Colum
 
 def enumerate_degrees(problem: Problem) -> Degrees:
     """Columns of every combination of the domains that satisfies both GPU equations and the batch, chunks left at one
-    (see `with_chunks`). Where the batch is free the micro-batches are the fewest that make an allowed one (see
+    (see `with_chunks`). Where the batch is open the micro-batches are the fewest that make an allowed one (see
     `with_microbatches`). Legality rules proper are the framework's and are applied by the caller. Raises InputError
-    where a free batch makes more than `MOST_ROWS` of them.
+    where an open batch makes more than `MOST_ROWS` of them.
     """
     reach = problem.gpu_range
     table: Columns = {}

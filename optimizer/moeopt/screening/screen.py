@@ -39,7 +39,7 @@ _SLICE = 2**18
 
 @dataclass(frozen=True)
 class Block:
-    """Legal rows of one mode, chunks still open, and where the batch is free the number of micro-batches too: the
+    """Legal rows of one mode, chunks still open, and where the batch is open the number of micro-batches too: the
     fewest in `degrees`, the most in `longest`."""
 
     mode: Choices
@@ -107,7 +107,8 @@ class Screening:
 
     @property
     def rows(self) -> int:
-        """Legal combinations of degrees and modes, chunks left open; with every batch that the problem allows."""
+        """Legal combinations of degrees and modes, chunks left open; of an open batch all that are allowed, before
+        constraints on micro-batches."""
         if self.problem.workload.batches.exact:
             return sum(len(block.time) for block in self.blocks)
         return sum(int(count_microbatches(self.problem, block.degrees).sum()) for block in self.blocks)
