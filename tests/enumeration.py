@@ -6,6 +6,7 @@ nothing of its bounds, heuristics, encoding or solver.
 
 import random
 from collections.abc import Iterator
+from fractions import Fraction
 from itertools import combinations, pairwise
 from typing import Any
 
@@ -18,7 +19,7 @@ from moeopt.frameworks.megatron_core import legal
 from moeopt.pipeline import PipelineLayout
 from moeopt.problem.loading import load_problem
 from moeopt.problem.problem import Problem
-from moeopt.space import enumerate_degrees, row, with_chunks
+from moeopt.space import enumerate_degrees, row, with_chunks, with_microbatches
 
 
 def random_problem(seed: int) -> Problem:
@@ -139,7 +140,7 @@ def placements(problem: Problem, pp: int, vpp: int) -> list[PipelineLayout]:
 
 def legal_candidates(problem: Problem) -> Iterator[Ledger]:
     """The prices of every legal combination of degrees and choices; its placements are `placements` of its grid."""
-    degrees, _ = with_chunks(problem, enumerate_degrees(problem))
+    degrees, _ = with_chunks(problem, with_microbatches(problem, enumerate_degrees(problem))[0])
     for mode in modes(problem):
         for recompute in recomputes(problem):
             choices = mode.model_copy(update={"recompute": recompute})
@@ -159,20 +160,25 @@ def peak_bytes(ledger: Ledger, pipeline: PipelineLayout) -> int:
     return max(stage.total_bytes for stage in ledger.memory(pipeline))
 
 
-def exhaustive_best(problem: Problem) -> tuple[int, ...] | None:
+def brought(problem: Problem, ledger: Ledger, time_ns: int) -> Fraction:
+    """A step's time in proportion to the largest batch that the problem allows: what different batches share."""
+    return Fraction(time_ns * problem.workload.batches.most, ledger.degrees.batch)
+
+
+def exhaustive_best(problem: Problem) -> tuple[Fraction | int, ...] | None:
     """Lowest (objective, then step time where GPUs are the objective) over every legal layout that fits."""
-    best: tuple[int, ...] | None = None
+    best: tuple[Fraction | int, ...] | None = None
     for ledger in legal_candidates(problem):
         gpus = ledger.degrees.gpus
         for pipeline in placed(ledger):
-            time_ns = ledger.step_time(pipeline).total_ns
+            time_ns = brought(problem, ledger, ledger.step_time(pipeline).total_ns)
             hopeless = {"step_time": time_ns, "cost": time_ns * gpus, "gpus": gpus}.get(problem.objective, -1)
             if best is not None and hopeless > best[0]:
                 continue
             peak = peak_bytes(ledger, pipeline)
             if peak > problem.memory_limit:
                 continue
-            value = {
+            value: tuple[Fraction | int, ...] = {
                 "step_time": (time_ns,),
                 "cost": (time_ns * gpus,),
                 "peak_memory": (peak,),
@@ -189,7 +195,7 @@ def canonical_best(problem: Problem) -> tuple[tuple[Any, ...], Ledger] | None:
     for ledger in legal_candidates(problem):
         gpus, order = ledger.degrees.gpus, Candidate(problem, ledger.degrees, ledger.choices, 0).order
         for pipeline in placed(ledger):
-            time_ns = ledger.step_time(pipeline).total_ns
+            time_ns = brought(problem, ledger, ledger.step_time(pipeline).total_ns)
             first = {"step_time": time_ns, "cost": time_ns * gpus, "gpus": gpus}.get(problem.objective, -1)
             if best is not None and first > best[0][0]:
                 continue

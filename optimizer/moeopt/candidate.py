@@ -1,6 +1,7 @@
 """A candidate: one combination of degrees and other decisions, with its prices, before its layers are placed."""
 
 from dataclasses import dataclass, fields
+from fractions import Fraction
 from functools import cached_property
 
 from moeopt.accounting.ledger import Ledger
@@ -16,6 +17,8 @@ from moeopt.problem.problem import Problem
 
 TIE_BREAK = ("tp", "pp", "cp", "ep", "etp", "vpp", "micro_batch_size")
 """Between layouts of equal objective, GPUs and memory the smaller degree wins, in this order."""
+PER_SEQUENCE = ("step_time", "cost")
+"""Objectives of a step: those of different batches are compared by their value a sequence."""
 
 
 @dataclass(frozen=True)
@@ -71,12 +74,33 @@ class Candidate:
             *simplicity(self.choices),
             int(d.interleave_group),
             int(d.dp),
+            int(d.num_microbatches),
         )
 
     @property
     def key(self) -> tuple[object, ...]:
         """What tells this candidate from every other one of its problem."""
         return int(self.degrees.gpus), *self.order
+
+    def own_value(self, objective: str, time_ns: int, peak_bytes: int) -> int:
+        """Value of an objective for a layout of this candidate; step time and cost of its own step."""
+        gpus = int(self.degrees.gpus)
+        values = {"step_time": time_ns, "cost": gpus * time_ns, "gpus": gpus, "peak_memory": peak_bytes}
+        return values[objective]
+
+    def value(self, objective: str, time_ns: int, peak_bytes: int) -> int | Fraction:
+        """The same as a search compares it: where the problem leaves the batch open, step time and cost are brought to
+        the largest batch that it allows, in proportion."""
+        value, batches = self.own_value(objective, time_ns, peak_bytes), self.problem.workload.batches
+        if batches.exact or objective not in PER_SEQUENCE:
+            return value
+        return Fraction(value * batches.most, int(self.degrees.batch))
+
+    def step_ns(self, objective: str, value: int | Fraction) -> int:
+        """Nanoseconds of a step of this candidate at a value of `step_time` or `cost`, rounded down."""
+        batches = self.problem.workload.batches
+        own = value if batches.exact else Fraction(value) * int(self.degrees.batch) / batches.most
+        return int(own // (int(self.degrees.gpus) if objective == "cost" else 1))
 
     def layout(self, pipeline: PipelineLayout) -> Layout:
         """The complete layout for a placement."""

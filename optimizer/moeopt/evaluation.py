@@ -15,7 +15,7 @@ from moeopt.problem.base import read_fields
 from moeopt.problem.problem import Problem
 from moeopt.resolve import complete, degrees_of, is_complete, own_gpus, pipeline_of
 from moeopt.schedule.order import check_schedule
-from moeopt.solution import SCHEMA, describe, gpu_equations, objective_value, rules_json
+from moeopt.solution import SCHEMA, describe, gpu_equations, objective_json, rules_json
 
 
 def evaluate(problem: Problem, layout: Layout | Mapping[str, Any], *, strict: bool = True) -> dict[str, Any]:
@@ -38,12 +38,11 @@ def evaluate(problem: Problem, layout: Layout | Mapping[str, Any], *, strict: bo
     verdicts.append(memory_verdict(problem, answer["memory"]))
     verdicts += placement_verdicts(problem, full, pipeline, answer)
     legal = all(verdict.holds for verdict in verdicts)
-    value, unit = objective_value(problem, answer)
     return {
         "schema": SCHEMA,
         "status": "evaluated" if legal else "illegal",
         **answer,
-        "objective": {"name": problem.objective, "value": value, "bound": None, "unit": unit},
+        "objective": objective_json(problem, problem.objective, answer, None),
         "ddp_buffers": exact_buffers(problem, degrees_of(full), full.choices, pipeline) if sound else None,
         "rules": rules_json(verdicts),
     }

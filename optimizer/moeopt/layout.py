@@ -52,6 +52,11 @@ class Degrees:
         """GPU total, by the dense grid."""
         return self.tp * self.cp * self.dp * self.pp
 
+    @property
+    def batch(self) -> Number:
+        """Sequences of a step: the global batch."""
+        return self.micro_batch_size * self.dp * self.num_microbatches
+
 
 class Recompute(Input):
     """Which activations are dropped in the forward pass and computed again in the backward pass."""

@@ -17,8 +17,9 @@ def complete(problem: Problem, layout: Layout, strict: bool = True) -> Layout:
     What cannot be derived (a grid or a batch that does not divide) stays None. With `strict` a given dp that
     contradicts the problem's exact GPU count raises InputError; without, the layout's own degrees give the GPU total
     (`own_gpus`) and the rule `gpu_total_dense` is broken instead. Where the GPU count is a range, a given dp settles it
-    (and the rule says whether it lies inside); a given edp or num_microbatches that contradicts always raises. What the
-    layout does not say is taken from the problem's `fix` first.
+    (and the rule says whether it lies inside), and where the global batch is, num_microbatches does; a given edp or
+    num_microbatches that contradicts always raises. What the layout does not say is taken from the problem's `fix`
+    first.
     """
     layout = _with_defaults(_with_fixed(problem, layout))
     layout = layout.model_copy(update={"dp": _data_parallel(problem, layout, strict)})
@@ -97,12 +98,12 @@ def _data_parallel(problem: Problem, layout: Layout, strict: bool) -> int | None
 
 def _from_batch(problem: Problem, layout: Layout) -> int:
     """Where the GPU count is a range: dp from the number of micro-batches, the only other field that settles it."""
-    batch, reach = problem.workload.global_batch_size, problem.gpu_range
-    if layout.num_microbatches is None:
+    batches, reach = problem.workload.batches, problem.gpu_range
+    if layout.num_microbatches is None or not batches.exact:
         raise InputError(
             f"dp: not given, and the problem's gpus are {reach.min} to {reach.max}: give dp (gpus = tp * cp * dp * pp)"
         )
-    per_rank = layout.micro_batch_size * layout.num_microbatches
+    batch, per_rank = problem.workload.batch, layout.micro_batch_size * layout.num_microbatches
     if batch % per_rank:
         raise InputError(
             f"num_microbatches: {layout.num_microbatches} given, but global_batch_size {batch} % (micro_batch_size "
@@ -130,7 +131,10 @@ def _expert_data_parallel(problem: Problem, layout: Layout) -> int | None:
 def _microbatches(problem: Problem, layout: Layout) -> int | None:
     if layout.dp is None:
         return None
-    batch, per_step = problem.workload.global_batch_size, layout.micro_batch_size * layout.dp
+    batches, per_step = problem.workload.batches, layout.micro_batch_size * layout.dp
+    if not batches.exact:
+        return _given_microbatches(problem, layout)
+    batch = batches.most
     if batch % per_step:
         return None
     if layout.num_microbatches not in (None, batch // per_step):
@@ -139,3 +143,13 @@ def _microbatches(problem: Problem, layout: Layout) -> int | None:
             f"{layout.micro_batch_size} * dp {layout.dp}) = {batch // per_step}"
         )
     return batch // per_step
+
+
+def _given_microbatches(problem: Problem, layout: Layout) -> int:
+    """Where the global batch is open: the layout's own number, which settles it."""
+    if layout.num_microbatches is None:
+        raise InputError(
+            f"num_microbatches: not given, and the problem's global_batch_size is {problem.workload.batches}: give it "
+            "(global_batch_size = micro_batch_size * dp * num_microbatches), or one global_batch_size"
+        )
+    return layout.num_microbatches

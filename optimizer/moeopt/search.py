@@ -6,6 +6,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
+from moeopt.errors import InputError
 from moeopt.explain import explain
 from moeopt.problem.problem import Problem
 from moeopt.solution import infeasible_answer, solved_answer, unknown_answer
@@ -40,6 +41,9 @@ def solve(
     on the replayed step over the whole problem. `certify` goes on until a layout is proven to have the best replayed
     step, and returns that one (objective step_time); half of the time limit at most goes to the search before it.
     """
+    batches = problem.workload.batches
+    if certify:
+        check_certifiable(problem)
     started = time.monotonic()
     settings = Settings(
         workers=workers or min(os.cpu_count() or 1, _MOST_WORKERS),
@@ -54,7 +58,7 @@ def solve(
     facts = search.facts(time.monotonic() - started)
     if result.best is not None:
         certificate = None
-        if problem.objective == "step_time" and (explained or certify):
+        if problem.objective == "step_time" and batches.exact and (explained or certify):
             known = [result.best, *result.alternatives]
             seconds = time.monotonic() - started
             full = certify and (result.proven or _over(settings))
@@ -69,6 +73,16 @@ def solve(
             reasons = explain(problem, workers=settings.workers, seconds=time_limit) if explained else {}
         return infeasible_answer(problem, reasons, facts)
     return unknown_answer(problem, result.bound, facts)
+
+
+def check_certifiable(problem: Problem) -> None:
+    """Raise InputError for a problem whose replayed step cannot be certified."""
+    if problem.objective != "step_time":
+        raise InputError(f"certify: the replayed step is certified for objective step_time, not {problem.objective}")
+    if not problem.workload.batches.exact:
+        raise InputError(
+            f"certify: the replayed step is certified for one global_batch_size, not {problem.workload.batches}"
+        )
 
 
 def _over(settings: Settings) -> bool:

@@ -12,10 +12,11 @@ from moeopt.accounting.parameters import count
 from moeopt.accounting.sharding import Elements, chunk_elements
 from moeopt.accounting.time.flops import sequence_flops
 from moeopt.accounting.time.uncertainty import time_range
+from moeopt.candidate import PER_SEQUENCE
 from moeopt.constraints.placements import verdicts as placement_verdicts
 from moeopt.frameworks.megatron_core import check
 from moeopt.frameworks.rules import Verdict
-from moeopt.layout import Layout
+from moeopt.layout import Degrees, Layout
 from moeopt.pipeline import PipelineLayout
 from moeopt.problem.problem import Problem
 from moeopt.solving.branch import Result
@@ -35,11 +36,12 @@ def describe(problem: Problem, ledger: Ledger, layout: Layout, pipeline: Pipelin
         "problem": problem.model_dump(mode="json"),
         "layout": layout.model_dump(mode="json"),
         "gpus": gpu_equations(layout, gpus),
+        "batch": _batch(problem, ledger.degrees),
         "parameters": _parameters(problem, ledger, pipeline),
         "memory": _memory(problem, stages),
         "step_time": _step_time(problem, ledger, step),
         "schedule": _schedule(ledger, pipeline, step),
-        "cost": _cost(problem, gpus, step.total_ns),
+        "cost": _cost(problem, ledger.degrees, step.total_ns),
         "routing": problem.workload.routing.description,
     }
 
@@ -70,13 +72,24 @@ def rules_json(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
     ]
 
 
-def _cost(problem: Problem, gpus: int, step_ns: int) -> dict[str, Any]:
+def _batch(problem: Problem, degrees: Degrees) -> dict[str, Any]:
+    """The global batch of this layout, one of those that the problem allows."""
+    sequences = int(degrees.batch)
+    return {
+        "sequences": sequences,
+        "tokens": sequences * problem.workload.sequence_length,
+        "equation": f"{sequences} = micro_batch_size {degrees.micro_batch_size} * dp {degrees.dp} * num_microbatches "
+        f"{degrees.num_microbatches}",
+    }
+
+
+def _cost(problem: Problem, degrees: Degrees, step_ns: int) -> dict[str, Any]:
     """GPU-hours and money of 10^12 tokens at this step time, with nothing lost to restarts; for display, as all rates.
 
     Money at the cluster's price of a GPU-hour; null where the cluster has none.
     """
-    tokens = problem.workload.global_batch_size * problem.workload.sequence_length
-    hours = Fraction(gpus * step_ns, 3600 * NS_PER_SECOND)
+    tokens = int(degrees.batch) * problem.workload.sequence_length
+    hours = Fraction(int(degrees.gpus) * step_ns, 3600 * NS_PER_SECOND)
     price = problem.cluster.price_per_gpu_hour_usd
     a_trillion = hours * 10**12 / tokens
     return {
@@ -98,6 +111,25 @@ def objective_value(problem: Problem, answer: Mapping[str, Any], name: str | Non
     }[name or problem.objective]
 
 
+def objective_json(
+    problem: Problem, name: str, answer: Mapping[str, Any], bound: int | Fraction | None
+) -> dict[str, Any]:
+    """An objective of a described layout with its bound. Where steps of different batches are compared, both are of a
+    step of the layout's own batch (`sequences`): no layout has a smaller value for so many sequences."""
+    value, unit = objective_value(problem, answer, name)
+    sequences = answer["batch"]["sequences"]
+    if name in PER_SEQUENCE and bound is not None:
+        bound = Fraction(bound) * sequences / problem.workload.batches.most // 1
+    found = {"name": name, "value": value, "bound": None if bound is None else int(bound), "unit": unit}
+    return _per_batch(problem, found, sequences)
+
+
+def _per_batch(problem: Problem, objective: dict[str, Any], sequences: int) -> dict[str, Any]:
+    """An objective, with the sequences of its step where steps of different batches are compared."""
+    compared = objective["name"] in PER_SEQUENCE and not problem.workload.batches.exact
+    return {**objective, "sequences": sequences} if compared else objective
+
+
 def _objectives(problem: Problem, result: Result, answer: Mapping[str, Any]) -> dict[str, Any]:
     """The chain of objectives, each with its bound among the optima of those before it; nothing for a single one that
     implies no other."""
@@ -108,9 +140,8 @@ def _objectives(problem: Problem, result: Result, answer: Mapping[str, Any]) -> 
         return {}
     chain: list[dict[str, Any]] = []
     for name, bound in zip_longest(names, [result.bound, *result.further][: len(names)]):
-        value, unit = objective_value(problem, answer, name)
-        proven = bound == value and (result.proven or not chain)
-        chain.append({"name": name, "value": value, "bound": bound, "unit": unit, "proven": proven})
+        found = objective_json(problem, name, answer, bound)
+        chain.append({**found, "proven": found["bound"] == found["value"] and (result.proven or not chain)})
     return {"objectives": chain}
 
 
@@ -152,10 +183,10 @@ def _memory(problem: Problem, stages: Sequence[StageMemory]) -> dict[str, Any]:
 
 def _step_time(problem: Problem, ledger: Ledger, step: StepTime) -> dict[str, Any]:
     """Rates are for display; the integers are the nanoseconds."""
-    workload, gpus = problem.workload, int(ledger.degrees.gpus)
-    tokens = workload.global_batch_size * workload.sequence_length
+    batch, gpus = int(ledger.degrees.batch), int(ledger.degrees.gpus)
+    tokens = batch * problem.workload.sequence_length
     seconds = step.total_ns / NS_PER_SECOND
-    flops_per_gpu = sequence_flops(problem) * workload.global_batch_size / gpus / seconds
+    flops_per_gpu = sequence_flops(problem) * batch / gpus / seconds
     return {
         "total_ns": step.total_ns,
         "parts": step.parts,
@@ -228,13 +259,12 @@ def solved_answer(
     answer = describe(problem, best.candidate.ledger, layout, best.pipeline)
     if certificate is not None:
         answer["schedule"] = certified_schedule(answer["schedule"], certificate)
-    value, unit = objective_value(problem, answer)
     verdicts = [*check(problem, layout), *placement_verdicts(problem, layout, best.pipeline, answer)]
     return {
         "schema": SCHEMA,
         "status": "optimal" if result.proven else "feasible",
         **answer,
-        "objective": {"name": problem.objective, "value": value, "bound": result.bound, "unit": unit},
+        "objective": objective_json(problem, problem.objective, answer, result.bound),
         **_objectives(problem, result, answer),
         "rules": rules_json(verdicts),
         "alternatives": [_alternative(problem, found) for found in result.alternatives[1:]],
@@ -251,11 +281,12 @@ def _ledger_optimum(problem: Problem, found: Found) -> dict[str, Any]:
 
 
 def _alternative(problem: Problem, found: Found) -> dict[str, Any]:
-    layout = found.candidate.layout(found.pipeline)
+    layout, degrees = found.candidate.layout(found.pipeline), found.candidate.degrees
+    objective = {"name": problem.objective, "value": found.own_value(problem.objective)}
     return {
         "layout": layout.model_dump(mode="json"),
-        "gpus": gpu_equations(layout, int(found.candidate.degrees.gpus)),
-        "objective": {"name": problem.objective, "value": found.value(problem.objective)},
+        "gpus": gpu_equations(layout, int(degrees.gpus)),
+        "objective": _per_batch(problem, objective, int(degrees.batch)),
         "step_time_ns": found.time_ns,
         "peak_bytes": found.peak_bytes,
     }
@@ -272,12 +303,14 @@ def infeasible_answer(problem: Problem, explanation: Mapping[str, Any], facts: M
     }
 
 
-def unknown_answer(problem: Problem, bound: int, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """The time was over before a layout was found or ruled out."""
+def unknown_answer(problem: Problem, bound: int | Fraction, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The time was over before a layout was found or ruled out. Where steps of different batches are compared, the
+    bound is of a step of the largest batch (`sequences`)."""
+    objective = {"name": problem.objective, "value": None, "bound": int(bound)}
     return {
         "schema": SCHEMA,
         "status": "unknown",
         "problem": problem.model_dump(mode="json"),
-        "objective": {"name": problem.objective, "value": None, "bound": bound},
+        "objective": _per_batch(problem, objective, problem.workload.batches.most),
         "search": dict(facts),
     }

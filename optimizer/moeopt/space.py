@@ -5,15 +5,17 @@ bounds below, which only keep the space to layouts that anybody would launch; `l
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from moeopt.batches import Steps, divisible
 from moeopt.errors import InputError
 from moeopt.freedom import freed
 from moeopt.layout import Degrees
 from moeopt.problem.base import nearest
+from moeopt.problem.batches import Batches
 from moeopt.problem.problem import Problem
 
 Column = NDArray[np.int64]
@@ -21,6 +23,11 @@ Columns = dict[str, Column]
 
 DEFAULT_MAX_MICRO_BATCH_SIZE = 16
 DEFAULT_MAX_VPP = 12
+MOST_ROWS = 40_000_000
+"""Combinations of degrees and global batches that are looked at where the batch is open (one batch makes some tens of
+thousands) ..."""
+MOST_UNTIMED_ROWS = 400_000
+"""... and under peak_memory, which tells few of them apart."""
 
 
 def divisors(number: int) -> list[int]:
@@ -57,17 +64,26 @@ def _candidates(problem: Problem, degree: str) -> Iterable[int]:
     pieces = architecture.num_hidden_layers + 2
     exact = problem.gpu_range.min == most
     up_to = divisors(most) if exact else range(1, most + 1)
+    largest = problem.bound("micro_batch_size").max or DEFAULT_MAX_MICRO_BATCH_SIZE
     sources: dict[str, Callable[[], Iterable[int]]] = {
         "tp": lambda: [t for t in divisors(architecture.num_attention_heads) if t <= most],
         "pp": lambda: [p for p in up_to if p <= pieces],
         "cp": lambda: [c for c in divisors(workload.sequence_length) if c <= most],
-        "dp": lambda: [d for d in divisors(workload.global_batch_size) if d <= most],
+        "dp": lambda: _dividing(workload.batches, most, exact),
         "ep": lambda: [e for e in divisors(architecture.num_experts or 1) if e <= most],
         "etp": lambda: [q for q in divisors(architecture.moe_intermediate_size or 1) if q <= most],
         "vpp": lambda: range(1, pieces + 1),
-        "micro_batch_size": lambda: divisors(workload.global_batch_size),
+        "micro_batch_size": lambda: _dividing(workload.batches, largest),
     }
     return sources[degree]() if degree in sources else ()
+
+
+def _dividing(batches: Batches, most: int, exactly: bool = False) -> list[int]:
+    """Numbers up to `most` (where the batch is open with `exactly`: among its divisors) that divide some batch."""
+    if batches.exact:
+        return [d for d in divisors(batches.most) if d <= most]
+    numbers = np.array(divisors(most)) if exactly else np.arange(1, min(most, batches.most) + 1)
+    return [int(number) for number in numbers[divisible(batches, numbers)]]
 
 
 def check_names(problem: Problem, known: Iterable[str]) -> None:
@@ -118,12 +134,16 @@ def with_groups(problem: Problem, table: Columns, microbatches: Column) -> Colum
 
 def enumerate_degrees(problem: Problem) -> Degrees:
     """Columns of every combination of the domains that satisfies both GPU equations and the batch, chunks left at one
-    (see `with_chunks`). Legality rules proper are the framework's and are applied by the caller.
+    (see `with_chunks`). Where the batch is open the micro-batches are the fewest that make an allowed one (see
+    `with_microbatches`). Legality rules proper are the framework's and are applied by the caller. Raises InputError
+    where an open batch makes more than `MOST_ROWS` of them.
     """
     reach = problem.gpu_range
     table: Columns = {}
     for name in ("tp", "cp", "pp", "dp"):
-        table = _cross(table, name, domain(problem, name))
+        values = domain(problem, name)
+        _check_rows(problem, _length(table) * len(values))
+        table = _cross(table, name, values)
         table = _keep(table, _product(table, ("tp", "cp", "pp", "dp")) <= reach.max)
     table = _keep(table, _product(table, ("tp", "cp", "pp", "dp")) >= reach.min)
     for name in ("ep", "etp"):
@@ -132,10 +152,11 @@ def enumerate_degrees(problem: Problem) -> Degrees:
         table = _keep(table, block % _product(table, ("ep", "etp")) == 0)
     table["edp"] = table["tp"] * table["cp"] * table["dp"] // _product(table, ("ep", "etp"))
     table = _cross(table, "micro_batch_size", domain(problem, "micro_batch_size"))
-    batch = problem.workload.global_batch_size
-    table = _keep(table, batch % (table["micro_batch_size"] * table["dp"]) == 0)
-    table["num_microbatches"] = batch // (table["micro_batch_size"] * table["dp"])
-    for name in ("dp", "edp", "num_microbatches"):
+    steps = Steps(problem, table["micro_batch_size"] * table["dp"])
+    _check_rows(problem, int(steps.counts.sum()), problem.objective == "peak_memory")
+    table["num_microbatches"] = steps.fewest
+    table = _keep(table, steps.counts > 0)
+    for name in ("dp", "edp"):
         allowed = problem.bound(name)
         low, high = allowed.min or 0, allowed.max or np.iinfo(np.int64).max
         table = _keep(table, (table[name] >= low) & (table[name] <= high))
@@ -144,6 +165,40 @@ def enumerate_degrees(problem: Problem) -> Degrees:
     table["vpp"] = np.ones_like(table["tp"])
     table["interleave_group"] = table["pp"].copy()
     return Degrees(**table)
+
+
+def _check_rows(problem: Problem, rows: int, untimed: bool = False) -> None:
+    batches, reach = problem.workload.batches, problem.gpu_range
+    most = MOST_UNTIMED_ROWS if untimed else MOST_ROWS
+    if batches.exact or rows <= most:
+        return
+    gpus = f"{reach.max}" if reach.min == reach.max else f"{reach.min} to {reach.max}"
+    aim = " for peak_memory" if untimed else ""
+    raise InputError(
+        f"workload.global_batch_size: {batches} make {rows} combinations of degrees and batches on {gpus} GPUs, more "
+        f"than the {most} that are searched{aim}; give multiple_of (like {{min: {batches.least}, max: {batches.most}, "
+        "multiple_of: 64}), or list batches"
+    )
+
+
+def most_microbatches(problem: Problem, degrees: Degrees) -> Degrees:
+    """The rows with the most micro-batches that make an allowed global batch: with one batch the same rows."""
+    if problem.workload.batches.exact:
+        return degrees
+    return replace(degrees, num_microbatches=Steps(problem, degrees.micro_batch_size * degrees.dp).most)
+
+
+def count_microbatches(problem: Problem, degrees: Degrees) -> Column:
+    """How many numbers of micro-batches make an allowed global batch, by row."""
+    return Steps(problem, degrees.micro_batch_size * degrees.dp).counts
+
+
+def with_microbatches(problem: Problem, degrees: Degrees) -> tuple[Degrees, Column]:
+    """A row for every allowed global batch of each row; and the row that each came from."""
+    if problem.workload.batches.exact:
+        return degrees, np.arange(len(degrees.tp))
+    microbatches, rows = Steps(problem, degrees.micro_batch_size * degrees.dp).listed()
+    return replace(select(degrees, rows), num_microbatches=microbatches), rows
 
 
 def with_chunks(problem: Problem, degrees: Degrees) -> tuple[Degrees, NDArray[np.int64]]:
@@ -170,6 +225,11 @@ def concatenate(parts: Sequence[Degrees]) -> Degrees:
     return Degrees(
         **{field.name: np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Degrees)}
     )
+
+
+def columns(degrees: Degrees) -> Degrees:
+    """One row of integers as columns of length one."""
+    return Degrees(**{field.name: np.array([getattr(degrees, field.name)]) for field in fields(Degrees)})
 
 
 def row(degrees: Degrees, index: int) -> Degrees:

@@ -51,7 +51,7 @@ def _degree(name: str, text: str, setting: Setting) -> Answer:
         note = "; ".join(setting.evaluation["gpus"]["equations"]) if name in ("dp", "edp") else "as the layout says"
     if name == "num_microbatches":
         layout = setting.evaluation["layout"]
-        batch = setting.problem.workload.global_batch_size
+        batch = value * layout["micro_batch_size"] * layout["dp"]
         note = f"{batch} / (micro_batch_size {layout['micro_batch_size']} * dp {layout['dp']}) = {value}"
     return Answer(value, holds(quantity, value), f"{name} is {value}: {note}", f"{value:,}")
 
@@ -77,11 +77,12 @@ def _tokens_per_second(name: str, text: str, setting: Setting) -> Answer:
     if "step_time" not in setting.evaluation:
         return not_priced(name, setting)
     workload, step_ns = setting.problem.workload, setting.evaluation["step_time"]["total_ns"]
-    tokens = workload.global_batch_size * workload.sequence_length
+    sequences = setting.evaluation["batch"]["sequences"]
+    tokens = sequences * workload.sequence_length
     value = Fraction(tokens * 10**9, step_ns)
     quantity = count_quantity(name, text)
     note = (
-        f"{workload.global_batch_size} sequences * {workload.sequence_length} tokens = {tokens:,} tokens in "
+        f"{sequences} sequences * {workload.sequence_length} tokens = {tokens:,} tokens in "
         f"{format_ns(step_ns)} on {setting.evaluation['gpus']['total']:,} GPUs by moeopt's model of this layout"
     )
     return Answer(

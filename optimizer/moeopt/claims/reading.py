@@ -67,7 +67,8 @@ def nearest_reading(problem: Problem, layout: Layout) -> Reading:
     note = ""
     if contradictions:
         dp = gpus // grids.dense
-        layout = layout.model_copy(update={"dp": None, "edp": None, "num_microbatches": None})
+        derived = ("dp", "edp", *(["num_microbatches"] if problem.workload.batches.exact else []))
+        layout = layout.model_copy(update=dict.fromkeys(derived))
         note = f"read with dp {dp}, which makes {gpus} GPUs"
     return Reading(problem, layout, contradictions, note)
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from moeopt.cli.assignments import merge_assignments, parse_assignments, parse_limits
 from moeopt.errors import InputError
 from moeopt.problem.base import nearest, read_fields, shown
+from moeopt.problem.batches import read_batch
 from moeopt.problem.loading import load_architecture, load_cluster, load_gpus, load_problem, problem_fields
 from moeopt.problem.problem import DEGREES, Problem
 from moeopt.problem.reading import read_file
@@ -67,7 +68,7 @@ def _override_workload(fields: dict[str, Any], options: Mapping[str, Any]) -> No
     own: dict[str, Any] = {}
     for name in ("sequence_length", "global_batch_size"):
         if options.get(name) is not None:
-            own[name] = parse_count(options[name], name)
+            own[name] = (read_batch if name == "global_batch_size" else parse_count)(options[name], name)
     if options.get("precision") is not None:
         own["precision"] = options["precision"]
     if own:

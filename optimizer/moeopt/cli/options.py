@@ -57,7 +57,12 @@ def problem_options(command: Command) -> Command:
             ),
             click.option("--gpus", metavar="N", help="GPUs in all: 512, or a range 64..1024."),
             click.option("--sequence-length", metavar="S", help="Tokens in a sequence."),
-            click.option("--global-batch-size", metavar="B", help="Sequences in an optimizer step."),
+            click.option(
+                "--global-batch-size",
+                metavar="B",
+                help="Sequences in an optimizer step: 2048, a range 1024..4096 (1024..4096/256: its multiples of 256), "
+                "or a choice 1024,2048.",
+            ),
             click.option(
                 "--precision",
                 metavar="P",

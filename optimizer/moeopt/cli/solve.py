@@ -43,8 +43,6 @@ def solve(**options: Any) -> int:
     settings = _settings(options)
     given = None if options["why_not"] is None else _asked(options["why_not"])
     problem = read_problem(options)
-    if options["certify"] and problem.objective != "step_time":
-        raise InputError(f"certify: the replayed step is certified for objective step_time, not {problem.objective}")
     from moeopt.report.text import render
     from moeopt.search import solve as search
 

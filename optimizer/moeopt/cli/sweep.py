@@ -99,18 +99,20 @@ def _points(options: Mapping[str, Any]) -> "list[Point]":
 
 def _read_value(axis: str, value: str) -> None:
     """Raises InputError for a value that no problem can have."""
+    from moeopt.problem.batches import read_batch
     from moeopt.problem.loading import load_architecture, load_cluster, load_gpus
     from moeopt.problem.workload import Workload
 
     if axis == "precision":
         read_fields(Workload, {"precision": value}, "workload")
-    elif axis in ("sequence_length", "global_batch_size"):
+    elif axis == "sequence_length":
         positive_integer(value, axis)
     else:
         readers: dict[str, Callable[[str], Any]] = {
             "architecture": load_architecture,
             "cluster": load_cluster,
             "gpus": load_gpus,
+            "global_batch_size": read_batch,
         }
         readers[axis](value)
 

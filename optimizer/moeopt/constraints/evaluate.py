@@ -107,6 +107,8 @@ class Reader:
 
     def named(self, name: str) -> Value:
         """A degree or a number among the choices."""
+        if name == "global_batch_size":
+            return self.degrees.batch
         if name == "gpus" or name in Degrees.__dataclass_fields__:
             return getattr(self.degrees, name)
         return read_choice(self.choices, name)

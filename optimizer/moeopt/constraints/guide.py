@@ -4,6 +4,7 @@ Neither is trusted by a proof: a ceiling is the constraint itself, and a placeme
 """
 
 from collections.abc import Iterator, Sequence
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from moeopt.arithmetic import maximum, minimum
 from moeopt.constraints.evaluate import Placed, Reader, calculated, pick
 from moeopt.constraints.intervals import Floors, possible
 from moeopt.constraints.rules import trees
-from moeopt.constraints.tree import Arithmetic, Comparison, Every, Item, Number, Numeric, Some, Truth, items
+from moeopt.constraints.tree import Arithmetic, Comparison, Every, Item, Name, Number, Numeric, Some, Truth, items
 from moeopt.layout import Choices, Degrees
 from moeopt.problem.problem import Problem
 
@@ -46,6 +47,33 @@ def _plain_ceilings(node: Truth) -> Iterator[tuple[str, int]]:
     whole = isinstance(item, Item) and item.stage in ("all", "max") and item.name in ("peak_memory", "step_time")
     if whole and isinstance(item, Item) and isinstance(value, Number):
         yield item.name, int(value.value) - (node.operator in ("<", ">"))
+
+
+def sequence_ceilings(problem: Problem) -> list[Fraction]:
+    """Where the batch is open: nanoseconds that no step may exceed for each sequence of its batch, by constraints that
+    say it in so many words, as a least number of tokens a second does (`problem.targets`)."""
+    if problem.workload.batches.exact:
+        return []
+    found = [_sequence_ceiling(tree) for tree in trees(problem).values()]
+    return [ns for ns in found if ns is not None]
+
+
+def _sequence_ceiling(node: Truth) -> Fraction | None:
+    """`step_time * 3 <= global_batch_size * 5ms`, with or without the first factor."""
+    if not isinstance(node, Comparison) or node.operator != "<=":
+        return None
+    (step, times), (batch, each) = _product(node.left), _product(node.right)
+    timed = isinstance(step, Item) and step.name == "step_time"
+    if not timed or batch != Name("global_batch_size", "integer") or times <= 0:
+        return None
+    return each / times
+
+
+def _product(node: Numeric) -> tuple[Numeric, Fraction]:
+    """Something times a plain number."""
+    if isinstance(node, Arithmetic) and node.operator == "*" and isinstance(node.right, Number):
+        return node.left, Fraction(node.right.value)
+    return node, Fraction(1)
 
 
 def allowed(problem: Problem, degrees: Degrees, choices: Choices, time_ns: Array, memory_bytes: Array) -> Array:

@@ -9,11 +9,11 @@ from moeopt.constraints.tree import Kind, Quantity
 from moeopt.layout import Choices, Degrees
 from moeopt.problem.base import Input
 
-DEGREES = ("gpus", *Degrees.__dataclass_fields__)
+PRODUCTS = {"gpus": ("tp", "cp", "dp", "pp"), "global_batch_size": ("micro_batch_size", "dp", "num_microbatches")}
+"""What some names are the product of."""
+DEGREES = (*PRODUCTS, *Degrees.__dataclass_fields__)
 QUANTITIES: dict[str, Kind] = {"layers": "integer", "mtp": "integer", "peak_memory": "bytes", "step_time": "duration"}
 """Numbers of the placement and their kinds."""
-_GPUS = ("tp", "cp", "dp", "pp")
-"""What gpus is the product of."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ def known() -> list[str]:
 
 
 def degree_scope(names: tuple[str, ...]) -> tuple[str, ...]:
-    """The degrees among the names, `gpus` taken apart."""
-    read = [part for name in names for part in (_GPUS if name == "gpus" else (name,))]
+    """The degrees among the names, products taken apart."""
+    read = [part for name in names for part in PRODUCTS.get(name, (name,))]
     return tuple(dict.fromkeys(name for name in read if name in Degrees.__dataclass_fields__))
 
 

@@ -90,9 +90,9 @@ class Encoding:
         degrees["gpus"] = self.cp.new_int_var(reach.min, reach.max, "gpus")
         self._product(degrees["gpus"], [degrees[name] for name in ("tp", "cp", "dp", "pp")])
         self._product(degrees["gpus"], [degrees[name] for name in ("etp", "ep", "edp", "pp")])
-        batch = self.problem.workload.global_batch_size
-        batch_variable = self.cp.new_constant(batch)
-        self._product(batch_variable, [degrees[name] for name in ("micro_batch_size", "dp", "num_microbatches")])
+        sizes = cp_model.Domain.from_values([int(candidate.degrees.batch) for candidate in self.candidates])
+        batch = self.cp.new_int_var_from_domain(sizes, "batch")
+        self._product(batch, [degrees[name] for name in ("micro_batch_size", "dp", "num_microbatches")])
         return degrees
 
     def _product(self, total: cp_model.IntVar, factors: Sequence[cp_model.IntVar]) -> None:
@@ -102,7 +102,7 @@ class Encoding:
             if position == len(factors):
                 self.cp.add_multiplication_equality(total, [left, factor])
                 return
-            partial = self.cp.new_int_var(1, self.problem.gpu_range.max * self.problem.workload.global_batch_size, "")
+            partial = self.cp.new_int_var(1, self.problem.gpu_range.max * self.problem.workload.batches.most, "")
             self.cp.add_multiplication_equality(partial, [left, factor])
             left = partial
 

@@ -4,8 +4,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from itertools import repeat
 
-import numpy as np
-
 from moeopt.candidate import Candidate
 from moeopt.cpsat.encode import Encoding
 from moeopt.cpsat.solve import QUICK, minimise, rules_out
@@ -13,6 +11,7 @@ from moeopt.solving.best import Best
 from moeopt.solving.incumbent import place
 from moeopt.solving.queue import Queue
 from moeopt.solving.settings import Settings, Stopped
+from moeopt.space import columns
 
 _BATCH = 4
 """Candidates asked at once, a worker."""
@@ -85,7 +84,7 @@ class Proof:
     def _encode(self, candidate: Candidate, few_rows: bool = False) -> Encoding | None:
         """The model of a candidate within the threshold; None where its limits are below its bound."""
         limits = self.best.limits
-        horizon = int(limits.time_of(np.array([int(candidate.degrees.gpus)]))[0])
+        horizon = int(limits.time_of(columns(candidate.degrees))[0])
         if horizon < candidate.bound_ns:
             return None
         return Encoding(self.problem, [candidate], horizon, limits.memory_bytes, "few" if few_rows else "all")

@@ -1,6 +1,8 @@
 """The tie-break (`moeopt.solving.ties`) of a candidate whose placements are not all known: each goal is one solve
 with the goals before it fixed."""
 
+from fractions import Fraction
+
 from ortools.sat.python import cp_model
 
 from moeopt.candidate import Candidate
@@ -10,7 +12,7 @@ from moeopt.cpsat.solve import minimise
 from moeopt.screening import MOST_NS
 from moeopt.solving.incumbent import Found
 from moeopt.solving.settings import Settings
-from moeopt.solving.ties import Finalist, further_objectives
+from moeopt.solving.ties import Finalist, Values, further_objectives
 
 _LARGEST_SUM = 2**60
 """Of layers a stage times their weights: what CP-SAT takes with room to spare."""
@@ -38,10 +40,11 @@ def _canonical(encoding: Encoding, chosen: Found, settings: Settings) -> Found:
     return chosen
 
 
-def _settle_objectives(encoding: Encoding, settings: Settings) -> tuple[tuple[int, ...], Found] | None:
+def _settle_objectives(encoding: Encoding, settings: Settings) -> tuple[Values, Found] | None:
     """One candidate's best values of every objective after the first, each with those before it fixed; None where the
     time was over."""
-    candidate, values, found = encoding.candidates[0], [], None
+    candidate, found = encoding.candidates[0], None
+    values: list[int | Fraction] = []
     for name in further_objectives(candidate.problem):
         if name == "gpus":
             values.append(int(candidate.degrees.gpus))
@@ -51,7 +54,7 @@ def _settle_objectives(encoding: Encoding, settings: Settings) -> tuple[tuple[in
         if outcome.found is None or not outcome.proven:
             return None
         found = outcome.found
-        values.append(outcome.bound * (int(candidate.degrees.gpus) if name == "cost" else 1))
+        values.append(candidate.value(name, outcome.bound, outcome.bound))
         encoding.settle(goal, outcome.bound, found)
     return (tuple(values), found) if found is not None else None
 
@@ -59,11 +62,9 @@ def _settle_objectives(encoding: Encoding, settings: Settings) -> tuple[tuple[in
 def _encode(best: Found, candidate: Candidate) -> Encoding:
     """The model of one candidate held to the best layout's value."""
     problem = candidate.problem
-    horizon_ns, limit_bytes = best.time_ns, problem.memory_limit
-    if problem.objective == "peak_memory":
-        horizon_ns, limit_bytes = MOST_NS, best.peak_bytes
-    elif problem.objective == "cost":
-        horizon_ns = best.score // int(candidate.degrees.gpus)
+    horizon_ns, limit_bytes = MOST_NS, best.peak_bytes
+    if problem.objective != "peak_memory":
+        horizon_ns, limit_bytes = candidate.step_ns(problem.objective, best.score), problem.memory_limit
     encoding = Encoding(problem, [candidate], horizon_ns, limit_bytes)
     if candidate.key == best.candidate.key:
         encoding.hint(best)

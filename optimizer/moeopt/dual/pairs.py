@@ -29,7 +29,7 @@ def ask_pairs(
     d = rows.degrees
     shapes = np.stack([d.pp, d.vpp, d.num_microbatches, d.interleave_group, overlap], axis=1)
     unique, origin = np.unique(shapes, axis=0, return_inverse=True)
-    time_ns, end_ns = limits.time_of(d.gpus), np.broadcast_to(np.asarray(rows.work.end_ns), d.pp.shape)
+    time_ns, end_ns = limits.time_of(d), np.broadcast_to(np.asarray(rows.work.end_ns), d.pp.shape)
     bound = np.zeros_like(time_ns)
     placed: list[list[PipelineLayout]] = [[] for _ in time_ns]
     complete = [False] * len(time_ns)

@@ -172,7 +172,7 @@ def _on_any_gpus(problem: Problem) -> Problem:
         architecture.num_experts,
         architecture.moe_intermediate_size,
         workload.sequence_length,
-        workload.global_batch_size,
+        workload.batch,
     )
     return problem.model_copy(update={"gpus": GpuRange(min=1, max=most)})
 
@@ -180,7 +180,7 @@ def _on_any_gpus(problem: Problem) -> Problem:
 def _degrees(problem: Problem, table: Table) -> Degrees:
     """Columns of what is listed and of what follows from it; the others are None."""
     values: dict[str, Column | None] = {name: table.get(name) for name in Degrees.__dataclass_fields__}
-    batch = problem.workload.global_batch_size
+    batch = problem.workload.batch
     if set(_DERIVED["edp"]) <= set(table):
         values["edp"] = table["tp"] * table["cp"] * table["dp"] // (table["ep"] * table["etp"])
     if set(_DERIVED["num_microbatches"]) <= set(table):
@@ -196,7 +196,7 @@ def _grouped(problem: Problem, table: Table) -> Table:
     """Every micro-batch group where the problem frees it and what it depends on is listed; it is derived otherwise."""
     if "interleave_group" not in freed(problem) or not set(_DERIVED["interleave_group"]) <= set(table):
         return table
-    microbatches = problem.workload.global_batch_size // (table["micro_batch_size"] * table["dp"])
+    microbatches = problem.workload.batch // (table["micro_batch_size"] * table["dp"])
     return with_groups(problem, table, maximum(microbatches, 1))
 
 

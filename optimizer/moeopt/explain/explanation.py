@@ -11,6 +11,7 @@ from moeopt.explain.sentences import details, paragraph
 from moeopt.problem.problem import Problem
 
 SECONDS = 24.0
+_AT_ONE = "No global_batch_size of {batches} has a layout. With {batch}:"
 _FOR_CONFLICT, _FOR_LIGHTEST, _FOR_RELAXATIONS = 0.33, 0.25, 0.42
 """Shares of the time; what one leaves is not given to the next, so that answers vary little with the machine."""
 
@@ -23,7 +24,18 @@ def explain(
     `conflict` lists names of limits and rules that cannot hold together, `members` says what each is with its numbers;
     `minimal` is false where the time was over before every member was shown to be needed. `relaxations` are single
     changes, cheapest training first, each with the layout that was found for it. `seconds` shortens the usual time.
+    Where the problem leaves the batch open, none of the batches has a layout, and all of this is about one of them
+    (`global_batch_size`), the one that most numbers divide.
     """
+    batches = problem.workload.batches
+    if not batches.exact:
+        batch = batches.most_divisible
+        one = explain(problem.at_batch(batch), workers=workers, seconds=seconds, with_relaxations=with_relaxations)
+        return {
+            **one,
+            "global_batch_size": batch,
+            "text": f"{_AT_ONE.format(batch=batch, batches=batches)} {one['text']}",
+        }
     whole = SECONDS if seconds is None else min(SECONDS, seconds)
     found = conflict(problem, Clock.after(_FOR_CONFLICT * whole, workers))
     parts = details(problem, found)

@@ -150,7 +150,7 @@ class _Trials:
 
     def _batch(self) -> Iterator[Change]:
         """The nearest batch of a few: multiples of the GPUs, powers of two, doubled and halved."""
-        batch, gpus = self.problem.workload.global_batch_size, self.problem.gpu_range.max
+        batch, gpus = self.problem.workload.batch, self.problem.gpu_range.max
         up, down = -(-batch // gpus) * gpus, batch // gpus * gpus
         power = 1 << batch.bit_length()
         options = {up, down, power, power // 2, 2 * batch, batch // 2, batch // 4} - {0, batch}
@@ -202,7 +202,7 @@ class _Trials:
             "layout": candidate.layout(layout.pipeline).model_dump(mode="json"),
             "step_time_ns": layout.time_ns,
             "peak_bytes": layout.peak_bytes,
-            "_cost": gpus * layout.time_ns / (workload.global_batch_size * workload.sequence_length),
+            "_cost": gpus * layout.time_ns / (workload.batch * workload.sequence_length),
         }
 
 

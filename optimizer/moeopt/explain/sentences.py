@@ -48,7 +48,7 @@ def _text(problem: Problem, member: Member) -> str:
         texts = {rule_name(number): text for number, text in enumerate(problem.constraints)}
         return texts[member.name]
     if member.name == "batch_by_dp":
-        batch = problem.workload.global_batch_size
+        batch = problem.workload.batch
         return f"global_batch_size {batch} = micro_batch_size * dp * num_microbatches"
     assert member.rule is not None
     return member.rule.meaning

@@ -5,6 +5,8 @@ layout of that kind.
 """
 
 from collections.abc import Mapping
+from fractions import Fraction
+from math import ceil
 from typing import Any
 
 from moeopt.constraints.rules import rule_name
@@ -39,7 +41,8 @@ def why_not(
     """
     layout = read_fields(Layout, given, "why-not")
     best = solve(problem, **{**settings, "explained": False}) if best is None else best
-    if all(name in given for name in _GIVEN_DECIDES):
+    exact = problem.workload.batches.exact
+    if all(name in given for name in (*_GIVEN_DECIDES, *(() if exact else ("num_microbatches",)))):
         return _judged(problem, given, evaluate(problem, layout, strict=False), best, proven=True)
     broken = [*_contradicted(problem, layout, given), *_misplaced(problem, layout, given)]
     if broken:
@@ -197,27 +200,20 @@ def _memory_of(judged: Answer) -> Answer:
 def _compared(
     problem: Problem, given: Mapping[str, Any], judged: Answer, best: Mapping[str, Any], proven: bool
 ) -> Answer:
-    """The layout beside the best one: objective, and every part of both step times."""
-    value, lowest = judged["objective"]["value"], best["objective"]["value"]
-    names = list(dict.fromkeys([*judged["step_time"]["parts"], *best["step_time"]["parts"]]))
-    theirs, ours = judged["step_time"]["parts"], best["step_time"]["parts"]
-    parts = [
-        {
-            "part": name,
-            "given_ns": theirs.get(name, 0),
-            "best_ns": ours.get(name, 0),
-            "difference_ns": theirs.get(name, 0) - ours.get(name, 0),
-        }
-        for name in names
-    ]
-    parts.sort(key=lambda part: -abs(part["difference_ns"]))
+    """The layout beside the best one: objective, and every part of both step times. Where their batches differ, times
+    (and a cost) of the given layout are brought to the best one's batch in proportion, rounded up."""
+    compared = "sequences" in judged["objective"]
+    ratio = Fraction(best["batch"]["sequences"], judged["batch"]["sequences"])
+    own, lowest = judged["objective"]["value"] * (ratio if compared else 1), best["objective"]["value"]
+    value = ceil(own)
+    parts = _parts(judged, best, ratio)
     totals = {
-        "given_ns": judged["step_time"]["total_ns"],
+        "given_ns": ceil(judged["step_time"]["total_ns"] * ratio),
         "best_ns": best["step_time"]["total_ns"],
-        "given_replayed_ns": judged["schedule"]["simulated_ns"],
+        "given_replayed_ns": ceil(judged["schedule"]["simulated_ns"] * ratio),
         "best_replayed_ns": best["schedule"]["simulated_ns"],
     }
-    verdict = "worse" if value > lowest else "ties" if value == lowest else "better"
+    verdict = "worse" if own > lowest else "ties" if own == lowest else "better"
     if judged["layout"] == best["layout"]:
         verdict = "best"
     return _of(
@@ -231,12 +227,29 @@ def _compared(
             "best": lowest,
             "difference": value - lowest,
             "ratio": round(value / lowest, 6) if lowest else None,
+            **({"sequences": best["batch"]["sequences"]} if compared else {}),
         },
         step_time=totals,
         parts=parts,
         proven=proven and best["status"] == "optimal",
         **_memory_of(judged),
     )
+
+
+def _parts(judged: Answer, best: Mapping[str, Any], ratio: Fraction) -> list[Answer]:
+    """Parts of both step times, the given layout's times a ratio; largest difference first."""
+    theirs = {name: ceil(time_ns * ratio) for name, time_ns in judged["step_time"]["parts"].items()}
+    ours = best["step_time"]["parts"]
+    parts = [
+        {
+            "part": name,
+            "given_ns": theirs.get(name, 0),
+            "best_ns": ours.get(name, 0),
+            "difference_ns": theirs.get(name, 0) - ours.get(name, 0),
+        }
+        for name in dict.fromkeys([*theirs, *ours])
+    ]
+    return sorted(parts, key=lambda part: -abs(part["difference_ns"]))
 
 
 def _verdict_text(
@@ -257,6 +270,8 @@ def _verdict_text(
     kind = "The best layout of this kind" if proven else "The best layout of this kind that was found"
     share = f"{value / lowest - 1:.2%}" if lowest else "more"
     loss = f"{kind} loses {share} to {optimum}: {name} {_shown(name, value)} against {_shown(name, lowest)}"
+    if "sequences" in best["objective"]:
+        loss += f" for {best['objective']['sequences']:,} sequences"
     return loss + (f"; most of it in {why}." if why and name in ("step_time", "cost") else ".")
 
 

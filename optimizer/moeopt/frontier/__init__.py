@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from moeopt.configurations import decisions
+from moeopt.errors import InputError
 from moeopt.frontier.answer import answer
 from moeopt.frontier.candidates import Candidates
 from moeopt.frontier.explore import Exploration
@@ -40,6 +41,11 @@ def pareto(
     """
     names = check_objectives(objectives)
     check_names(problem, decisions())
+    if not problem.workload.batches.exact:
+        raise InputError(
+            f"pareto: a frontier is over layouts of one global_batch_size, not {problem.workload.batches}; give one, "
+            "or solve for the cost of a token (objective cost)"
+        )
     started = time.monotonic()
     settings = Settings(
         workers=workers or min(os.cpu_count() or 1, _MOST_WORKERS),

@@ -80,8 +80,7 @@ class Candidates:
         if outer is None:
             return self.within(region.gpus).screening.pairs(region.limits)
         masks = [
-            (pair.time <= region.limits.time_of(pair.degrees.gpus)) & (pair.degrees.gpus <= region.gpus)
-            for pair in outer
+            (pair.time <= region.limits.time_of(pair.degrees)) & (pair.degrees.gpus <= region.gpus) for pair in outer
         ]
         left = [pair.only(mask) for pair, mask in zip(outer, masks, strict=True) if mask.any()]
         return bounded(self.problem, left, region.limits)
@@ -233,4 +232,12 @@ def _slowest_ns(candidate: Candidate) -> int:
 
 
 def _rows(block: Block, mask: NDArray[np.bool_]) -> Block:
-    return replace(block, degrees=select(block.degrees, mask), time=block.time[mask], memory=block.memory[mask])
+    index, size = np.flatnonzero(mask), len(block.time)
+    return replace(
+        block,
+        degrees=select(block.degrees, index),
+        time=block.time[index],
+        memory=block.memory[index],
+        work=block.work.rows(index, size),
+        longest=select(block.longest, index),
+    )

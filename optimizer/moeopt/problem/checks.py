@@ -4,7 +4,7 @@ A check here refuses only what no layout at all can satisfy, by one equation tha
 left to the search, whose answer "infeasible" comes with an explanation.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields
 from math import isqrt, prod
 from typing import TYPE_CHECKING, Any
@@ -124,22 +124,31 @@ def _refusal(problem: Problem, fixed: dict[str, Any], choices: "Choices") -> str
 
 def check_batch(problem: Problem) -> None:
     """Some data-parallel degree must divide the global batch: global_batch_size % (micro_batch_size * dp) = 0."""
-    batch, reach = problem.workload.global_batch_size, problem.gpu_range
+    batches, reach = problem.workload.batches, problem.gpu_range
     micro = _smallest(problem, "micro_batch_size")
     if reach.min != reach.max:
         return
     sizes = sorted(set(_data_parallel_sizes(problem)))
-    if not sizes or any(_divides(problem, batch, dp) for dp in sizes):
+    if not sizes or any(_divides(problem, batch, dp) for dp in sizes for batch in batches.values):
         return
-    dp = sizes[0]
+    dp, batch = sizes[0], batches.least
     step = micro * dp
+    if not batches.exact:
+        raise InputError(
+            f"global_batch_size: none of {batches} is a multiple of micro_batch_size * dp for any layout on "
+            f"{reach.max} GPUs: dp = gpus / (tp * cp * pp) is one of {_some(sizes)}, and "
+            f"micro_batch_size * dp at least {step}"
+        )
     near = [number for number in (batch // step * step, (batch // step + 1) * step) if number]
-    shown = ", ".join(map(str, sizes[:8])) + (", ..." if len(sizes) > 8 else "")
     raise InputError(
         f"global_batch_size: {batch} is not a multiple of micro_batch_size * dp for any layout on {reach.max} GPUs: "
-        f"dp = gpus / (tp * cp * pp) is one of {shown}, and {batch} % ({micro} * {dp}) = {batch % step}; with dp {dp} "
-        f"{' or '.join(map(str, near))} would do"
+        f"dp = gpus / (tp * cp * pp) is one of {_some(sizes)}, and {batch} % ({micro} * {dp}) = {batch % step}; "
+        f"with dp {dp} {' or '.join(map(str, near))} would do"
     )
+
+
+def _some(sizes: Sequence[int]) -> str:
+    return ", ".join(map(str, sizes[:8])) + (", ..." if len(sizes) > 8 else "")
 
 
 def _divides(problem: Problem, batch: int, dp: int) -> bool:

@@ -193,6 +193,10 @@ class Problem(Input):
         """MTP modules that are trained."""
         return self.architecture.num_nextn_predict_layers if self.workload.mtp else 0
 
+    def at_batch(self, batch: int) -> "Problem":
+        """The same problem with the global batch decided."""
+        return self.model_copy(update={"workload": self.workload.model_copy(update={"global_batch_size": batch})})
+
     def bound(self, degree: str) -> Bound:
         """The limits of one degree."""
         value: Bound = getattr(self.limits, degree)

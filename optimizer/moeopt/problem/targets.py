@@ -1,6 +1,7 @@
 """What a problem may say in a short form: a chain of objectives, and the least that a layout must reach."""
 
 from collections.abc import Mapping
+from fractions import Fraction
 from typing import Any
 
 from moeopt.errors import InputError
@@ -12,6 +13,8 @@ TARGETS = ("step_time", "tokens_per_second")
 """Limits that are conditions on the finished layout: at most so long a step, at least so many tokens a second (over
 all GPUs)."""
 NS_PER_SECOND = 10**9
+_MOST_FACTOR = 10**5
+"""Steps of up to 10^13 ns times it stay within the solver's integers."""
 
 
 def spell_out(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -45,18 +48,39 @@ def _condition(name: str, fields: Mapping[str, Any]) -> str:
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         example = "12s" if name == "step_time" else "1e6 or 1.2M"
         raise InputError(f"{field}: {shown(value)} is not of the form {example}")
-    longest_ns = parse_duration_ns(value, field) if name == "step_time" else _longest_ns(value, field, fields)
+    if name == "step_time":
+        longest_ns = parse_duration_ns(value, field)
+    else:
+        workload, rate = _workload(fields), _rate(value, field)
+        if not workload.batches.exact:
+            return _rate_condition(workload, rate, field)
+        longest_ns = workload.sequence_length * workload.batch * NS_PER_SECOND // rate
     if longest_ns < 1:
         raise InputError(f"{field}: {shown(value)} leaves no time for a step")
     return f"step_time <= {value if name == 'step_time' and isinstance(value, str) else f'{longest_ns}ns'}"
 
 
-def _longest_ns(value: Any, field: str, fields: Mapping[str, Any]) -> int:
-    """Nanoseconds of a step that processes so many tokens a second."""
+def _rate(value: Any, field: str) -> int:
+    """Tokens a second."""
     rate = parse_count(int(value) if isinstance(value, float) and value.is_integer() else value, field)
     if rate < 1:
         raise InputError(f"{field}: {shown(value)} is not above 0")
-    workload = fields.get("workload") or {}
-    if isinstance(workload, Mapping):
-        workload = Workload.model_validate(workload)
-    return workload.sequence_length * workload.global_batch_size * NS_PER_SECOND // rate
+    return rate
+
+
+def _workload(fields: Mapping[str, Any]) -> Workload:
+    given = fields.get("workload") or {}
+    return Workload.model_validate(given) if isinstance(given, Mapping) else given
+
+
+def _rate_condition(workload: Workload, rate: int, field: str) -> str:
+    """Where the batch is open: tokens of the step's own batch, as `step_time * a <= global_batch_size * b`, exact."""
+    sequence = Fraction(workload.sequence_length * NS_PER_SECOND, rate)
+    if sequence.denominator > _MOST_FACTOR:
+        raise InputError(
+            f"{field}: {rate} with an open global_batch_size compares step_time * {sequence.denominator} with "
+            f"global_batch_size * {sequence.numerator}ns, beyond the factor {_MOST_FACTOR} that is searched exactly; "
+            "give a rounder rate"
+        )
+    left = "step_time" if sequence.denominator == 1 else f"step_time * {sequence.denominator}"
+    return f"{left} <= global_batch_size * {sequence.numerator}ns"

@@ -2,9 +2,11 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from moeopt.errors import InputError
 from moeopt.problem.base import Input, Positive
+from moeopt.problem.batches import Batches, GlobalBatch, read_batch
 
 Precision = Literal["bf16", "fp16", "fp8", "mxfp8"]
 
@@ -40,8 +42,8 @@ class Workload(Input):
     """Sequence length and batch in tokens and sequences, precision, and choices of the training recipe."""
 
     sequence_length: Positive = 4096
-    global_batch_size: Positive = 2048
-    """Sequences an optimizer step, over all GPUs."""
+    global_batch_size: GlobalBatch = 2048
+    """Sequences an optimizer step, over all GPUs: a number, or a range or list that the search chooses from."""
     precision: Precision = "bf16"
     """bf16 or fp16; fp8 = per-tensor or block scaling on bf16 weights; mxfp8 = block-32 scaling (Blackwell)."""
     framework: Literal["megatron-core"] = "megatron-core"
@@ -55,6 +57,25 @@ class Workload(Input):
     """Train the architecture's MTP modules."""
     software: str = "latest"
     """Software generation that the step-time data refers to."""
+
+    @property
+    def batches(self) -> Batches:
+        """The global batches that a layout may have."""
+        return Batches.of(self.global_batch_size)
+
+    @property
+    def batch(self) -> int:
+        """The global batch of a problem that leaves no choice."""
+        (batch,) = self.batches.values
+        return batch
+
+    @field_validator("global_batch_size", mode="before")
+    @classmethod
+    def _batch_words(cls, given: Any) -> Any:
+        try:
+            return read_batch(given)
+        except InputError as error:
+            raise ValueError(str(error).removeprefix("global_batch_size").lstrip(".: ")) from None
 
     @model_validator(mode="before")
     @classmethod

@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 
-from moeopt.report.times import render_ties
+from moeopt.report.times import compared_value, render_ties
 from moeopt.units import format_bytes, format_ns
 
 Answer = Mapping[str, Any]
@@ -121,20 +121,23 @@ def render_alternatives(answer: Answer, console: Console) -> None:
     if not alternatives:
         return
     console.print("\n[bold]Best layouts[/bold]")
-    columns = ("", *DEGREES, "mbs", "recompute", "dispatcher", "objective", "")
+    free = not isinstance(answer["problem"]["workload"]["global_batch_size"], int)
+    columns = ("", *DEGREES, "mbs", *(["batch"] if free else []), "recompute", "dispatcher", "objective", "")
     table = Table(box=None, padding=(0, 1), pad_edge=False, header_style="dim")
     for name in columns:
         table.add_column(
             name, justify="left" if name in ("recompute", "dispatcher") else "right", no_wrap=name != "recompute"
         )
-    best = alternatives[0]["objective"]["value"]
+    best = compared_value(alternatives[0]["objective"])
     for rank, other in enumerate(alternatives, 1):
         layout, objective = other["layout"], other["objective"]
-        worse = f"+{objective['value'] / best - 1:.2%}" if best else ""
+        worse = f"+{float(compared_value(objective) / best - 1):.2%}" if best else ""
+        batch = layout["micro_batch_size"] * layout["dp"] * layout["num_microbatches"]
         table.add_row(
             str(rank),
             *(str(layout.get(name)) for name in DEGREES),
             str(layout["micro_batch_size"]),
+            *([str(batch)] if free else []),
             escape(recompute_text(layout.get("recompute"))),
             str(layout.get("dispatcher")),
             value_text(objective["value"], objective.get("unit")),

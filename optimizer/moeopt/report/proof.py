@@ -30,14 +30,16 @@ def proof_text(answer: Mapping[str, Any]) -> str:
     status, objective, search = answer["status"], answer.get("objective") or {}, answer.get("search") or {}
     name, unit = str(objective.get("name", "step_time")), objective.get("unit")
     how = search_text(search)
-    bound = value_text(objective.get("bound"), unit)
+    per = "" if objective.get("sequences") is None else f" for {objective['sequences']:,} sequences"
+    bound = value_text(objective.get("bound"), unit) + per
     if status == "optimal":
         chain = chain_text(answer.get("objectives") or [])
-        return f"Optimal: no legal layout {BETTER.get(name, 'is better')}; {name} = bound = {bound}{chain}; {how}."
+        better = BETTER.get(name, "is better") + (" for a sequence" if per else "")
+        return f"Optimal: no legal layout {better}; {name} = bound = {bound}{chain}; {how}."
     if status == "feasible":
         value = objective["value"]
         gap = f", at most {1 - objective['bound'] / value:.2%} better" if objective.get("bound") and value else ""
-        return f"Best found, not proven: {name} {value_text(value, unit)}; none can be below {bound}{gap}; {how}."
+        return f"Best found, not proven: {name} {value_text(value, unit)}{per}; none can be below {bound}{gap}; {how}."
     if status == "unknown":
         rest = "" if objective.get("bound") is None else f" ({name} cannot be below {bound})"
         return f"No answer within the time limit: no layout was found and none was ruled out{rest}; {how}."

@@ -8,6 +8,7 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 
+from moeopt.problem.batches import batches_of
 from moeopt.report.activations import render_kept_tensors
 from moeopt.report.layouts import render_alternatives, render_layout
 from moeopt.report.memory import render_memory
@@ -70,7 +71,7 @@ def render_headline(answer: Answer, console: Console) -> None:
         paragraph(console, f"{format_count(total)} parameters ({total:,}), {format_count(active)} active for a token")
     paragraph(
         console,
-        f"{workload['global_batch_size']:,} sequences of {workload['sequence_length']:,} tokens a step, "
+        f"{batch_text(answer)} sequences of {workload['sequence_length']:,} tokens a step, "
         f"{workload['precision']}, {workload['framework']}; {format_bytes(cluster['memory'])} a GPU",
     )
     routing = routing_text(workload.get("routing"))
@@ -78,6 +79,15 @@ def render_headline(answer: Answer, console: Console) -> None:
     limits = [_limit(name, limit) for name, limit in (problem.get("limits") or {}).items()]
     wanted = [f"constraint {text}" for text in problem.get("constraints") or ()]
     paragraph(console, "; ".join([f"routing {routing}", *decided, *(limit for limit in limits if limit), *wanted]))
+
+
+def batch_text(answer: Answer) -> str:
+    """The sequences of a step: the layout's own number, and what the problem allows where that is more."""
+    given = answer["problem"]["workload"]["global_batch_size"]
+    if isinstance(given, int):
+        return f"{given:,}"
+    own = (answer.get("batch") or {}).get("sequences")
+    return str(batches_of(given)) if own is None else f"{own:,} (of {batches_of(given)})"
 
 
 def routing_text(routing: Any) -> str:

@@ -1,6 +1,7 @@
 """The step's time, part by part, and the rates that follow."""
 
 from collections.abc import Mapping
+from fractions import Fraction
 from typing import Any
 
 from rich.console import Console
@@ -62,10 +63,15 @@ def _range(given: Mapping[str, Any] | None) -> str:
     return f", {format_ns(given['low_ns'])} to {format_ns(given['high_ns'])} (within {given['percent']} %, 2 in 3)"
 
 
+def compared_value(objective: Mapping[str, Any]) -> Fraction:
+    """An alternative's value as it is compared: for a sequence where batches differ."""
+    return Fraction(objective["value"], objective.get("sequences") or 1)
+
+
 def render_ties(answer: Mapping[str, Any], console: Console) -> None:
     """Says how many of the runners-up a prediction cannot tell from the best: their time lies within its range."""
     percent = ((answer.get("step_time") or {}).get("range") or {}).get("percent")
-    values = [other["objective"]["value"] for other in answer.get("alternatives") or []]
+    values = [compared_value(other["objective"]) for other in answer.get("alternatives") or []]
     if percent is None or answer["objective"]["name"] not in ("step_time", "cost") or len(values) < 2:
         return
     tied = sum(value * 100 <= values[0] * (100 + percent) for value in values[1:])

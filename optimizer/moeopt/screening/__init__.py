@@ -9,8 +9,8 @@ A row whose time bound is above a known layout's time, whose memory bound is abo
 the layers is dropped. What is left is given to CP-SAT.
 """
 
-from moeopt.screening.limits import MOST_NS, Column, Limits
+from moeopt.screening.limits import MOST_NS, Column, Limits, Share
 from moeopt.screening.pairs import Joined, Pair, tightened
 from moeopt.screening.screen import Block, Screening, legal_rows
 
-__all__ = ["MOST_NS", "Block", "Column", "Joined", "Limits", "Pair", "Screening", "legal_rows", "tightened"]
+__all__ = ["MOST_NS", "Block", "Column", "Joined", "Limits", "Pair", "Screening", "Share", "legal_rows", "tightened"]

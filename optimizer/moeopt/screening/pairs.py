@@ -69,8 +69,7 @@ def bounded(problem: Problem, pairs: Sequence[Pair], limits: Limits) -> list[Pai
 def tightened(problem: Problem, pairs: Sequence[Pair], limits: Limits) -> list[Pair]:
     """What is left of pairs with known bounds within limits."""
     near = [
-        pair.only((pair.time <= limits.time_of(pair.degrees.gpus)) & (pair.memory <= limits.memory_bytes))
-        for pair in pairs
+        pair.only((pair.time <= limits.time_of(pair.degrees)) & (pair.memory <= limits.memory_bytes)) for pair in pairs
     ]
     if problem.constraints:
         near = [pair.only(pair.allowed(problem)) for pair in near if pair.size]
@@ -95,7 +94,7 @@ class Joined:
         self._ends = np.cumsum([pair.size for pair in pairs])[:-1]
         self.work = Work.concatenate([pair.work for pair in pairs])
         total_ns = np.asarray(self.work.forward_ns + self.work.backward_ns)
-        left_ns = limits.time_of(self.degrees.gpus) - self.work.end_ns
+        left_ns = limits.time_of(self.degrees) - self.work.end_ns
         shape = (self.degrees.pp, self.degrees.vpp, self.degrees.num_microbatches)
         self.chunk_ns = self.rank_ns = left_ns // self.degrees.num_microbatches
         """A replayed step is at least what each rank does."""

@@ -20,29 +20,79 @@ from moeopt.screening.average import memory_bound
 from moeopt.screening.limits import Column, Limits
 from moeopt.screening.pairs import Pair, bounded
 from moeopt.screening.table import RecomputeTable
-from moeopt.screening.work import work_bound
-from moeopt.space import enumerate_degrees, select, with_chunks
+from moeopt.screening.work import Work, work_bound
+from moeopt.space import (
+    concatenate,
+    count_microbatches,
+    enumerate_degrees,
+    most_microbatches,
+    select,
+    with_chunks,
+    with_microbatches,
+)
 
-_WITHOUT_CHUNKS = frozenset({"vpp", "interleave_group"})
+_OPEN = frozenset({"vpp", "interleave_group"})
+"""Degrees that the first level leaves open."""
+_SLICE = 2**18
+"""Rows whose batches are listed at once."""
 
 
 @dataclass(frozen=True)
 class Block:
-    """Legal rows of one mode, chunks still open."""
+    """Legal rows of one mode, chunks still open, and where the batch is open the number of micro-batches too: the
+    fewest in `degrees`, the most in `longest`."""
 
     mode: Choices
     degrees: Degrees
     time: Column
-    """Bound on the step time, any chunks and recompute."""
+    """Bound on the step time, any chunks, micro-batches and recompute."""
     memory: Column
-    """Bound on the fullest rank's bytes, any chunks and recompute."""
+    """Bound on the fullest rank's bytes, any chunks, micro-batches and recompute."""
+    work: Work
+    """Of one micro-batch, at least, and the step's end."""
+    longest: Degrees
+
+    def within(self, limits: Limits) -> NDArray[np.bool_]:
+        """Rows that may have a layout within the limits. A step takes M shares and an end, so a sequence takes least
+        where micro-batches are most, and a step where they are fewest."""
+        keep = (self.time <= limits.step_of(self.degrees)) & (self.memory <= limits.memory_bytes)
+        degrees, time = self.fastest if limits.shares else (self.degrees, self.time)
+        for share in limits.shares:
+            keep &= time <= share.time_of(degrees)
+        return keep
+
+    @property
+    def fastest(self) -> tuple[Degrees, Column]:
+        """The rows with the most micro-batches, and a bound on their steps: for a sequence it holds for any number."""
+        return self.longest, work_bound(self.longest, self.work)
+
+    def batches(
+        self, problem: Problem, keep: NDArray[np.bool_], limits: Limits, every: bool = True
+    ) -> Iterator[Degrees]:
+        """Some of the rows with every number of micro-batches that is within the limits, slice by slice; or with the
+        fewest and the most alone."""
+        index = np.flatnonzero(keep)
+        if problem.workload.batches.exact:
+            yield select(self.degrees, index)
+            return
+        if not every:
+            more = index[self.longest.num_microbatches[index] > self.degrees.num_microbatches[index]]
+            yield concatenate([select(self.degrees, index), select(self.longest, more)])
+            return
+        counts = np.cumsum(count_microbatches(problem, select(self.degrees, index)))
+        for part in np.split(index, np.flatnonzero(np.diff(counts // _SLICE)) + 1):
+            degrees, rows = with_microbatches(problem, select(self.degrees, part))
+            time = work_bound(degrees, self.work.rows(part[rows], len(self.time)))
+            yield select(degrees, time <= limits.time_of(degrees))
 
 
 class Screening:
     """The bounds of one problem, computed once; `pairs` reads them at any limits."""
 
-    def __init__(self, problem: Problem, expired: Callable[[], bool] = lambda: False) -> None:
-        self.problem = problem
+    def __init__(
+        self, problem: Problem, expired: Callable[[], bool] = lambda: False, pause: Callable[[], None] = lambda: None
+    ) -> None:
+        self.problem, self.pause = problem, pause
         self.recomputes = recomputes(problem)
         self.blocks: list[Block] = []
         self.complete = False
@@ -57,8 +107,11 @@ class Screening:
 
     @property
     def rows(self) -> int:
-        """Legal combinations of degrees and modes, chunks left open."""
-        return sum(len(block.time) for block in self.blocks)
+        """Legal combinations of degrees and modes, chunks left open; of an open batch all that are allowed, before
+        constraints on micro-batches."""
+        if self.problem.workload.batches.exact:
+            return sum(len(block.time) for block in self.blocks)
+        return sum(int(count_microbatches(self.problem, block.degrees).sum()) for block in self.blocks)
 
     @cached_property
     def best_memory(self) -> int | None:
@@ -73,34 +126,42 @@ class Screening:
         if not settings:
             return
         ok = np.ones(len(degrees.tp), dtype=bool)
+        left_open = _OPEN if self.problem.workload.batches.exact else _OPEN | {"num_microbatches"}
         for rule in degree_rules(self.problem, mode):
-            if not _WITHOUT_CHUNKS & set(rule.scope):
+            if not left_open & set(rule.scope):
                 ok &= rule.holds(self.problem, degrees, mode)
         degrees = self._legal.setdefault(np.packbits(ok).tobytes(), select(degrees, ok))
         if not len(degrees.tp):
             return
-        table = RecomputeTable(self.problem, degrees, mode)
+        longest = most_microbatches(self.problem, degrees)
+        table = RecomputeTable(self.problem, longest, mode)
         any_chunks = Degrees(**{**vars(degrees), "vpp": np.full_like(degrees.tp, 2)})
         weights = [
             memory_bound(self.problem, shape, costs)
             for costs in table.lightest(settings)
             for shape in (degrees, any_chunks)
         ]
-        yield Block(mode, degrees, work_bound(degrees, table.least_work(settings)), np.minimum.reduce(weights))
+        work = table.least_work(settings)
+        yield Block(mode, degrees, work_bound(degrees, work), np.minimum.reduce(weights), work, longest)
 
     # Level 2 ------------------------------------------------------------------------------------------------------
 
-    def pairs(self, limits: Limits, settings: Sequence[Recompute] | None = None) -> list[Pair]:
+    def pairs(
+        self, limits: Limits, settings: Sequence[Recompute] | None = None, every_batch: bool = True
+    ) -> list[Pair]:
         """Everything whose bounds allow a layout within the limits, chunks and recompute decided.
 
-        `settings` are the recompute settings to ask about (default: all).
+        `settings` are the recompute settings to ask about (default: all). `every_batch` False: of an open batch only
+        the smallest and the largest of each row. `pause` is called now and then where the batch is open, and may raise.
         """
         settings = self.recomputes if settings is None else settings
         result = []
         for block in self.blocks:
-            keep = (block.time <= limits.time_of(block.degrees.gpus)) & (block.memory <= limits.memory_bytes)
-            if keep.any():
-                result += list(self._expand(block.mode, select(block.degrees, keep), limits, settings))
+            keep = block.within(limits)
+            for degrees in block.batches(self.problem, keep, limits, every_batch) if keep.any() else ():
+                if not self.problem.workload.batches.exact:
+                    self.pause()
+                result += list(self._expand(block.mode, degrees, limits, settings))
         return bounded(self.problem, result, limits)
 
     def _expand(self, mode: Choices, degrees: Degrees, limits: Limits, settings: Sequence[Recompute]) -> Iterator[Pair]:
@@ -109,7 +170,7 @@ class Screening:
         if not len(degrees.tp):
             return
         table = RecomputeTable(self.problem, degrees, mode)
-        limit_ns = limits.time_of(degrees.gpus)
+        limit_ns = limits.time_of(degrees)
         for recompute in settings:
             choices = _with(mode, recompute)
             if not choices_legal(self.problem, choices):

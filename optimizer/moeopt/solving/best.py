@@ -2,16 +2,20 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from fractions import Fraction
 
 import numpy as np
 
 from moeopt.candidate import Candidate
-from moeopt.constraints.guide import ceilings
+from moeopt.constraints.guide import ceilings, sequence_ceilings
 from moeopt.constraints.placements import obeys
 from moeopt.pipeline import PipelineLayout
 from moeopt.problem.problem import Problem
-from moeopt.screening import Block, Column, Limits, Pair
+from moeopt.screening import Block, Column, Limits, Pair, Share
 from moeopt.solving.incumbent import Found
+
+_LARGEST = 2**62
+"""Bounds are cut off there: far above any layout that matters."""
 
 
 @dataclass
@@ -24,7 +28,7 @@ class Best:
     pool: list[Found] = field(default_factory=list)
 
     @property
-    def threshold(self) -> int | None:
+    def threshold(self) -> int | Fraction | None:
         """Value that a further candidate must not exceed to matter; None while anything does."""
         return self.pool[self.top - 1].score if len(self.pool) >= self.top else None
 
@@ -33,22 +37,35 @@ class Best:
         """What a layout must stay within to matter."""
         return self.within(self.threshold)
 
-    def within(self, score: int | None) -> Limits:
+    def within(self, score: int | Fraction | None) -> Limits:
         """What a layout must stay within to reach a value of the objective (None: any)."""
         memory, longest = ceilings(self.problem)
+        objective, batches = self.problem.objective, self.problem.workload.batches
+        shares = tuple(Share(ns) for ns in sequence_ceilings(self.problem))
         if score is None:
-            return Limits(memory, longest)
-        if self.problem.objective == "cost":
-            return Limits(memory, longest, gpu_ns=score)
-        if self.problem.objective == "peak_memory":
-            return Limits(min(memory, score), longest)
-        return Limits(memory, time_ns=score if longest is None else min(score, longest))
+            return Limits(memory, longest, shares=shares)
+        if objective == "peak_memory":
+            return Limits(min(memory, int(score)), longest, shares=shares)
+        if not batches.exact:
+            reached = Share(Fraction(score) / batches.most, objective == "cost")
+            return Limits(memory, longest, shares=(*shares, reached))
+        if objective == "cost":
+            return Limits(memory, longest, gpu_ns=int(score))
+        return Limits(memory, time_ns=int(score) if longest is None else min(int(score), longest))
 
     def bound_of(self, rows: Pair | Block) -> Column:
-        """Bounds on the objective of rows."""
-        if self.problem.objective == "cost":
-            return np.asarray(rows.time * rows.degrees.gpus)
-        return rows.memory if self.problem.objective == "peak_memory" else rows.time
+        """Bounds on the objective of rows, rounded down where steps of different batches are compared."""
+        objective, batches = self.problem.objective, self.problem.workload.batches
+        if objective == "peak_memory":
+            return rows.memory
+        free = not batches.exact
+        degrees, time = rows.fastest if free and isinstance(rows, Block) else (rows.degrees, rows.time)
+        bound = np.asarray(time * degrees.gpus if objective == "cost" else time)
+        if not free:
+            return bound
+        whole, rest = np.divmod(bound, degrees.batch)
+        whole = np.minimum(whole, _LARGEST // batches.most - 1)
+        return np.asarray(whole * batches.most + rest * batches.most // degrees.batch)
 
     def known(self, candidate: Candidate) -> Found | None:
         """The layout of a candidate in the pool."""
@@ -72,4 +89,4 @@ class Best:
         last = pool[min(self.top, len(pool)) - 1].score
         self.pool = [item for item in pool if item.score <= last]  # at once: an interrupt loses nothing
         if self.pool[0] is found:
-            self.say(f"best {self.problem.objective} {found.score:,}")
+            self.say(f"best {self.problem.objective} {int(found.score):,}")

@@ -7,6 +7,7 @@ is. Candidates that reach exactly the best value are collected, and the tie amon
 
 from contextlib import suppress
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any
 
 from moeopt.configurations import decisions
@@ -28,9 +29,10 @@ class Result:
 
     best: Found | None = None
     proven: bool = False
-    bound: int = 0
+    bound: int | Fraction = 0
+    """In the unit of `Found.score`."""
     alternatives: list[Found] = field(default_factory=list)
-    further: list[int | None] = field(default_factory=list)
+    further: list[int | Fraction | None] = field(default_factory=list)
     """Bounds on the problem's further objectives among the optima of those before; None where none is known."""
 
 
@@ -41,7 +43,7 @@ class Search:
         check_names(problem, decisions())
         self.problem, self.settings = problem, settings
         self.screens = screening
-        self.screening = Screening(problem, lambda: settings.expired)
+        self.screening = Screening(problem, lambda: settings.expired, self._check_deadline)
         self.best = Best(problem, top, self._say)
         self.asked = 0
         self.bound = 0
@@ -66,14 +68,14 @@ class Search:
         if not pool:
             return Result(None, proven, self.bound)
         if not proven:
-            open_: list[int | None] = [None for _ in self.problem.then]
+            open_: list[int | Fraction | None] = [None for _ in self.problem.then]
             return Result(pool[0], False, min(self.bound, pool[0].score), pool[:top], open_)
         equals = [found.candidate for found in pool if found.score == pool[0].score]
         best, settled = pool[0], False
         with suppress(KeyboardInterrupt):
             best, settled = break_tie(pool[0], equals, self.settings, self._listed)
         rest = [found for found in pool if found.candidate.key != best.candidate.key]
-        further = [best.value(name) if settled else None for name in self.problem.then]
+        further: list[int | Fraction | None] = [best.value(name) if settled else None for name in self.problem.then]
         return Result(best, True, best.score, [best, *rest][:top], further)
 
     def find_first(self, rounds: int = ROUNDS) -> None:

@@ -37,15 +37,16 @@ class First:
         return min((int(low.min()) for low in lows if len(low)), default=None)
 
     def find(self, lowest: int, rounds: int = ROUNDS) -> None:
-        """Fill the pool: a limit grows until a heuristic placement fits."""
-        score, tried = lowest, -1
-        for _ in range(rounds):
-            if len(self.best.pool) >= self.best.top:
-                return
-            score = int(score * _GROWTH)
-            pairs = self.screening.pairs(self.best.within(score), self._few_settings)
-            self._try(self._samples(Queue(self.problem, pairs, self.best.bound_of), tried))
-            tried = score
+        """Fill the pool: a limit grows until a heuristic placement fits. Of an open batch the ends come first."""
+        for every_batch in (True,) if self.problem.workload.batches.exact else (False, True):
+            score, tried = lowest, -1
+            for _ in range(rounds):
+                if len(self.best.pool) >= self.best.top:
+                    return
+                score = int(score * _GROWTH)
+                pairs = self.screening.pairs(self.best.within(score), self._few_settings, every_batch)
+                self._try(self._samples(Queue(self.problem, pairs, self.best.bound_of), tried))
+                tried = score
 
     def place_all(self, queue: Queue) -> None:
         """Place the most promising candidates until none of them is better than the best known."""
@@ -77,7 +78,8 @@ class First:
         for candidate in candidates:
             self.pause()
             threshold = self.best.threshold
-            if threshold is not None and self.problem.objective == "step_time" and candidate.bound_ns >= threshold:
+            hopeful = threshold is None or candidate.value("step_time", candidate.bound_ns, 0) < threshold
+            if self.problem.objective == "step_time" and not hopeful:
                 continue
             self.best.add(place(candidate, self.best.limits.memory_bytes))
 

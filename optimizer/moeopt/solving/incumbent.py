@@ -1,6 +1,7 @@
 """A good placement of one candidate's layers, fast: what the search starts from and compares bounds with."""
 
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 
@@ -22,20 +23,17 @@ class Found:
     peak_bytes: int
 
     @property
-    def score(self) -> int:
+    def score(self) -> int | Fraction:
         """Value of the problem's (first) objective."""
         return self.value(self.candidate.problem.objective)
 
-    def value(self, objective: str) -> int:
-        """Value of an objective."""
-        gpus = int(self.candidate.degrees.gpus)
-        values = {
-            "step_time": self.time_ns,
-            "cost": gpus * self.time_ns,
-            "gpus": gpus,
-            "peak_memory": self.peak_bytes,
-        }
-        return values[objective]
+    def value(self, objective: str) -> int | Fraction:
+        """Value of an objective (`Candidate.value`)."""
+        return self.candidate.value(objective, self.time_ns, self.peak_bytes)
+
+    def own_value(self, objective: str) -> int:
+        """Value of an objective; step time and cost of the layout's own step."""
+        return self.candidate.own_value(objective, self.time_ns, self.peak_bytes)
 
     @classmethod
     def judge(cls, candidate: Candidate, pipeline: PipelineLayout) -> "Found":

@@ -151,7 +151,7 @@ class Queue:
     def drop(self, limits: Limits) -> None:
         """Drop what is above the limits by the bounds that are known."""
         left = self.open_pairs()
-        self._fill([pair.only(pair.time <= limits.time_of(pair.degrees.gpus)) for pair in left])
+        self._fill([pair.only(pair.time <= limits.time_of(pair.degrees)) for pair in left])
 
     def open_pairs(self) -> list[Pair]:
         """The rows that are still open."""

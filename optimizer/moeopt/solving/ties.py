@@ -6,6 +6,7 @@ met the candidates.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 from moeopt.candidate import Candidate
 from moeopt.problem.problem import Problem
@@ -16,12 +17,15 @@ Listed = Mapping[tuple[object, ...], Sequence[Found]]
 """Candidates (by their key) of which every placement that reaches the best value is known: these placements."""
 
 
+Values = tuple[int | Fraction, ...]
+
+
 @dataclass(frozen=True)
 class Finalist:
     """A candidate's best values of every objective after the first, a layout that has them, and how to get the one of
     these with the fewest layers on earlier stages."""
 
-    values: tuple[int, ...]
+    values: Values
     found: Found
     canonical: Callable[[], Found]
 
@@ -52,7 +56,7 @@ def _asked(best: Found, candidate: Candidate, settings: Settings) -> Finalist | 
     return settle(best, candidate, settings)
 
 
-def _values(found: Found) -> tuple[int, ...]:
+def _values(found: Found) -> Values:
     """Values of every objective after the first."""
     return tuple(found.value(name) for name in further_objectives(found.candidate.problem))
 

@@ -15,8 +15,9 @@ AXES = ("architecture", "cluster", "gpus", "sequence_length", "global_batch_size
 """What a sweep may vary, outermost first."""
 
 
-COORDINATES = (*AXES[:3], "gpus_min", *AXES[3:])
-"""The columns that say which point a row is; `gpus` is the most of a range, and `gpus_min` its least."""
+COORDINATES = (*AXES[:3], "gpus_min", *AXES[3:5], "global_batch_size_min", *AXES[5:])
+"""The columns that say which point a row is; `gpus` and `global_batch_size` are the most of a range, and `gpus_min` and
+`global_batch_size_min` its least."""
 
 
 @dataclass(frozen=True)
@@ -39,14 +40,15 @@ class Point:
         if self.problem is None:
             return {name: _number(value) for name, value in self.coordinates.items()}
         problem, workload = self.problem, self.problem.workload
-        reach = problem.gpu_range
+        reach, batches = problem.gpu_range, workload.batches
         return {
             "architecture": self.coordinates.get("architecture") or problem.architecture.name,
             "cluster": self.coordinates.get("cluster") or problem.cluster.name,
             "gpus": reach.max,
             **({"gpus_min": reach.min} if reach.min < reach.max else {}),
             "sequence_length": workload.sequence_length,
-            "global_batch_size": workload.global_batch_size,
+            "global_batch_size": batches.most,
+            **({} if batches.exact else {"global_batch_size_min": batches.least}),
             "precision": workload.precision,
         }
 

@@ -77,6 +77,7 @@ def _layout_row(answer: Mapping[str, Any]) -> Record:
         "mfu": step["mfu"],
         "peak_memory_bytes": answer["memory"]["peak_bytes"],
         "total_gpus": answer["gpus"]["total"],
+        "sequences": answer["batch"]["sequences"],
         "gpu_hours_per_trillion_tokens": cost.get("gpu_hours_per_trillion_tokens"),
         "usd_per_trillion_tokens": cost.get("usd_per_trillion_tokens"),
         "layout": layout,

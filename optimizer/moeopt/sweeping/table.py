@@ -22,6 +22,7 @@ COLUMNS = (
     "objective_bound",
     "objective_unit",
     "total_gpus",
+    "sequences",
     "step_time_ns",
     "tokens_per_second_per_gpu",
     "model_tflops_per_gpu",

@@ -62,7 +62,7 @@ def configuration(job: Job) -> dict[str, Any]:
     """DeepSpeed's JSON."""
     layout, workload = job.layout, job.problem.workload
     return {
-        "train_batch_size": workload.global_batch_size,
+        "train_batch_size": workload.batch,
         "train_micro_batch_size_per_gpu": layout.micro_batch_size,
         "gradient_accumulation_steps": layout.num_microbatches,
         "steps_per_print": 1,
@@ -234,7 +234,7 @@ def _batch(job: Job) -> list[tuple[str, ...]]:
     workload = job.problem.workload
     flags = [
         flag("--micro-batch-size", job.layout.micro_batch_size),
-        flag("--global-batch-size", workload.global_batch_size),
+        flag("--global-batch-size", workload.batch),
         flag(f"--{workload.precision}"),
     ]
     if job.layout.recompute.granularity == "full":

@@ -20,7 +20,8 @@ LAUNCHABLE = ("optimal", "feasible", "evaluated")
 
 @dataclass(frozen=True)
 class Job:
-    """A legal layout of a problem, with its evaluation (recomputed, never taken from the file)."""
+    """A legal layout of a problem, with its evaluation (recomputed, never taken from the file). The problem's global
+    batch is the layout's."""
 
     problem: Problem
     layout: Layout
@@ -74,7 +75,7 @@ def job_of(problem: Problem, layout: Layout, proof: str = "") -> Job:
             raise InputError(f"layout: illegal, breaks {rule['rule']}: {rule['equation']}")
     pipeline = pipeline_of(full)
     assert pipeline is not None
-    return Job(problem, full, pipeline, answer, proof or Job.proof)
+    return Job(problem.at_batch(answer["batch"]["sequences"]), full, pipeline, answer, proof or Job.proof)
 
 
 def read_solution(solution: Any) -> Job:

@@ -108,7 +108,7 @@ def _parallelism(job: Job) -> list[Flag]:
 def _batch(job: Job) -> list[Flag]:
     return [
         flag("--micro-batch-size", job.layout.micro_batch_size),
-        flag("--global-batch-size", job.problem.workload.global_batch_size),
+        flag("--global-batch-size", job.problem.workload.batch),
     ]
 
 

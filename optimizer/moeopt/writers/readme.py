@@ -57,7 +57,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 def _decisions(job: Job) -> list[list[object]]:
     layout, workload = job.layout, job.problem.workload
-    tokens = workload.global_batch_size * workload.sequence_length
+    tokens = workload.batch * workload.sequence_length
     rows: list[list[object]] = [
         ["tp", layout.tp, _splits(layout.tp, "attention, dense blocks, shared experts and vocabulary")],
         ["pp", layout.pp, f"stages; the bubble is {_share(job, 'pipeline_bubble')} of the step"],

@@ -185,7 +185,7 @@ def sections(job: Job, stem: str) -> dict[str, dict[str, Any]]:
         "lr_scheduler": {"warmup_steps": 5, "decay_type": "cosine"},
         "training": {
             "local_batch_size": layout.micro_batch_size * (layout.num_microbatches if piped else 1),
-            "global_batch_size": workload.global_batch_size,
+            "global_batch_size": workload.batch,
             "seq_len": workload.sequence_length,
             "steps": 50,
             "dataset": "c4_test",

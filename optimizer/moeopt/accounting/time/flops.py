@@ -61,8 +61,3 @@ def sequence_flops(problem: Problem) -> int:
     weights += 2 * architecture.hidden_size**2 * problem.mtp_layers
     cores = sum(core_flops(architecture, sequence, kind.window) for kind in kinds)
     return PASSES * (2 * weights * sequence + cores)
-
-
-def step_flops(problem: Problem) -> int:
-    """FLOP of one optimizer step over the global batch."""
-    return sequence_flops(problem) * problem.workload.global_batch_size

@@ -8,7 +8,7 @@ from moeopt.arithmetic import Number, both
 from moeopt.constraints.rules import screening_rules
 from moeopt.frameworks.megatron_core.dimensions import DIMENSIONS
 from moeopt.frameworks.megatron_core.experts import EXPERTS
-from moeopt.frameworks.megatron_core.grids import BATCH, OWN_TOTAL, grid_rules
+from moeopt.frameworks.megatron_core.grids import BATCH, OWN_TOTAL, batch_rules, grid_rules
 from moeopt.frameworks.megatron_core.interleaving import INTERLEAVING
 from moeopt.frameworks.megatron_core.precision import PRECISION
 from moeopt.frameworks.megatron_core.sequence import SEQUENCE
@@ -39,7 +39,13 @@ PIPELINE_RULES: tuple[PipelineRule, ...] = PIPELINE
 def rules_for(problem: Problem) -> tuple[Rule, ...]:
     """Every rule on degrees and choices: GPU equations, Megatron-Core's, and the problem's own wishes, with what
     constraints on placements say before anything is placed."""
-    return (*grid_rules(problem), *FRAMEWORK_RULES, *wish_rules(problem), *screening_rules(problem))
+    return (
+        *grid_rules(problem),
+        *batch_rules(problem),
+        *FRAMEWORK_RULES,
+        *wish_rules(problem),
+        *screening_rules(problem),
+    )
 
 
 def degree_rules(problem: Problem, choices: Choices) -> tuple[Rule, ...]:
@@ -95,7 +101,7 @@ def check(problem: Problem, layout: Layout, pipeline: PipelineLayout | None = No
     degrees = degrees_of(layout)
     own = own_gpus(layout)
     grids = OWN_TOTAL if own is not None and own != problem.gpu_range.max else grid_rules(problem)
-    rules = (*grids, *FRAMEWORK_RULES, *wish_rules(problem))
+    rules = (*grids, *batch_rules(problem), *FRAMEWORK_RULES, *wish_rules(problem))
     stages = stages_of(layout, pipeline)
     verdicts = [_judge(rule, problem, degrees, layout.choices) for rule in rules]
     verdicts += [_judge_pipeline(rule, problem, stages, layout.choices) for rule in PIPELINE_RULES]

@@ -6,6 +6,7 @@ Sources are Megatron-LM d98e8a6.
 """
 
 from moeopt.arithmetic import Number, both
+from moeopt.batches import admits, divisible
 from moeopt.frameworks.rules import Rule, remainder
 from moeopt.layout import Choices, Degrees
 from moeopt.problem.problem import Problem
@@ -93,17 +94,41 @@ _EXPERT_IN_DENSE = Rule(
 OWN_TOTAL = (_TOTAL_IN_RANGE, _EXPERT_IN_DENSE)
 """The GPU equations judged on the layout's own total: what evaluate uses where a given dp contradicts the problem."""
 
+
+def _batch_sentence(problem: Problem, d: Degrees, _choices: Choices) -> str:
+    batches, unit = problem.workload.batches, d.micro_batch_size * d.dp
+    of = f"micro_batch_size {d.micro_batch_size} * dp {d.dp}"
+    if batches.exact:
+        return remainder(f"global_batch_size {batches}", batches.most, f"({of})", unit)
+    return f"{of} = {unit}, which divides {'some' if divisible(batches, unit) else 'no'} global_batch_size of {batches}"
+
+
+def _allowed_sentence(problem: Problem, d: Degrees, _choices: Choices) -> str:
+    batches = problem.workload.batches
+    text = f"micro_batch_size {d.micro_batch_size} * dp {d.dp} * num_microbatches {d.num_microbatches} = {d.batch}"
+    return f"{text}, {'one' if admits(batches, d.batch) else 'must be one'} of global_batch_size {batches}"
+
+
 BATCH = Rule(
     "batch_by_dp",
     "every data-parallel rank runs a whole number of micro-batches, at least one",
     ("dp", "micro_batch_size"),
-    lambda problem, d, _: problem.workload.global_batch_size % (d.micro_batch_size * d.dp) == 0,
-    lambda problem, d, _: remainder(
-        f"global_batch_size {problem.workload.global_batch_size}",
-        problem.workload.global_batch_size,
-        f"(micro_batch_size {d.micro_batch_size} * dp {d.dp})",
-        d.micro_batch_size * d.dp,
-    ),
+    lambda problem, d, _: divisible(problem.workload.batches, d.micro_batch_size * d.dp),
+    _batch_sentence,
     "megatron/core/num_microbatches_calculator.py:381-391",
     "launch",
 )
+_BATCH_ALLOWED = Rule(
+    "batch_allowed",
+    "the global batch is one that the problem allows",
+    ("dp", "micro_batch_size", "num_microbatches"),
+    lambda problem, d, _: admits(problem.workload.batches, d.batch),
+    _allowed_sentence,
+    "workload.global_batch_size",
+    "moeopt",
+)
+
+
+def batch_rules(problem: Problem) -> tuple[Rule, ...]:
+    """What is asked of the batch of a layout where the problem leaves it open."""
+    return () if problem.workload.batches.exact else (_BATCH_ALLOWED,)
