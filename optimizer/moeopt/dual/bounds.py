@@ -65,7 +65,7 @@ class Answer:
 
 def raised(question: Question, rounds: int, most: int | None = None) -> Answer:
     """Bounds of a question's candidates, and what is left of them: all placements where they are at most `most`
-    (default: some for every round)."""
+    (default: some for every round; 0: nothing is listed)."""
     part = _Part(question)
     if rounds >= _BY_RANK_FROM:
         part.settle_by_rank()
@@ -74,12 +74,14 @@ def raised(question: Question, rounds: int, most: int | None = None) -> Answer:
     for ascent in part.ascents():
         ascent.run(rounds)
         np.minimum.at(low, ascent.of, ascent.value)
-        for listed in ascent.listed(_LISTED_A_ROUND * rounds if most is None else most):
+        for listed in ascent.listed(_LISTED_A_ROUND * rounds if most is None else most) if most != 0 else ():
             left.setdefault(listed.candidate, []).append(listed)
     found = low < NEVER
     timed = found & part.rows.timed
     bound = np.where(timed, low * (1 - SLACK) / part.rows.share + part.prices.end_ns, 0.0)
     few = [part.left(index, left.get(index, []), most) for index in range(part.size)]
+    if most == 0:
+        few = [(placed, not open_) for (placed, _), open_ in zip(few, found, strict=True)]
     return Answer(
         np.where(found, bound.astype(np.int64), question.time_ns + 1),
         [part.layouts(placed) + ([] if complete else part.met(i)) for i, (placed, complete) in enumerate(few)],

@@ -2,7 +2,10 @@
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import islice
+
+import numpy as np
 
 from moeopt.frontier.boxes import Boxes, Corner, Point, Resolution, dominates, inside
 from moeopt.frontier.candidates import Candidates, Entry, Key, Stopped, Undecided
@@ -10,10 +13,15 @@ from moeopt.frontier.goals import Goals, Region
 from moeopt.frontier.sketch import sketch
 from moeopt.screening import Pair
 from moeopt.solving.incumbent import Found
+from moeopt.solving.queue import Queue
 from moeopt.solving.settings import Settings
 
 _ROUNDS = (1, 12, 40)
 """Bounds of a box's rows are raised by so many rounds of duality."""
+_NEAR = 1.4
+"""A box that allows more than this times its fastest bound is first searched at so much, and so much more each time ..."""
+_SAMPLED, _SAMPLE_ROUNDS = 24, 3
+"""... among so many rows, with so many rounds of duality."""
 _BATCH = 4
 """Candidates asked at once, a worker."""
 _PATIENCE, _MORE = 3.0, 4.0
@@ -105,15 +113,32 @@ class Exploration:
     def _raise(self, pairs: Sequence[Pair], region: Region, corner: Corner) -> list[Pair] | None:
         """What duality leaves of a box's rows; None where a layout was found in it."""
         queue = self.candidates.queue(pairs)
+        if self._placed_near(queue, region, corner):
+            return None
         for rounds, positions in queue.batches(_ROUNDS):
             if self.settings.expired:
                 raise Stopped
-            for left in queue.raise_bounds(positions, region.limits, rounds):
+            for left in queue.raise_bounds(positions, region.limits, rounds, most=0 if rounds == _ROUNDS[0] else None):
                 for pipeline in left.placed:
                     self._take(self.candidates.judged(left.candidate, pipeline, region))
                     if corner not in self.boxes.open:
                         return None
         return queue.open_pairs()
+
+    def _placed_near(self, queue: Queue, region: Region, corner: Corner) -> bool:
+        """Whether a layout was found in a box that allows far more time than its fastest bound: the time grows from
+        there until a placement of some of the rows fits. A slow layout found at once would leave the box to be searched
+        again and again for a faster one."""
+        time_ns = int(_NEAR * queue.bound.min())
+        while time_ns < region.limits.time_of(np.array([region.gpus]))[0]:
+            nearer = replace(region.limits, time_ns=time_ns)
+            positions = [at for at in queue.lowest(_SAMPLED) if queue.bound[at] <= time_ns]
+            for candidate, pipeline in queue.placements(positions, nearer, _SAMPLE_ROUNDS):
+                self._take(self.candidates.judged(candidate, pipeline, region))
+            if corner not in self.boxes.open:
+                return True
+            time_ns = int(_NEAR * time_ns)
+        return False
 
     def _prove(self, entries: Sequence[Entry], region: Region, corner: Corner) -> bool:
         """Ask every candidate; True where none has a layout in the box, False where one was found."""
