@@ -43,19 +43,30 @@ class ByRank:
         steps = [self._step(rank, base_ns, tops) for rank in range(self.grid.pp)]
         if not all(len(step.cost) for step in steps):
             return None
+        if sum(int(step.ways.total.max()) for step in steps) < self.filling.counted:
+            return None
         chances, cap_ns = self._by_own_rows(steps, maxima(self.rows, self.grid, self.prices, base_ns, tops))
         if not len(cap_ns):
             return None
         return self._by_weights(steps, chances, cap_ns, base_ns)
 
     def _step(self, rank: int, base_ns: float, tops: list[Array]) -> Step:
-        ways = self._ways[rank]
+        """The ways of a rank that R1 and UB2 allow: its own stages are no longer than the longest of their positions."""
+        ways, rows = self._ways[rank], self.rows
+        above = np.maximum(ways.time_ns - base_ns, 0).sum(axis=1) if rows.surrogate else np.zeros(len(ways.total))
+        row = rows.schedule[2] * ways.time_ns.sum(axis=1) + self.filling.fill_ns[rank] if rows.timed else 0 * above
+        upper = rows.span * base_ns + rows.waves * above + np.maximum(rows.rounds * above, self._even(base_ns))
+        near = row + upper <= self._target
+        ways = ways.only(near)
         top = np.stack([np.searchsorted(tops[c], ways.time_ns[:, c]) for c in range(self.grid.vpp)], axis=1)
         within = (top < [len(each) for each in tops]).all(axis=1)
-        ways = ways.only(within)
-        excess = self.rows.rounds * np.maximum(ways.time_ns - base_ns, 0).sum(axis=1)
-        row = self.rows.schedule[2] * ways.time_ns.sum(axis=1) + self.filling.fill_ns[rank]
-        return Step.of(self.filling.roles(rank), ways, excess, row if self.rows.timed else 0 * row, top[within])
+        near[near] = within
+        return Step.of(self.filling.roles(rank), ways.only(within), rows.rounds * above[near], row[near], top[within])
+
+    def _even(self, base_ns: float) -> float:
+        """What UB2 counts at least of all stages above the base time."""
+        work = float(duration_ns(self.prices.totals)[0])
+        return self.rows.rounds * max(work - self.grid.stages * base_ns, 0.0)
 
     def _pass(self, steps: list[Step], chances: Maxima, cap_ns: Array, extra: list[Array] | None = None) -> RanksPass:
         return RanksPass(steps, (self.filling.prefix, self.filling.counted), chances.tops, cap_ns, extra)
