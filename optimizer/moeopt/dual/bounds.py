@@ -68,7 +68,7 @@ def raised(question: Question, rounds: int, most: int | None = None) -> Answer:
     (default: some for every round; 0: nothing is listed)."""
     part = _Part(question)
     if rounds >= _BY_RANK_FROM:
-        part.settle_by_rank()
+        part.settle_by_rank(rounds)
     low = np.full(part.size, NEVER)
     left: dict[int, list[Listed]] = {}
     for ascent in part.ascents():
@@ -116,7 +116,7 @@ class _Part:
         """Most layers of a stage."""
         return deepest_stage(self.grid, self.prices)
 
-    def settle_by_rank(self) -> None:
+    def settle_by_rank(self, rounds: int) -> None:
         """Leave out the base times of candidates with which no placement is within the target, rank by rank."""
         if not self.grid.has_placements(self.deepest) or (self.rows.replayed and self.rows.timed):
             return
@@ -124,10 +124,10 @@ class _Part:
         keep = np.ones(len(of), dtype=bool)
         for index in range(self.size):
             mine = np.flatnonzero(of == index)
-            keep[mine] = self._open_by_rank(index, base[mine])
+            keep[mine] = self._open_by_rank(index, base[mine], rounds)
         self._bases = of[keep], base[keep]
 
-    def _open_by_rank(self, index: int, bases: Array) -> list[bool]:
+    def _open_by_rank(self, index: int, bases: Array, rounds: int) -> list[bool]:
         """Which base times of a candidate are left; placements met on the way are kept."""
         only = np.array([index])
         prices = self.prices.only(only)
@@ -135,7 +135,7 @@ class _Part:
         try:
             ranks = ByRank(self.grid, self.rows, prices, holding, self.deepest)
             tops = [[top[0] for top in self._tops(prices, np.array([base]))] for base in bases]
-            found = [ranks.left(float(base), each) for base, each in zip(bases, tops, strict=True)]
+            found = [ranks.left(float(base), each, rounds) for base, each in zip(bases, tops, strict=True)]
         except TooMany:
             return [True] * len(bases)
         for base, placed in zip(bases, found, strict=True):

@@ -22,8 +22,6 @@ from moeopt.dual.ranks_pass import RanksPass, Step
 from moeopt.dual.tops import SLACK
 from moeopt.dual.walks import Placements
 
-_WEIGHINGS = 10
-"""Weights of the time rows are raised so many times."""
 _STEP = 1.5
 
 
@@ -37,9 +35,9 @@ class ByRank:
         self._ways: list[Contents] = [self.filling.contents(rank, deepest) for rank in range(grid.pp)]
         self._target = float(prices.target_ns[0]) * (1 + SLACK)
 
-    def left(self, base_ns: float, tops: list[Array]) -> Placements | None:
+    def left(self, base_ns: float, tops: list[Array], rounds: int) -> Placements | None:
         """A placement within the target as far as was looked, at a base time of UB2; None where there is none. `tops`:
-        of each chunk position. Raises TooMany."""
+        of each chunk position; `rounds`: weights of the time rows are raised so many times. Raises TooMany."""
         steps = [self._step(rank, base_ns, tops) for rank in range(self.grid.pp)]
         if not all(len(step.cost) for step in steps):
             return None
@@ -48,7 +46,7 @@ class ByRank:
         chances, cap_ns = self._by_own_rows(steps, maxima(self.rows, self.grid, self.prices, base_ns, tops))
         if not len(cap_ns):
             return None
-        return self._by_weights(steps, chances, cap_ns, base_ns)
+        return self._by_weights(steps, chances, cap_ns, base_ns, rounds)
 
     def _step(self, rank: int, base_ns: float, tops: list[Array]) -> Step:
         """The ways of a rank that R1 and UB2 allow: its own stages are no longer than the longest of their positions."""
@@ -84,10 +82,12 @@ class ByRank:
             open_ = chances.value_ns + value <= self._target
             chances, value, cap = chances.only(open_), value[open_], cap[open_]
 
-    def _by_weights(self, steps: list[Step], chances: Maxima, cap_ns: Array, base_ns: float) -> Placements | None:
+    def _by_weights(
+        self, steps: list[Step], chances: Maxima, cap_ns: Array, base_ns: float, rounds: int
+    ) -> Placements | None:
         """The best placement met while weights on the time rows rule chances out; None once all are."""
         rho, best = None, (np.inf, None)
-        for _ in range(_WEIGHINGS + 1):
+        for _ in range(rounds + 1):
             passed = self._pass(steps, chances, cap_ns, None if rho is None else self._weighed(steps, rho))
             value = chances.value_ns + passed.value
             if rho is not None:
@@ -123,6 +123,7 @@ class ByRank:
         """Weights after a step towards the rows that are long; all on the longest at first."""
         if rho is None:
             return np.asarray(np.arange(len(time)) == time.argmax(), dtype=float)
-        rise = time - time.mean()
+        active = (rho > 0) | (time >= float(rho @ time))
+        rise = np.where(active, time - time[active].mean(), 0.0)
         step = _STEP * max(self._target - value, 1e-3 * self._target) / max(float(rise @ rise), 1e-9)
-        return on_simplex((rho + step * rise)[None, :])[0]
+        return np.asarray(on_simplex(np.where(active, rho + step * rise, -1.0)[None, :])[0])
