@@ -11,7 +11,8 @@ from moeopt.frontier.boxes import Boxes, Corner, Point, Resolution, dominates, i
 from moeopt.frontier.candidates import Candidates, Entry, Key, Stopped, Undecided
 from moeopt.frontier.goals import Goals, Region
 from moeopt.frontier.sketch import sketch
-from moeopt.screening import Pair
+from moeopt.screening import MOST_NS, Limits, Pair
+from moeopt.solving.first import FILLS
 from moeopt.solving.incumbent import Found
 from moeopt.solving.queue import Queue
 from moeopt.solving.settings import Settings
@@ -20,8 +21,10 @@ _ROUNDS = (1, 12, 40)
 """Bounds of a box's rows are raised by so many rounds of duality."""
 _NEAR = 1.4
 """A box that allows more than this times its fastest bound is first searched at so much, and so much more each time ..."""
-_SAMPLED, _SAMPLE_ROUNDS = 24, 3
-"""... among so many rows, with so many rounds of duality."""
+_SAMPLED, _SAMPLE_ROUNDS = 16, 3
+"""... among so many rows at each fill level of memory, with so many rounds of duality ..."""
+_MANY = 100
+"""... and a box with more rows at last as it is."""
 _BATCH = 4
 """Candidates asked at once, a worker."""
 _PATIENCE, _MORE = 3.0, 4.0
@@ -126,19 +129,29 @@ class Exploration:
         return queue.open_pairs()
 
     def _placed_near(self, queue: Queue, region: Region, corner: Corner) -> bool:
-        """Whether a layout was found in a box that allows far more time than its fastest bound: the time grows from
-        there until a placement of some of the rows fits. A slow layout found at once would leave the box to be searched
-        again and again for a faster one."""
+        """Whether a sample of the rows found a layout in the box. Where far more time is allowed than the fastest bound,
+        the time grows from there: a slow layout found at once would leave the box to be searched again and again for a
+        faster one."""
+        longest = int(region.limits.time_of(np.array([region.gpus]))[0])
         time_ns = int(_NEAR * queue.bound.min())
-        while time_ns < region.limits.time_of(np.array([region.gpus]))[0]:
-            nearer = replace(region.limits, time_ns=time_ns)
-            positions = [at for at in queue.lowest(_SAMPLED) if queue.bound[at] <= time_ns]
-            for candidate, pipeline in queue.placements(positions, nearer, _SAMPLE_ROUNDS):
+        while time_ns < longest or len(queue) > _MANY:
+            nearer = replace(region.limits, time_ns=min(time_ns, longest))
+            for candidate, pipeline in queue.placements(self._sample(queue, nearer), nearer, _SAMPLE_ROUNDS):
                 self._take(self.candidates.judged(candidate, pipeline, region))
             if corner not in self.boxes.open:
                 return True
+            if time_ns >= longest:
+                return False
             time_ns = int(_NEAR * time_ns)
         return False
+
+    @staticmethod
+    def _sample(queue: Queue, limits: Limits) -> list[int]:
+        """Rows of the lowest bounds within a time, and of the lowest ones at several fill levels of memory."""
+        picked = set(queue.lowest(_SAMPLED))
+        for fill in FILLS:
+            picked |= set(queue.best_filled(int(fill * limits.memory_bytes), -1, _SAMPLED))
+        return [at for at in sorted(picked) if queue.bound[at] <= (limits.time_ns or MOST_NS)]
 
     def _prove(self, entries: Sequence[Entry], region: Region, corner: Corner) -> bool:
         """Ask every candidate; True where none has a layout in the box, False where one was found."""
