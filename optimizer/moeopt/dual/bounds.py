@@ -134,14 +134,19 @@ class _Part:
         holding = Holding(self.question.problem, self.question.costs.rows(only), self.question.memory_bytes)
         try:
             ranks = ByRank(self.grid, self.rows, prices, holding, self.deepest)
-            tops = [[top[0] for top in self._tops(prices, np.array([base]))] for base in bases]
-            found = [ranks.left(float(base), each, rounds) for base, each in zip(bases, tops, strict=True)]
         except TooMany:
             return [True] * len(bases)
-        for base, placed in zip(bases, found, strict=True):
-            if placed is not None:
-                self.best.take(self.rows, prices, placed, only, np.array([base]))
-        return [placed is not None for placed in found]
+        return [self._is_open_by_rank(ranks, index, base, rounds) for base in bases]
+
+    def _is_open_by_rank(self, ranks: ByRank, index: int, base_ns: float, rounds: int) -> bool:
+        base = np.array([base_ns])
+        try:
+            placed = ranks.left(base_ns, [top[0] for top in self._tops(ranks.prices, base)], rounds)
+        except TooMany:
+            return True
+        if placed is not None:
+            self.best.take(self.rows, ranks.prices, placed, np.array([index]), base)
+        return placed is not None
 
     def _tops(self, prices: Prices, base: Array, most: int | None = None) -> list[Array]:
         """The maxima that each chunk position may have."""

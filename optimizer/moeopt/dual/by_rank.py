@@ -1,5 +1,4 @@
-"""Candidates settled rank by rank, in whole layers: where memory is tight, weights on its rows leave a gap that this has
-not.
+"""Candidates settled rank by rank, in whole layers, where memory is tight and weights on its rows leave a gap.
 
 Ranks share nothing but the number of layers, the longest stage of every chunk position (`maxima`) and the time rows.
 With maxima and a base time given UB2 is a sum over ranks, so for every chance
@@ -14,15 +13,18 @@ weighted rows and UB2 is a bound, again a sum over ranks.
 
 import numpy as np
 
-from moeopt.dual.contents import Contents, Filling, Holding
+from moeopt.dual.contents import Contents, Filling, Holding, TooMany
 from moeopt.dual.grid import Array, Grid, on_simplex
 from moeopt.dual.maxima import Maxima, maxima
 from moeopt.dual.prices import Prices, Rows, duration_ns, ub2_at
 from moeopt.dual.ranks_pass import RanksPass, Step
+from moeopt.dual.tables import Mask
 from moeopt.dual.tops import SLACK
 from moeopt.dual.walks import Placements
 
 _STEP = 1.5
+_MOST_CELLS = 4_000_000
+"""Chances times ways of one pass; a base time with more is left to the walks."""
 
 
 class ByRank:
@@ -43,21 +45,24 @@ class ByRank:
             return None
         if sum(int(step.ways.total.max()) for step in steps) < self.filling.counted:
             return None
-        chances, cap_ns = self._by_own_rows(steps, maxima(self.rows, self.grid, self.prices, base_ns, tops))
+        chances = maxima(self.rows, self.grid, self.prices, base_ns, tops)
+        if len(chances.value_ns) * sum(len(step.cost) for step in steps) > _MOST_CELLS:
+            raise TooMany
+        chances, cap_ns = self._by_own_rows(steps, chances)
         if not len(cap_ns):
             return None
         return self._by_weights(steps, chances, cap_ns, base_ns, rounds)
 
     def _step(self, rank: int, base_ns: float, tops: list[Array]) -> Step:
-        """The ways of a rank that R1 and UB2 allow: its own stages are no longer than the longest of their positions."""
+        """The ways of a rank that R1 and UB2 allow, as no stage is longer than the longest of its position."""
         ways, rows = self._ways[rank], self.rows
         above = np.maximum(ways.time_ns - base_ns, 0).sum(axis=1) if rows.surrogate else np.zeros(len(ways.total))
         row = rows.schedule[2] * ways.time_ns.sum(axis=1) + self.filling.fill_ns[rank] if rows.timed else 0 * above
         upper = rows.span * base_ns + rows.waves * above + np.maximum(rows.rounds * above, self._even(base_ns))
-        near = row + upper <= self._target
+        near: Mask = row + upper <= self._target
         ways = ways.only(near)
         top = np.stack([np.searchsorted(tops[c], ways.time_ns[:, c]) for c in range(self.grid.vpp)], axis=1)
-        within = (top < [len(each) for each in tops]).all(axis=1)
+        within: Mask = np.all(top < [len(each) for each in tops], axis=1)
         near[near] = within
         return Step.of(self.filling.roles(rank), ways.only(within), rows.rounds * above[near], row[near], top[within])
 
@@ -86,7 +91,8 @@ class ByRank:
         self, steps: list[Step], chances: Maxima, cap_ns: Array, base_ns: float, rounds: int
     ) -> Placements | None:
         """The best placement met while weights on the time rows rule chances out; None once all are."""
-        rho, best = None, (np.inf, None)
+        rho: Array | None = None
+        best: tuple[float, Placements | None] = np.inf, None
         for _ in range(rounds + 1):
             passed = self._pass(steps, chances, cap_ns, None if rho is None else self._weighed(steps, rho))
             value = chances.value_ns + passed.value
@@ -97,7 +103,7 @@ class ByRank:
                 return None
             placed = passed.placement(self.grid, int(value.argmin()))
             time, upper = self._measured(placed, base_ns)
-            best = min(best, (time.max() + upper, placed), key=lambda item: item[0])
+            best = min(best, (float(time.max()) + upper, placed), key=lambda item: item[0])
             if best[0] <= self._target or not self.rows.timed:
                 break
             rho = self._raised(rho, time, float(value.min()))

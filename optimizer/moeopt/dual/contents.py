@@ -166,7 +166,7 @@ class Filling:
         return Contents(np.full(len(counts), number), counts.sum(axis=1), counts, *times)
 
     def _beside(self, rank: int, role: Role, flight: Array, counts: Index) -> Array:
-        """Bytes once on the rank for what it has, and what passes in its largest piece that runs: ways x memory rows."""
+        """Bytes once on the rank for what it has, and what passes in its largest running piece: ways x memory rows."""
         pieces = self._pieces(rank, role)
         kinds = set(self.grid.layers[self.prefix :])
         running = np.zeros((len(counts), len(flight)))

@@ -20,7 +20,7 @@ from moeopt.solving.settings import Settings
 _ROUNDS = (1, 12, 40)
 """Bounds of a box's rows are raised by so many rounds of duality."""
 _NEAR = 1.4
-"""A box that allows more than this times its fastest bound is first searched at so much, and so much more each time ..."""
+"""A box that allows more than this times its fastest bound is first searched at so much, then so much more ..."""
 _SAMPLED, _SAMPLE_ROUNDS = 16, 3
 """... among so many rows at each fill level of memory, with so many rounds of duality ..."""
 _MANY = 100
@@ -129,9 +129,9 @@ class Exploration:
         return queue.open_pairs()
 
     def _placed_near(self, queue: Queue, region: Region, corner: Corner) -> bool:
-        """Whether a sample of the rows found a layout in the box. Where far more time is allowed than the fastest bound,
-        the time grows from there: a slow layout found at once would leave the box to be searched again and again for a
-        faster one."""
+        """Whether a sample of the rows found a layout in the box. Where far more time is allowed than the fastest
+        bound, the time grows from there: a slow layout found at once would leave the box to be searched again and again
+        for a faster one."""
         longest = int(region.limits.time_of(np.array([region.gpus]))[0])
         time_ns = int(_NEAR * queue.bound.min())
         while time_ns < longest or len(queue) > _MANY:

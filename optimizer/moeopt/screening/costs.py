@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -105,7 +106,7 @@ class Costs:
     @classmethod
     def concatenate(cls, parts: Sequence["Costs"]) -> "Costs":
         """Columns one after the other."""
-        values: list[Number | dict[Piece, Number]] = []
+        values: list[Any] = []
         for field in fields(cls):
             columns = [getattr(part, field.name) for part in parts]
             if isinstance(columns[0], Mapping):
