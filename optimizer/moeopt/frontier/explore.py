@@ -129,15 +129,16 @@ class Exploration:
         return queue.open_pairs()
 
     def _placed_near(self, queue: Queue, region: Region, corner: Corner) -> bool:
-        """Whether a sample of the rows found a layout in the box. Where far more time is allowed than the fastest
-        bound, the time grows from there: a slow layout found at once would leave the box to be searched again and again
-        for a faster one."""
+        """Whether a sample of the rows found a layout in the box; the fastest is taken. Where far more time is allowed
+        than the fastest bound, the time grows from there: a slow layout found at once would leave the box to be searched
+        again and again for a faster one."""
         longest = int(region.limits.time_of(np.array([region.gpus]))[0])
         time_ns = int(_NEAR * queue.bound.min())
         while time_ns < longest or len(queue) > _MANY:
             nearer = replace(region.limits, time_ns=min(time_ns, longest))
-            for candidate, pipeline in queue.placements(self._sample(queue, nearer), nearer, _SAMPLE_ROUNDS):
-                self._take(self.candidates.judged(candidate, pipeline, region))
+            placed = queue.placements(self._sample(queue, nearer), nearer, _SAMPLE_ROUNDS)
+            judged = [self.candidates.judged(candidate, pipeline, region) for candidate, pipeline in placed]
+            self._take(min((found for found in judged if found is not None), key=self.goals.point, default=None))
             if corner not in self.boxes.open:
                 return True
             if time_ns >= longest:
