@@ -23,6 +23,7 @@ from moeopt.dual.tops import SLACK
 from moeopt.dual.walks import Placements
 
 _STEP = 1.5
+"""Length of a step beside Polyak's."""
 _MOST_CELLS = 4_000_000
 """Chances times ways of one pass; a base time with more is left to the walks."""
 

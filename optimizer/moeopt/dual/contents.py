@@ -25,6 +25,7 @@ from moeopt.problem.problem import Problem
 from moeopt.screening.costs import Costs
 
 _LONGEST_PREFIX = 6
+"""Each place where a prefix may be cut is a role; a longer one is counted with the other layers."""
 _MOST = 10_000
 """Ways of one rank that are looked at; a rank with more is not."""
 

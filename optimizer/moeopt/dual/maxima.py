@@ -15,6 +15,7 @@ from moeopt.dual.tables import Index, Mask
 from moeopt.dual.tops import SLACK
 
 _MOST = 20_000
+"""A base time with more chances is left to the walks."""
 
 
 @dataclass(frozen=True)

@@ -130,11 +130,13 @@ class Exploration:
 
     def _placed_near(self, queue: Queue, region: Region, corner: Corner) -> bool:
         """Whether a sample of the rows found a layout in the box; the fastest is taken. Where far more time is allowed
-        than the fastest bound, the time grows from there: a slow layout found at once would leave the box to be searched
-        again and again for a faster one."""
+        than the fastest bound, the time grows from there: a slow layout found at once would leave the box to be
+        searched again and again for a faster one."""
         longest = int(region.limits.time_of(np.array([region.gpus]))[0])
         time_ns = int(_NEAR * queue.bound.min())
         while time_ns < longest or len(queue) > _MANY:
+            if self.settings.expired:
+                raise Stopped
             nearer = replace(region.limits, time_ns=min(time_ns, longest))
             placed = queue.placements(self._sample(queue, nearer), nearer, _SAMPLE_ROUNDS)
             judged = [self.candidates.judged(candidate, pipeline, region) for candidate, pipeline in placed]
@@ -143,7 +145,7 @@ class Exploration:
                 return True
             if time_ns >= longest:
                 return False
-            time_ns = int(_NEAR * time_ns)
+            time_ns = max(int(_NEAR * time_ns), time_ns + 1)
         return False
 
     @staticmethod
