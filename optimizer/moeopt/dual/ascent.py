@@ -4,9 +4,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from moeopt.dual.grid import Array
+from moeopt.dual.grid import Array, on_simplex
 from moeopt.dual.listing import Listing
-from moeopt.dual.prices import MEASURES, Rows, duration_ns
+from moeopt.dual.prices import MEASURES, Prices, Rows, duration_ns, ub2_at
 from moeopt.dual.ranks import most_by_memory, most_by_time
 from moeopt.dual.tables import NEVER, Index, Mask, Tables
 from moeopt.dual.tops import SLACK
@@ -30,6 +30,18 @@ class Best:
     value: Array
     counts: Index
     ending: Index
+
+    def take(self, rows: Rows, prices: Prices, placed: Placements, owners: Index, base_ns: Array) -> None:
+        """Placements, each with its base time, of these candidates: those that fit and are better are kept. `prices`
+        as for the placements."""
+        held = prices.held(placed.counts, placed.ending)
+        fits = (rows.bytes(held) <= prices.room).all(axis=1)
+        value = rows.values(held, prices.hop_ns).max(axis=1) + ub2_at(rows, base_ns, duration_ns(held))
+        for row in np.flatnonzero(fits):
+            owner = owners[row]
+            if value[row] < self.value[owner]:
+                self.value[owner] = value[row]
+                self.counts[owner], self.ending[owner] = placed.counts[row], placed.ending[row]
 
     def placement(self, index: int, target_ns: Array) -> Placements:
         """The best placement of one candidate, if it is within the target."""
@@ -154,18 +166,8 @@ class Ascent:
         mine = self.tables.prices
         held = mine.held(placed.counts, placed.ending)
         time, memory = self.rows.values(held, mine.hop_ns), self.rows.bytes(held) - mine.room
-        fits = np.asarray((memory <= 0).all(axis=1))
-        if fits.any():
-            upper = ub2_at(self.rows, self.tables.base_ns, duration_ns(held))
-            self._take(placed, time.max(axis=1) + upper, fits)
+        self.best.take(self.rows, mine, placed, self.of, self.tables.base_ns)
         return time, memory, held[:, :, 4] @ self.rows.ranks.T - self.most
-
-    def _take(self, placed: Placements, value: Array, fits: Mask) -> None:
-        for row in np.flatnonzero(fits):
-            owner = self.of[row]
-            if value[row] < self.best.value[owner]:
-                self.best.value[owner] = value[row]
-                self.best.counts[owner], self.best.ending[owner] = placed.counts[row], placed.ending[row]
 
     def _raise(self, current: Array, time: Array, memory: Array, layers: Array) -> None:
         """One step; rho stays on the simplex, mu and nu above zero."""
@@ -179,24 +181,6 @@ class Ascent:
         by_layers = layers / share
         norm = (by_time**2).sum(axis=1) + _MEMORY * (by_memory**2).sum(axis=1) + (by_layers**2).sum(axis=1)
         step = (_STEP * gap / np.maximum(norm, 1e-12))[:, None]
-        self.rho = _on_simplex(self.rho + step * by_time)
+        self.rho = on_simplex(self.rho + step * by_time)
         self.mu = np.maximum(self.mu + _MEMORY * step * by_memory * scale / room, 0.0)
         self.nu = np.maximum(self.nu + step * by_layers * scale / share, 0.0)
-
-
-def ub2_at(rows: Rows, base_ns: Array, stage_ns: Array) -> Array:
-    """UB2 of placements (placements x stages) with given base times."""
-    pp, vpp, *_ = rows.schedule
-    excess = np.maximum(stage_ns - base_ns[:, None], 0).reshape(len(stage_ns), vpp, pp)
-    waves = rows.waves * excess.max(axis=2).sum(axis=1) + rows.rounds * excess.sum(axis=(1, 2))
-    return np.asarray(rows.span * base_ns + waves)
-
-
-def _on_simplex(points: Array) -> Array:
-    """The nearest points with entries >= 0 and sum 1, row by row (Held, Wolfe and Crowder 1974)."""
-    ordered = -np.sort(-points, axis=1)
-    excess = np.cumsum(ordered, axis=1) - 1
-    number = np.arange(1, points.shape[1] + 1)
-    last = (ordered - excess / number > 0).sum(axis=1) - 1
-    level = np.take_along_axis(excess, last[:, None], axis=1) / (last[:, None] + 1)
-    return np.asarray(np.maximum(points - level, 0.0))

@@ -2,12 +2,15 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
-from moeopt.dual.ascent import Ascent, Best, Listed, ub2_at
+from moeopt.dual.ascent import Ascent, Best, Listed
+from moeopt.dual.by_rank import ByRank
+from moeopt.dual.contents import Holding, TooMany
 from moeopt.dual.grid import Array, Grid, grid_of
-from moeopt.dual.prices import Prices, Rows, duration_ns
+from moeopt.dual.prices import Prices, Rows, duration_ns, ub2_at
 from moeopt.dual.tables import NEVER, Index, Tables
 from moeopt.dual.tops import SLACK, base_times, deepest_stage, tops_of
 from moeopt.dual.walks import Placements
@@ -23,6 +26,8 @@ _JUDGED = 4
 """Placements of a candidate worth judging where not all are known."""
 _SAMPLED_TOPS = 4
 """Maxima of a chunk position that a sample looks at."""
+_BY_RANK_FROM = 2
+"""From so many rounds on, what memory and the slowest rank rule out rank by rank is not walked."""
 _MOST_ROWS = 384
 """Rows of one ascent; larger groups are taken in parts."""
 
@@ -60,20 +65,24 @@ class Answer:
 
 def raised(question: Question, rounds: int, most: int | None = None) -> Answer:
     """Bounds of a question's candidates, and what is left of them: all placements where they are at most `most`
-    (default: some for every round)."""
+    (default: some for every round; 0: nothing is listed)."""
     part = _Part(question)
+    if rounds >= _BY_RANK_FROM:
+        part.settle_by_rank(rounds)
     low = np.full(part.size, NEVER)
     left: dict[int, list[Listed]] = {}
     for ascent in part.ascents():
         ascent.run(rounds)
         np.minimum.at(low, ascent.of, ascent.value)
-        for listed in ascent.listed(_LISTED_A_ROUND * rounds if most is None else most):
+        for listed in ascent.listed(_LISTED_A_ROUND * rounds if most is None else most) if most != 0 else ():
             left.setdefault(listed.candidate, []).append(listed)
     found = low < NEVER
     timed = found & part.rows.timed
     pipeline = (low * (1 - SLACK) + part.rows.even_hops * part.prices.hop_ns) / part.rows.share
     bound = np.where(timed, pipeline + part.prices.end_ns, 0.0)
     few = [part.left(index, left.get(index, []), most) for index in range(part.size)]
+    if most == 0:
+        few = [(placed, not open_) for (placed, _), open_ in zip(few, found, strict=True)]
     return Answer(
         np.where(found, bound.astype(np.int64), question.time_ns + 1),
         [part.layouts(placed) + ([] if complete else part.met(i)) for i, (placed, complete) in enumerate(few)],
@@ -100,16 +109,62 @@ class _Part:
         self.size = len(question.time_ns)
         counts = np.zeros((self.size, self.grid.stages), dtype=np.int64)
         self.best = Best(np.full(self.size, NEVER), counts, np.zeros(self.size, dtype=np.int64))
+        self._bases: tuple[Index, Array] | None = None
+        """Base times that are left: whose, and which."""
+
+    @cached_property
+    def deepest(self) -> int:
+        """Most layers of a stage."""
+        return deepest_stage(self.grid, self.prices)
+
+    def settle_by_rank(self, rounds: int) -> None:
+        """Leave out the base times of candidates with which no placement is within the target, rank by rank."""
+        if not self.grid.has_placements(self.deepest) or (self.rows.replayed and self.rows.timed):
+            return
+        of, base = base_times(self.grid, self.rows, self.prices, self.deepest, one=False)
+        keep = np.ones(len(of), dtype=bool)
+        for index in range(self.size):
+            mine = np.flatnonzero(of == index)
+            keep[mine] = self._open_by_rank(index, base[mine], rounds)
+        self._bases = of[keep], base[keep]
+
+    def _open_by_rank(self, index: int, bases: Array, rounds: int) -> list[bool]:
+        """Which base times of a candidate are left; placements met on the way are kept."""
+        only = np.array([index])
+        prices = self.prices.only(only)
+        holding = Holding(self.question.problem, self.question.costs.rows(only), self.question.memory_bytes)
+        try:
+            ranks = ByRank(self.grid, self.rows, prices, holding, self.deepest)
+        except TooMany:
+            return [True] * len(bases)
+        return [self._is_open_by_rank(ranks, index, base, rounds) for base in bases]
+
+    def _is_open_by_rank(self, ranks: ByRank, index: int, base_ns: float, rounds: int) -> bool:
+        base = np.array([base_ns])
+        try:
+            placed = ranks.left(base_ns, [top[0] for top in self._tops(ranks.prices, base)], rounds)
+        except TooMany:
+            return True
+        if placed is not None:
+            self.best.take(self.rows, ranks.prices, placed, np.array([index]), base)
+        return placed is not None
+
+    def _tops(self, prices: Prices, base: Array, most: int | None = None) -> list[Array]:
+        """The maxima that each chunk position may have."""
+        every = range(self.grid.vpp)
+        return [tops_of(self.grid, self.rows, prices, chunk, self.deepest, base)[:, :most] for chunk in every]
 
     def ascents(self, most_tops: int | None = None) -> Iterator[Ascent]:
-        """For every candidate and base time of UB2; with `most_tops` only the most promising base time, and so many
-        maxima of a chunk position."""
-        grid, rows, deepest = self.grid, self.rows, deepest_stage(self.grid, self.prices)
+        """For every candidate and base time of UB2 that is left; with `most_tops` only the most promising base time,
+        and so many maxima of a chunk position."""
+        grid, rows, deepest = self.grid, self.rows, self.deepest
         if not grid.has_placements(deepest):
             return
-        for of, base in _parts(*base_times(grid, rows, self.prices, deepest, one=most_tops is not None)):
+        if self._bases is None:
+            self._bases = base_times(grid, rows, self.prices, deepest, one=most_tops is not None)
+        for of, base in _parts(*self._bases):
             mine = self.prices.only(of)
-            tops = [tops_of(grid, rows, mine, chunk, deepest, base)[:, :most_tops] for chunk in range(grid.vpp)]
+            tops = self._tops(mine, base, most_tops)
             yield Ascent(Tables.of(grid, rows, mine, base, tops, deepest), of, self.best)
 
     def met(self, index: int) -> list[PipelineLayout]:

@@ -99,3 +99,13 @@ class Grid:
 def grid_of(layers: tuple[LayerKind, ...], pp: int, vpp: int, mtp_layers: int) -> Grid:
     """The grid, with what it has computed."""
     return Grid(layers, pp, vpp, mtp_layers)
+
+
+def on_simplex(points: Array) -> Array:
+    """The nearest points with entries >= 0 and sum 1, row by row (Held, Wolfe and Crowder 1974)."""
+    ordered = -np.sort(-points, axis=1)
+    excess = np.cumsum(ordered, axis=1) - 1
+    number = np.arange(1, points.shape[1] + 1)
+    last = (ordered - excess / number > 0).sum(axis=1) - 1
+    level = np.take_along_axis(excess, last[:, None], axis=1) / (last[:, None] + 1)
+    return np.asarray(np.maximum(points - level, 0.0))

@@ -232,6 +232,14 @@ class Prices:
         return Prices(*(getattr(self, field.name)[index] for field in fields(self)))
 
 
+def ub2_at(rows: Rows, base_ns: Array, stage_ns: Array) -> Array:
+    """UB2 of placements (placements x stages) with given base times."""
+    pp, vpp, *_ = rows.schedule
+    excess = np.maximum(stage_ns - base_ns[:, None], 0).reshape(len(stage_ns), vpp, pp)
+    waves = rows.waves * excess.max(axis=2).sum(axis=1) + rows.rounds * excess.sum(axis=(1, 2))
+    return np.asarray(rows.span * base_ns + waves)
+
+
 def _measures(costs: Costs, piece: Piece) -> tuple[object, ...]:
     forward: Mapping[Piece, object] = costs.forward
     return forward[piece], costs.time[piece] - costs.forward[piece], costs.static[piece], costs.kept[piece]

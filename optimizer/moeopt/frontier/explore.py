@@ -2,18 +2,29 @@
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import islice
+
+import numpy as np
 
 from moeopt.frontier.boxes import Boxes, Corner, Point, Resolution, dominates, inside
 from moeopt.frontier.candidates import Candidates, Entry, Key, Stopped, Undecided
 from moeopt.frontier.goals import Goals, Region
 from moeopt.frontier.sketch import sketch
-from moeopt.screening import Pair
+from moeopt.screening import MOST_NS, Limits, Pair
+from moeopt.solving.first import FILLS
 from moeopt.solving.incumbent import Found
+from moeopt.solving.queue import Queue
 from moeopt.solving.settings import Settings
 
 _ROUNDS = (1, 12, 40)
 """Bounds of a box's rows are raised by so many rounds of duality."""
+_NEAR = 1.4
+"""A box that allows more than this times its fastest bound is first searched at so much, then so much more ..."""
+_SAMPLED, _SAMPLE_ROUNDS = 16, 3
+"""... among so many rows at each fill level of memory, with so many rounds of duality ..."""
+_MANY = 100
+"""... and a box with more rows at last as it is."""
 _BATCH = 4
 """Candidates asked at once, a worker."""
 _PATIENCE, _MORE = 3.0, 4.0
@@ -105,15 +116,45 @@ class Exploration:
     def _raise(self, pairs: Sequence[Pair], region: Region, corner: Corner) -> list[Pair] | None:
         """What duality leaves of a box's rows; None where a layout was found in it."""
         queue = self.candidates.queue(pairs)
+        if self._placed_near(queue, region, corner):
+            return None
         for rounds, positions in queue.batches(_ROUNDS):
             if self.settings.expired:
                 raise Stopped
-            for left in queue.raise_bounds(positions, region.limits, rounds):
+            for left in queue.raise_bounds(positions, region.limits, rounds, most=0 if rounds == _ROUNDS[0] else None):
                 for pipeline in left.placed:
                     self._take(self.candidates.judged(left.candidate, pipeline, region))
                     if corner not in self.boxes.open:
                         return None
         return queue.open_pairs()
+
+    def _placed_near(self, queue: Queue, region: Region, corner: Corner) -> bool:
+        """Whether a sample of the rows found a layout in the box; the fastest is taken. Where far more time is allowed
+        than the fastest bound, the time grows from there: a slow layout found at once would leave the box to be
+        searched again and again for a faster one."""
+        longest = int(region.limits.time_of(np.array([region.gpus]))[0])
+        time_ns = int(_NEAR * queue.bound.min())
+        while time_ns < longest or len(queue) > _MANY:
+            if self.settings.expired:
+                raise Stopped
+            nearer = replace(region.limits, time_ns=min(time_ns, longest))
+            placed = queue.placements(self._sample(queue, nearer), nearer, _SAMPLE_ROUNDS)
+            judged = [self.candidates.judged(candidate, pipeline, region) for candidate, pipeline in placed]
+            self._take(min((found for found in judged if found is not None), key=self.goals.point, default=None))
+            if corner not in self.boxes.open:
+                return True
+            if time_ns >= longest:
+                return False
+            time_ns = max(int(_NEAR * time_ns), time_ns + 1)
+        return False
+
+    @staticmethod
+    def _sample(queue: Queue, limits: Limits) -> list[int]:
+        """Rows of the lowest bounds within a time, and of the lowest ones at several fill levels of memory."""
+        picked = set(queue.lowest(_SAMPLED))
+        for fill in FILLS:
+            picked |= set(queue.best_filled(int(fill * limits.memory_bytes), -1, _SAMPLED))
+        return [at for at in sorted(picked) if queue.bound[at] <= (limits.time_ns or MOST_NS)]
 
     def _prove(self, entries: Sequence[Entry], region: Region, corner: Corner) -> bool:
         """Ask every candidate; True where none has a layout in the box, False where one was found."""

@@ -1,23 +1,24 @@
 """What the pieces of rows cost in memory, as the bounds read it: the ledger's terms without padding, rounded down."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from moeopt.accounting.memory.persistent import Feature
 from moeopt.accounting.memory.terms import MemoryTerms
 from moeopt.accounting.pieces import Piece
 from moeopt.arithmetic import Number, minimum
-from moeopt.problem.problem import Problem
+from moeopt.problem.architecture import LayerKind
 
 
 @dataclass(frozen=True)
 class Costs:
     """What the pieces of some rows cost: bytes that stay, bytes that one micro-batch in flight keeps, nanoseconds of
     one micro-batch (and of its forward pass), bytes that pass; by piece. Then bytes of a chunk in flight; bytes once on
-    any rank, for each of its chunks, with a decoder layer, with the loss, with the embedding; ns of a hop. All
-    columns."""
+    any rank, for each of its chunks, and by what it has (a feature); ns of a hop. All columns."""
 
     static: Mapping[Piece, Number]
     kept: Mapping[Piece, Number]
@@ -27,15 +28,12 @@ class Costs:
     chunk_kept: Number
     fixed: Number
     chunk_fixed: Number
-    with_layer: Number
-    with_loss: Number
-    with_embedding: Number
+    present: Mapping[Feature, Number]
     hop_ns: Number
 
     @classmethod
     def of(
         cls,
-        problem: Problem,
         terms: MemoryTerms,
         kept: Mapping[Piece, Number],
         piece_ns: Mapping[Piece, Number],
@@ -44,7 +42,6 @@ class Costs:
         hop_ns: Number = 0,
     ) -> "Costs":
         """As columns of so many rows. `kept` is what one micro-batch in flight keeps under the recompute setting."""
-        blocks = [terms.present_bytes.get(kind.ffn, 0) for kind in problem.architecture.kinds]
         passing = {piece: size - terms.queued_bytes.get(piece, 0) for piece, size in terms.transient_bytes.items()}
         costs = cls(
             {piece: _static_bytes(terms, piece) for piece in terms.kept_bytes},
@@ -55,9 +52,7 @@ class Costs:
             terms.chunk_kept_bytes,
             terms.overhead_bytes,
             terms.chunk_fixed_bytes,
-            terms.present_bytes.get("layer", 0) + minimum(blocks[0], *blocks[1:]),
-            terms.present_bytes.get("loss", 0),
-            terms.present_bytes.get("embedding", 0),
+            terms.present_bytes,
             hop_ns,
         )
         return costs.map(lambda value: np.broadcast_to(np.asarray(value, dtype=np.int64), (rows,)))
@@ -67,6 +62,26 @@ class Costs:
         """What passes in any decoder layer at least."""
         sizes = [size for piece, size in self.passing.items() if piece not in ("embedding", "loss")]
         return minimum(sizes[0], *sizes[1:])
+
+    def once(self, features: Iterable[Feature]) -> Number:
+        """Bytes once on a rank with all of these."""
+        return sum((self.present.get(feature, 0) for feature in features), start=0)
+
+    @property
+    def with_layer(self) -> Number:
+        """Bytes once on a rank with a decoder layer at least."""
+        blocks = [self.once((ffn,)) for ffn in {piece.ffn for piece in self.static if isinstance(piece, LayerKind)}]
+        return self.once(("layer",)) + minimum(blocks[0], *blocks[1:])
+
+    @property
+    def with_loss(self) -> Number:
+        """Bytes once on the rank with the loss."""
+        return self.once(("loss",))
+
+    @property
+    def with_embedding(self) -> Number:
+        """Bytes once on the rank with the embedding."""
+        return self.once(("embedding",))
 
     @property
     def layer(self) -> Number:
@@ -91,7 +106,7 @@ class Costs:
     @classmethod
     def concatenate(cls, parts: Sequence["Costs"]) -> "Costs":
         """Columns one after the other."""
-        values: list[Number | dict[Piece, Number]] = []
+        values: list[Any] = []
         for field in fields(cls):
             columns = [getattr(part, field.name) for part in parts]
             if isinstance(columns[0], Mapping):

@@ -40,7 +40,7 @@ class RecomputeTable:
         rows = len(self.degrees.tp)
         terms = self._terms(recompute)
         kept, piece_ns = self._kept(terms, recompute), self._piece_ns(recompute)
-        costs = Costs.of(self.problem, terms, kept, piece_ns, rows, self.time.forward_ns, self.time.hop_ns)
+        costs = Costs.of(terms, kept, piece_ns, rows, self.time.forward_ns, self.time.hop_ns)
         degrees, work = select(self.degrees, index), self._work(recompute).rows(index, rows)
         none = np.zeros(len(index), dtype=np.int64)
         return Pair(self.mode, recompute, degrees, time[index], none, work, costs.rows(index), none > 0)
@@ -60,12 +60,12 @@ class RecomputeTable:
         full = [setting for setting in settings if setting.granularity == "full"]
         sets = [setting for setting in settings if setting.granularity != "full"]
         own = [(terms, self._kept(terms, setting)) for setting in full for terms in [self._terms(setting)]]
-        costs = [Costs.of(self.problem, terms, kept, {}, rows) for terms, kept in own]
+        costs = [Costs.of(terms, kept, {}, rows) for terms, kept in own]
         largest = [setting for setting in sets if not any(_inside(setting, other) for other in sets)]
         if largest:
             freed = {piece: _most(self.memory, largest, piece) for piece in self.memory.kept_bytes}
             kept = {piece: size - freed[piece] for piece, size in self.memory.kept_bytes.items()}
-            costs.append(Costs.of(self.problem, self._passing(freed), kept, {}, rows))
+            costs.append(Costs.of(self._passing(freed), kept, {}, rows))
         return costs
 
     def _added(self, recompute: Recompute) -> Number:

@@ -1,0 +1,136 @@
+"""Candidates settled rank by rank, in whole layers, where memory is tight and weights on its rows leave a gap.
+
+Ranks share nothing but the number of layers, the longest stage of every chunk position (`maxima`) and the time rows.
+With maxima and a base time given UB2 is a sum over ranks, so for every chance
+
+    least UB2 over what the ranks may hold (`contents`) whose R1 leaves room for it
+
+is a pass over the ranks by layers placed (`ranks_pass`). R1 may take what UB2 leaves of the target, and the least UB2
+rises as R1 is held to less: so often in turn until nothing changes, or nothing is left. What is left is within the
+target by R1 and UB2 and within every rank's memory. The other time rows join by weights: for any with sum 1 the least
+weighted rows and UB2 is a bound, again a sum over ranks.
+"""
+
+import numpy as np
+
+from moeopt.dual.contents import Contents, Filling, Holding, TooMany
+from moeopt.dual.grid import Array, Grid, on_simplex
+from moeopt.dual.maxima import Maxima, maxima
+from moeopt.dual.prices import Prices, Rows, duration_ns, ub2_at
+from moeopt.dual.ranks_pass import RanksPass, Step
+from moeopt.dual.tables import Mask
+from moeopt.dual.tops import SLACK
+from moeopt.dual.walks import Placements
+
+_STEP = 1.5
+"""Length of a step beside Polyak's."""
+_MOST_CELLS = 4_000_000
+"""Chances times ways of one pass; a base time with more is left to the walks."""
+
+
+class ByRank:
+    """All ranks of one candidate."""
+
+    def __init__(self, grid: Grid, rows: Rows, prices: Prices, holding: Holding, deepest: int) -> None:
+        """`prices` of one candidate; no stage holds more than the deepest. Raises TooMany."""
+        self.grid, self.rows, self.prices = grid, rows, prices
+        self.filling = Filling(grid, rows, prices, holding)
+        self._ways: list[Contents] = [self.filling.contents(rank, deepest) for rank in range(grid.pp)]
+        self._target = float(prices.target_ns[0]) * (1 + SLACK)
+
+    def left(self, base_ns: float, tops: list[Array], rounds: int) -> Placements | None:
+        """A placement within the target as far as was looked, at a base time of UB2; None where there is none. `tops`:
+        of each chunk position; `rounds`: weights of the time rows are raised so many times. Raises TooMany."""
+        steps = [self._step(rank, base_ns, tops) for rank in range(self.grid.pp)]
+        if not all(len(step.cost) for step in steps):
+            return None
+        if sum(int(step.ways.total.max()) for step in steps) < self.filling.counted:
+            return None
+        chances = maxima(self.rows, self.grid, self.prices, base_ns, tops)
+        if len(chances.value_ns) * sum(len(step.cost) for step in steps) > _MOST_CELLS:
+            raise TooMany
+        chances, cap_ns = self._by_own_rows(steps, chances)
+        if not len(cap_ns):
+            return None
+        return self._by_weights(steps, chances, cap_ns, base_ns, rounds)
+
+    def _step(self, rank: int, base_ns: float, tops: list[Array]) -> Step:
+        """The ways of a rank that R1 and UB2 allow, as no stage is longer than the longest of its position."""
+        ways, rows = self._ways[rank], self.rows
+        above = np.maximum(ways.time_ns - base_ns, 0).sum(axis=1) if rows.surrogate else np.zeros(len(ways.total))
+        row = rows.schedule[2] * ways.time_ns.sum(axis=1) + self.filling.fill_ns[rank] if rows.timed else 0 * above
+        upper = rows.span * base_ns + rows.waves * above + np.maximum(rows.rounds * above, self._even(base_ns))
+        near: Mask = row + upper <= self._target
+        ways = ways.only(near)
+        top = np.stack([np.searchsorted(tops[c], ways.time_ns[:, c]) for c in range(self.grid.vpp)], axis=1)
+        within: Mask = np.all(top < [len(each) for each in tops], axis=1)
+        near[near] = within
+        return Step.of(self.filling.roles(rank), ways.only(within), rows.rounds * above[near], row[near], top[within])
+
+    def _even(self, base_ns: float) -> float:
+        """What UB2 counts at least of all stages above the base time."""
+        work = float(duration_ns(self.prices.totals)[0])
+        return self.rows.rounds * max(work - self.grid.stages * base_ns, 0.0)
+
+    def _pass(self, steps: list[Step], chances: Maxima, cap_ns: Array, extra: list[Array] | None = None) -> RanksPass:
+        return RanksPass(steps, (self.filling.prefix, self.filling.counted), chances.tops, cap_ns, extra)
+
+    def _by_own_rows(self, steps: list[Step], chances: Maxima) -> tuple[Maxima, Array]:
+        """The chances that UB2 and R1 leave, and how long R1 may be in each."""
+        value, cap = np.zeros(len(chances.value_ns)), np.full(len(chances.value_ns), np.inf)
+        while True:
+            room = self._target - chances.value_ns - value
+            todo = np.flatnonzero(room < cap)
+            if not len(todo):
+                return chances, cap
+            cap[todo] = room[todo]
+            value[todo] = self._pass(steps, chances.only(todo), cap[todo]).value
+            open_ = chances.value_ns + value <= self._target
+            chances, value, cap = chances.only(open_), value[open_], cap[open_]
+
+    def _by_weights(
+        self, steps: list[Step], chances: Maxima, cap_ns: Array, base_ns: float, rounds: int
+    ) -> Placements | None:
+        """The best placement met while weights on the time rows rule chances out; None once all are."""
+        rho: Array | None = None
+        best: tuple[float, Placements | None] = np.inf, None
+        for _ in range(rounds + 1):
+            passed = self._pass(steps, chances, cap_ns, None if rho is None else self._weighed(steps, rho))
+            value = chances.value_ns + passed.value
+            if rho is not None:
+                value = value + float(rho @ self.rows.hops) * self.prices.hop_ns[0]
+            open_ = value <= self._target
+            if not open_.any():
+                return None
+            placed = passed.placement(self.grid, int(value.argmin()))
+            time, upper = self._measured(placed, base_ns)
+            best = min(best, (float(time.max()) + upper, placed), key=lambda item: item[0])
+            if best[0] <= self._target or not self.rows.timed:
+                break
+            rho = self._raised(rho, time, float(value.min()))
+            chances, cap_ns = chances.only(open_), cap_ns[open_]
+        return best[1]
+
+    def _weighed(self, steps: list[Step], rho: Array) -> list[Array]:
+        """What the ways of every rank add to the weighted time rows."""
+        weights = (rho @ self.rows.time).reshape(2, self.grid.vpp, self.grid.pp)
+        every = enumerate(steps)
+        return [
+            step.ways.forward_ns @ weights[0, :, rank] + step.ways.backward_ns @ weights[1, :, rank]
+            for rank, step in every
+        ]
+
+    def _measured(self, placed: Placements, base_ns: float) -> tuple[Array, float]:
+        """Time rows and UB2 of a placement."""
+        held = self.prices.held(placed.counts, placed.ending)
+        upper = ub2_at(self.rows, np.array([base_ns]), duration_ns(held))
+        return self.rows.values(held, self.prices.hop_ns)[0], float(upper[0])
+
+    def _raised(self, rho: Array | None, time: Array, value: float) -> Array:
+        """Weights after a step towards the rows that are long; all on the longest at first."""
+        if rho is None:
+            return np.asarray(np.arange(len(time)) == time.argmax(), dtype=float)
+        active = (rho > 0) | (time >= float(rho @ time))
+        rise = np.where(active, time - time[active].mean(), 0.0)
+        step = _STEP * max(self._target - value, 1e-3 * self._target) / max(float(rise @ rise), 1e-9)
+        return np.asarray(on_simplex(np.where(active, rho + step * rise, -1.0)[None, :])[0])

@@ -1,0 +1,246 @@
+"""What the chunks of one rank may hold: every way that fits into its memory, as columns.
+
+Memory couples the chunks of a rank, and no two ranks; so a rank is settled on its own, in whole layers and with all its
+rows. Layers come in order: other kinds first (the prefix), then layers of one kind, which are counted. Where layers
+alternate there is no prefix, all of them are counted, and so many cost what the cheapest ones in a row do, time and
+bytes each for itself: no more than any of a placement.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from itertools import product
+from typing import NamedTuple
+
+import numpy as np
+
+from moeopt.accounting.memory.stage import piece_features
+from moeopt.accounting.pieces import Piece
+from moeopt.arithmetic import Number
+from moeopt.dual.grid import Array, Grid
+from moeopt.dual.prices import Prices, Rows, duration_ns
+from moeopt.dual.tables import Index, Mask
+from moeopt.dual.tops import SLACK
+from moeopt.problem.problem import Problem
+from moeopt.screening.costs import Costs
+
+_LONGEST_PREFIX = 6
+"""Each place where a prefix may be cut is a role; a longer one is counted with the other layers."""
+_MOST = 10_000
+"""Ways of one rank that are looked at; a rank with more is not."""
+
+
+class Role(NamedTuple):
+    """What a rank begins with and where it is: layers of the prefix before it and on it, and whether the layers end
+    after it (0), on it (1) or before it (2), seen at the last chunk."""
+
+    before: int
+    taken: int
+    phase: int
+
+
+@dataclass(frozen=True)
+class Contents:
+    """Ways to fill a rank (columns), role by role and fewest counted layers first."""
+
+    role: Index
+    """Which of the rank's roles."""
+    total: Index
+    """Counted layers in all."""
+    counts: Index
+    """Counted layers of every chunk: ways x chunks, as what follows."""
+    time_ns: Array
+    forward_ns: Array
+    backward_ns: Array
+
+    def only(self, mask: Mask) -> "Contents":
+        """Some of the ways."""
+        return Contents(*(getattr(self, field.name)[mask] for field in fields(self)))
+
+    @classmethod
+    def joined(cls, parts: Sequence["Contents"]) -> "Contents":
+        """The ways of several roles."""
+        return cls(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)))
+
+
+@dataclass(frozen=True)
+class Holding:
+    """What one candidate's ranks may hold, and what of it no layer counts for itself."""
+
+    problem: Problem
+    costs: Costs
+    """Columns of one row."""
+    memory_bytes: int
+
+    def room(self, grid: Grid, flight: Array) -> Array:
+        """Bytes of a rank left for its pieces, by memory row."""
+        fixed = _one(self.costs.fixed) + grid.vpp * _one(self.costs.chunk_fixed)
+        return np.asarray(self.memory_bytes - fixed - _one(self.costs.chunk_kept) * flight.sum(axis=1))
+
+    def passing(self, piece: Piece) -> int:
+        """Bytes that pass while a piece runs."""
+        return _one(self.costs.passing[piece])
+
+    def once(self, pieces: Sequence[Piece]) -> int:
+        """Bytes once on a rank that has these pieces."""
+        features = {feature for piece in pieces for feature in piece_features(self.problem, piece)}
+        return _one(self.costs.once(features))
+
+
+class TooMany(Exception):  # noqa: N818 - not an error: a way out of the loops
+    """A rank can be filled in more ways than are worth looking at."""
+
+
+class Filling:
+    """The ranks of one candidate. Measures are those of `_measures`."""
+
+    def __init__(self, grid: Grid, rows: Rows, prices: Prices, holding: Holding) -> None:
+        """`prices` of one candidate."""
+        self.grid, self.rows, self.prices, self.holding = grid, rows, prices, holding
+        self.prefix = prefix_of(grid)
+        self.counted = len(grid.layers) - self.prefix
+        sums = _measures(prices.layers[0].T)
+        self._first = sums[: self.prefix + 1]
+        """Of the first layers of the prefix."""
+        self._window = np.array(
+            [(sums[self.prefix + n :] - sums[self.prefix : len(sums) - n]).min(axis=0) for n in range(self.counted + 1)]
+        )
+        """Of so many counted layers at least."""
+
+    @cached_property
+    def fill_ns(self) -> Array:
+        """By rank: what the stages of the first position before it take at least, and the hops there and back."""
+        ranks = np.arange(self.grid.pp)
+        kinds = self.prices.kinds[0, :, 0] + self.prices.kinds[0, :, 1]
+        return np.asarray(np.maximum(ranks - 1, 0) * kinds.min() + 2 * ranks * self.prices.hop_ns[0])
+
+    def _longest_ns(self, rank: int) -> float:
+        """What one micro-batch takes on a rank at most: R1 is within the target, beside UB2, which is no less than all
+        ranks on average."""
+        if not self.rows.timed:
+            return float("inf")
+        microbatches = self.rows.schedule[2]
+        even = microbatches * float(duration_ns(self.prices.totals)[0]) / self.grid.pp if self.rows.surrogate else 0.0
+        target = float(self.prices.target_ns[0]) * (1 + SLACK)
+        return (target - even - float(self.fill_ns[rank])) / microbatches
+
+    def roles(self, rank: int) -> list[Role]:
+        """The roles that a rank may have."""
+        return list(self._roles(rank))
+
+    def _roles(self, rank: int) -> Iterator[Role]:
+        grid = self.grid
+        ends = [grid.may_end(grid.final + each) for each in range(grid.pp)]
+        phases = [phase for phase, may in enumerate((any(ends[rank + 1 :]), ends[rank], any(ends[:rank]))) if may]
+        for before, phase in product(range(self.prefix + 1), phases):
+            if before <= rank * self.prefix and (before == self.prefix or before >= rank - 1):
+                for taken in range(self.prefix - before + 1):
+                    if not (taken and phase == 2 and grid.vpp == 1):
+                        yield Role(before, taken, phase)
+
+    def contents(self, rank: int, most: int) -> Contents:
+        """Every way to fill a rank with at most so many counted layers a chunk. Raises TooMany."""
+        return Contents.joined([self._in_role(rank, *each, most) for each in enumerate(self.roles(rank))])
+
+    def _in_role(self, rank: int, number: int, role: Role, most: int) -> Contents:
+        fixed, fewest, limit = self._fixed(rank, role), self._fewest(rank, role), self._most(role, most)
+        flight = self._flight(rank)
+        room = self.holding.room(self.grid, flight)
+        start = fixed + self._window[np.minimum(fewest, self.counted)]
+        used = (start[:, 1] + flight * start[:, 2]).sum(axis=1)[None, :]
+        spent, longest = start[:, 0].sum(keepdims=True), self._longest_ns(rank)
+        counts = np.zeros((1, 0), dtype=np.int64)
+        for chunk in range(self.grid.vpp):
+            steps = np.arange(fewest[chunk], limit[chunk] + 1)
+            steps = steps[fixed[chunk, 0] + self._window[steps, 0] <= self.prices.longest_ns[0]]
+            more = self._window[steps] - self._window[min(fewest[chunk], self.counted)]
+            grown = used[:, None] + more[None, :, 1:2] + flight[None, None, :, chunk] * more[None, :, 2:3]
+            later = spent[:, None] + more[:, 0]
+            kept, step = np.nonzero((grown <= room).all(axis=2) & (later <= longest))
+            if len(kept) > _MOST:
+                raise TooMany
+            counts, used, spent = np.column_stack([counts[kept], steps[step]]), grown[kept, step], later[kept, step]
+        fits = (used + self._beside(rank, role, flight, counts) <= room).all(axis=1)
+        counts = counts[fits]
+        counts = counts[np.argsort(counts.sum(axis=1), kind="stable")]
+        times = (fixed[:, measure] + self._window[counts, measure] for measure in (0, 3, 4))
+        return Contents(np.full(len(counts), number), counts.sum(axis=1), counts, *times)
+
+    def _beside(self, rank: int, role: Role, flight: Array, counts: Index) -> Array:
+        """Bytes once on the rank for what it has, and what passes in its largest running piece: ways x memory rows."""
+        pieces = self._pieces(rank, role)
+        kinds = set(self.grid.layers[self.prefix :])
+        running = np.zeros((len(counts), len(flight)))
+        for chunk, held in enumerate(pieces):
+            runs = flight[:, chunk] > 0
+            for piece in held:
+                running = np.maximum(running, runs * self.holding.passing(piece))
+            least = min(self.holding.passing(kind) for kind in kinds)
+            running = np.maximum(running, (runs & (counts[:, chunk, None] > 0)) * least)
+        every = [piece for held in pieces for piece in held]
+        present = min(self.holding.once([*every, kind]) for kind in kinds)
+        return np.asarray(running + np.where(counts.any(axis=1), present, self.holding.once(every))[:, None])
+
+    def _pieces(self, rank: int, role: Role) -> list[list[Piece]]:
+        """What every chunk holds besides counted layers."""
+        grid = self.grid
+        held: list[list[Piece]] = [[] for _ in range(grid.vpp)]
+        held[0] += grid.layers[role.before : role.before + role.taken]
+        held[0] += ["embedding"] * (rank == 0)
+        held[-1] += ["mtp"] * (role.phase == 1 and grid.mtp_layers > 0)
+        held[-1] += ["loss"] * (rank == grid.pp - 1)
+        return held
+
+    def _fixed(self, rank: int, role: Role) -> Array:
+        """Chunks x measures: all but the counted layers."""
+        mine, grid = self.prices, self.grid
+        result = np.zeros((grid.vpp, 5))
+        result[0] += self._first[role.before + role.taken] - self._first[role.before]
+        if rank == 0:
+            result[0] += _measures(mine.embedding[0])
+        if role.phase == 1:
+            result[-1] += _measures(mine.mtp[0])
+        if rank == grid.pp - 1:
+            result[-1] += _measures(mine.loss[0])
+        return result
+
+    def _fewest(self, rank: int, role: Role) -> Index:
+        """Counted layers that every chunk holds at least."""
+        stages = rank + self.grid.pp * np.arange(self.grid.vpp)
+        fewest = np.array([self.grid.fewest(int(stage)) for stage in stages])
+        if role.phase:
+            fewest[-1] = 0
+        if role.taken:
+            fewest[0] = 0
+        return fewest
+
+    def _most(self, role: Role, most: int) -> Index:
+        """Counted layers that every chunk holds at most."""
+        limit = np.full(self.grid.vpp, min(most, self.counted))
+        if role.before + role.taken < self.prefix:
+            limit[0] = 0
+        if role.phase == 2:
+            limit[-1] = 0
+        return limit
+
+    def _flight(self, rank: int) -> Array:
+        """Memory rows of the rank x chunks."""
+        return self.rows.flight[self.rows.resident[:, rank] > 0, rank :: self.grid.pp]
+
+
+def prefix_of(grid: Grid) -> int:
+    """Layers before those that are counted; 0 where they are too many, or not certain to be over when the first
+    position is."""
+    last = grid.layers[-1]
+    length = next((i + 1 for i in reversed(range(len(grid.layers))) if grid.layers[i] != last), 0)
+    fits = grid.vpp == 1 or length < grid.pp
+    return length if fits and length <= _LONGEST_PREFIX else 0
+
+
+def _one(column: Number) -> int:
+    return int(np.asarray(column).reshape(-1)[0])
+
+
+def _measures(of: Array) -> Array:
+    """Time, bytes that stay, bytes that one micro-batch in flight keeps, and the time's forward and backward part."""
+    return np.stack([of[..., 0] + of[..., 1], of[..., 2], of[..., 3], of[..., 0], of[..., 1]], axis=-1)
