@@ -5,8 +5,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import islice
 
-import numpy as np
-
 from moeopt.frontier.boxes import Boxes, Corner, Point, Resolution, dominates, inside
 from moeopt.frontier.candidates import Candidates, Entry, Key, Stopped, Undecided
 from moeopt.frontier.goals import Goals, Region
@@ -132,7 +130,7 @@ class Exploration:
         """Whether a sample of the rows found a layout in the box; the fastest is taken. Where far more time is allowed
         than the fastest bound, the time grows from there: a slow layout found at once would leave the box to be
         searched again and again for a faster one."""
-        longest = int(region.limits.time_of(np.array([region.gpus]))[0])
+        longest = max(int(region.limits.time_of(pair.degrees).max()) for pair in queue.pairs)
         time_ns = int(_NEAR * queue.bound.min())
         while time_ns < longest or len(queue) > _MANY:
             if self.settings.expired:
