@@ -59,8 +59,9 @@ def test_without_free_nothing_is_new() -> None:
 
 
 def test_every_set_of_modules_is_tried_once() -> None:
-    """Freed recompute is the power set of the modules that the architecture has, without parts of `moe` beside it, and
-    full by units of 1, 2, 4 or 8 layers, if there are so many; the usual settings are among it."""
+    """Freed recompute is the power set of the modules that the architecture has, without parts of `moe` beside it; full
+    by units of 1, 2, 4 or 8 layers, if there are so many; and full by block of 1, 2, ... layers, fewer than all unless
+    there are MTP modules, which it leaves out. The usual settings are among it."""
     problem = tiny(free="recompute", workload={"attention_backend": "unfused"})
     there = set(RECOMPUTE_MODULES) - {"mla_up_proj"}
     sets = [
@@ -71,8 +72,11 @@ def test_every_set_of_modules_is_tried_once() -> None:
     ]
     tried = recomputes(problem)
     full = [Recompute(granularity="full", method="uniform", num_layers=layers) for layers in (1, 2, 4)]
-    assert tried[-3:] == full
-    assert [set(setting.modules) for setting in tried[:-3]] == sets
+    block = [Recompute(granularity="full", method="block", num_layers=layers) for layers in (1, 2, 3)]
+    assert tried[-6:] == full + block
+    assert [set(setting.modules) for setting in tried[:-6]] == sets
+    architecture = {**problem.architecture.model_dump(exclude_defaults=True), "num_nextn_predict_layers": 1}
+    assert recomputes(tiny(free="recompute", architecture=architecture))[-1].block_layers == 4
     assert set(recomputes(tiny(workload={"attention_backend": "unfused"}))) < set(tried)
 
 

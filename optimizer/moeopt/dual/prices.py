@@ -153,9 +153,13 @@ class Prices:
     """Candidates of one schedule (the leading axis)."""
 
     kinds: Array
-    """Candidates x kinds x measures."""
+    """Candidates x kinds x measures: layers that are not recomputed by block."""
+    again: Array
+    """Candidates x kinds x measures: what recomputing a layer by block adds."""
     layers: Array
-    """Candidates x measures x (layers + 1): sums over the first layers."""
+    """Candidates x measures x (layers + 1): sums over the first layers, ..."""
+    layers_again: Array
+    """... and of what recomputing these adds."""
     embedding: Array
     """Candidates x measures, as `mtp` (all modules together) and `loss`."""
     mtp: Array
@@ -185,14 +189,16 @@ class Prices:
             return np.stack([np.broadcast_to(np.asarray(value, dtype=float), (size,)) for value in found], axis=1)
 
         by_kind = np.stack([measures(kind) for kind in grid.kinds], axis=1)
-        order = [grid.kinds.index(layer) for layer in grid.layers]
-        sums = np.cumsum(by_kind[:, order], axis=1)
-        layers = np.concatenate([np.zeros((size, 1, MEASURES)), sums], axis=1).transpose(0, 2, 1)
+        again = np.zeros_like(by_kind)
+        for index, kind in enumerate(grid.kinds):
+            again[:, index, 1], again[:, index, 3] = costs.added_ns[kind], -costs.freed_bytes[kind]
         mtp = grid.mtp_layers * measures("mtp") if grid.mtp_layers else np.zeros((size, MEASURES))
         pipeline = time_ns - end_ns if rows.timed else np.full(size, _UNIT_NS)
         return cls(
             by_kind,
-            layers,
+            again,
+            sums_over_layers(grid, by_kind),
+            sums_over_layers(grid, again),
             measures("embedding"),
             mtp,
             measures("loss"),
@@ -209,20 +215,37 @@ class Prices:
         """Candidates x measures of everything together."""
         return np.asarray(self.layers[:, :, -1] + self.embedding + self.mtp + self.loss)
 
-    def held(self, counts: NDArray[np.int64], ending: NDArray[np.int64]) -> Array:
+    def held(self, grid: Grid, counts: NDArray[np.int64], ending: NDArray[np.int64]) -> Array:
         """Measures of every stage of one placement a candidate: candidates x stages x measures. `counts` are layers a
         stage, `ending` the stage of the MTP modules."""
         ends = np.cumsum(counts, axis=1)
-        every = np.arange(len(counts))
-        held = self.layers[every[:, None], :, ends] - self.layers[every[:, None], :, ends - counts]
+        every, starts = np.arange(len(counts)), ends - counts
+        held = self.layers[every[:, None], :, ends] - self.layers[every[:, None], :, starts]
+        if grid.block_layers:
+            covered = starts + np.minimum(counts, grid.block_layers)
+            held += self.layers_again[every[:, None], :, covered] - self.layers_again[every[:, None], :, starts]
         held[:, 0] += self.embedding
         held[:, -1] += self.loss
         held[every, ending] += self.mtp
         return np.asarray(held)
 
+    def windows(self, grid: Grid, count: int) -> Array:
+        """Measures of every stage of so many layers, without other pieces: candidates x measures x first layers."""
+        held = self.layers[:, :, count:] - self.layers[:, :, :-count]
+        if not grid.block_layers:
+            return np.asarray(held)
+        covered, size = min(count, grid.block_layers), held.shape[2]
+        return np.asarray(held + self.layers_again[:, :, covered : covered + size] - self.layers_again[:, :, :size])
+
     def only(self, index: NDArray[Any]) -> "Prices":
         """Some of the candidates."""
         return Prices(*(getattr(self, field.name)[index] for field in fields(self)))
+
+
+def sums_over_layers(grid: Grid, by_kind: Array) -> Array:
+    """Candidates x measures x (layers + 1): sums over the first layers of prices by kind."""
+    sums = np.cumsum(by_kind[:, [grid.kinds.index(layer) for layer in grid.layers]], axis=1)
+    return np.concatenate([np.zeros_like(by_kind[:, :1]), sums], axis=1).transpose(0, 2, 1)
 
 
 def _measures(costs: Costs, piece: Piece) -> tuple[object, ...]:

@@ -27,6 +27,8 @@ class Stage:
 
     before: Index
     """Layers of the stage x band after it."""
+    covered: Index
+    """The same: where its layers that are recomputed by block end, from the first layer of all."""
     price: Array
     """Rows x layers x band after: what it adds to UB2; NEVER where it leads nowhere."""
     blocked: Mask
@@ -46,6 +48,8 @@ class Ending:
     stage: int
     before: Index
     """For every number of layers of the stage: where in the band before it one comes from."""
+    covered: Index
+    """The same: where its layers that are recomputed by block end, from the first layer of all."""
     price: Array
     """Rows x layers."""
     blocked: Mask
@@ -103,6 +107,13 @@ class Tables:
         first, last = self.low[stage], self.high[stage + 1] + 1
         return np.asarray(np.einsum("rm,rml->rl", weight, self.prices.layers[:, :, first:last]))
 
+    def again(self, stage: int, weight: Array, table: Stage | Ending) -> Array | float:
+        """What recomputing by block adds to the cost of a stage: rows x the shape of the table."""
+        if not self.grid.block_layers:
+            return 0.0
+        sums = np.einsum("rm,rml->rl", weight, self.prices.layers_again)
+        return np.asarray(sums[:, table.covered] - sums[:, table.before + self.low[stage]])
+
 
 @dataclass(frozen=True)
 class _Build:
@@ -128,8 +139,17 @@ class _Build:
         base = self.base_ns.reshape(-1, *[1] * (time.ndim - 1))
         return np.asarray(self.rows.rounds * np.maximum(time - base, 0.0))
 
-    def _time(self, layers: Index) -> Array:
-        return np.asarray(self.prices.layers[:, 0, layers] + self.prices.layers[:, 1, layers])
+    def _time(self, start: Index, end: Index) -> Array:
+        """Time of a stage with the layers from one place to another."""
+        total = self.prices.layers[:, 0] + self.prices.layers[:, 1]
+        time = total[:, end] - total[:, start]
+        if self.grid.block_layers:
+            again = self.prices.layers_again[:, 0] + self.prices.layers_again[:, 1]
+            time = time + again[:, self._covered(start, end)] - again[:, start]
+        return np.asarray(time)
+
+    def _covered(self, start: Index, end: Index) -> Index:
+        return np.asarray(start + np.clip(end - start, 0, self.grid.block_layers))
 
     def stage(self, stage: int) -> Stage:
         counts = np.arange(self.deepest + 1)[:, None]
@@ -137,10 +157,12 @@ class _Build:
         start = after - counts
         allowed = (start >= self.low[stage]) & (start <= self.high[stage]) & (counts >= self.grid.fewest(stage))
         start = np.where(allowed, start, self.low[stage])
+        end = np.broadcast_to(after, start.shape)
         held = self._special(stage, False)
-        time = self._time(np.broadcast_to(after, start.shape)) - self._time(start) + duration_ns(held)[:, None, None]
+        time = self._time(start, end) + duration_ns(held)[:, None, None]
         blocked = time[:, None] > self.tops[stage // self.grid.pp][:, :, None, None]
-        return Stage(start - self.low[stage], np.where(allowed, self._excess(time), NEVER), blocked, held)
+        price = np.where(allowed, self._excess(time), NEVER)
+        return Stage(start - self.low[stage], self._covered(start, end), price, blocked, held)
 
     def ending(self, stage: int) -> Ending:
         total, last = len(self.grid.layers), self.grid.stages - 1
@@ -149,8 +171,9 @@ class _Build:
         start = np.where(allowed, start, self.low[stage])
         held = self._special(stage, True)
         late = self._special(last, False) if stage < last else np.zeros_like(held)
-        time = self._time(np.full_like(start, total)) - self._time(start) + duration_ns(held)[:, None]
+        end = np.full_like(start, total)
+        time = self._time(start, end) + duration_ns(held)[:, None]
         price = np.where(allowed, self._excess(time) + self._excess(duration_ns(late))[:, None], NEVER)
         highest = np.maximum(time, duration_ns(late)[:, None])
         blocked = highest[:, None, :] > self.tops[-1][:, :, None]
-        return Ending(stage, start - self.low[stage], price, blocked, held, late)
+        return Ending(stage, start - self.low[stage], self._covered(start, end), price, blocked, held, late)

@@ -18,12 +18,11 @@ SLACK = 1e-9
 def deepest_stage(grid: Grid, prices: Prices) -> int:
     """Most layers of a stage within the longest time and the bytes of any candidate; one micro-batch at least is in
     flight on each stage at some time."""
-    times = prices.layers[:, 0] + prices.layers[:, 1]
-    bytes_ = prices.layers[:, 2] + prices.layers[:, 3]
     room = prices.room.max(axis=1)
     for count in range(1, len(grid.layers) + 1):
-        shortest = (times[:, count:] - times[:, :-count]).min(axis=1)
-        lightest = (bytes_[:, count:] - bytes_[:, :-count]).min(axis=1)
+        held = prices.windows(grid, count)
+        shortest = (held[:, 0] + held[:, 1]).min(axis=1)
+        lightest = (held[:, 2] + held[:, 3]).min(axis=1)
         if ((shortest > prices.longest_ns) | (lightest > room)).all():
             return count - 1
     return len(grid.layers)
@@ -31,7 +30,7 @@ def deepest_stage(grid: Grid, prices: Prices) -> int:
 
 def _stage_times(grid: Grid, prices: Prices, chunk: int, deepest: int) -> Array:
     """Every time that a stage of a chunk position may take: candidates x times."""
-    kinds = duration_ns(prices.kinds)
+    kinds = np.hstack([duration_ns(prices.kinds), duration_ns(prices.again)])
     listed = list(grid.compositions(chunk, deepest))
     layers = kinds @ np.array([composition for composition, _ in listed], dtype=float).T
     begins = np.array([begin for _, begin in listed])

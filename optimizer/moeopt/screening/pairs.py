@@ -14,6 +14,7 @@ from moeopt.schedule.chunk_cap import longest_chunk_ns, longest_rank_ns
 from moeopt.screening.average import chunked_memory_bound, memory_bound
 from moeopt.screening.capacity import Ceilings, can_hold
 from moeopt.screening.costs import Costs
+from moeopt.screening.first_layers import by_layer, densest
 from moeopt.screening.limits import Column, Limits
 from moeopt.screening.work import Work
 from moeopt.space import concatenate, select
@@ -58,9 +59,15 @@ def bounded(problem: Problem, pairs: Sequence[Pair], limits: Limits) -> list[Pai
     if not pairs:
         return []
     rows = Joined(pairs, limits)
-    memory = np.maximum(
-        memory_bound(problem, rows.degrees, rows.costs),
-        chunked_memory_bound(problem, rows.degrees, rows.costs, rows.chunk_ns),
+    memory = np.maximum.reduce(
+        [
+            bound
+            for costs in by_layer(rows.costs, rows.chunk_ns)
+            for bound in (
+                memory_bound(problem, rows.degrees, costs),
+                chunked_memory_bound(problem, rows.degrees, costs, densest(rows.costs), rows.chunk_ns),
+            )
+        ]
     )
     known = [replace(pair, memory=part) for pair, part in zip(pairs, rows.split(memory), strict=True)]
     return tightened(problem, known, limits)
@@ -80,9 +87,25 @@ def tightened(problem: Problem, pairs: Sequence[Pair], limits: Limits) -> list[P
     rows = Joined(near, limits)
     overlap = np.concatenate([np.full(pair.size, pair.mode.overlap.ep_all_to_all) for pair in near])
     ceilings = Ceilings(rows.chunk_ns, rows.rank_ns, limits.memory_bytes)
-    can = can_hold(problem, rows.degrees, rows.costs, ceilings, overlap)
+    by_cost = [
+        can_hold(problem, rows.degrees, costs, ceilings, overlap) for costs in by_layer(rows.costs, rows.chunk_ns)
+    ]
+    can = np.logical_and.reduce(by_cost)
     left = [pair.only(mask) for pair, mask in zip(near, rows.split(can), strict=True)]
     return [pair for pair in left if pair.size]
+
+
+def longest_ns(degrees: Degrees, work: Work, limits: Limits) -> tuple[Column, Column]:
+    """The longest chunk and the longest rank (ns, one micro-batch) of any placement within the limits."""
+    total_ns = np.asarray(work.forward_ns + work.backward_ns)
+    left_ns = limits.time_of(degrees.gpus) - work.end_ns
+    if limits.replayed:
+        # A replayed step is at least what each rank does.
+        share = left_ns // degrees.num_microbatches
+        return share, share
+    shape = (degrees.pp, degrees.vpp, degrees.num_microbatches)
+    chunk_ns = longest_chunk_ns(*shape, degrees.interleave_group, total_ns, left_ns)
+    return chunk_ns, longest_rank_ns(*shape, total_ns, left_ns)
 
 
 class Joined:
@@ -94,15 +117,7 @@ class Joined:
         self.costs = Costs.concatenate([pair.costs for pair in pairs])
         self._ends = np.cumsum([pair.size for pair in pairs])[:-1]
         self.work = Work.concatenate([pair.work for pair in pairs])
-        total_ns = np.asarray(self.work.forward_ns + self.work.backward_ns)
-        left_ns = limits.time_of(self.degrees.gpus) - self.work.end_ns
-        shape = (self.degrees.pp, self.degrees.vpp, self.degrees.num_microbatches)
-        self.chunk_ns = self.rank_ns = left_ns // self.degrees.num_microbatches
-        """A replayed step is at least what each rank does."""
-        if limits.replayed:
-            return
-        self.chunk_ns = longest_chunk_ns(*shape, self.degrees.interleave_group, total_ns, left_ns)
-        self.rank_ns = longest_rank_ns(*shape, total_ns, left_ns)
+        self.chunk_ns, self.rank_ns = longest_ns(self.degrees, self.work, limits)
 
     def split(self, column: NDArray[Any]) -> list[NDArray[Any]]:
         """A column of all rows by pair."""
