@@ -57,7 +57,8 @@ def random_case(rng: random.Random) -> tuple[Grid, Rows, Prices]:
         layers = rng.choice([(DENSE, MOE, MOE, MOE, MOE), (MOE, WINDOW) * 3, (DENSE,) * 5, (DENSE, DENSE, *(MOE,) * 4)])
         if shape[0] * shape[1] <= 6:
             break
-    grid = grid_of(layers, shape[0], shape[1], rng.choice([0, 0, 1, 2]), rng.choice([0, 0, 1, 2, 3]))
+    grid = grid_of(layers, shape[0], shape[1], rng.choice([0, 0, 1, 2]))
+    block = np.array([rng.choice([0, 0, 1, 2, 3])])
     rows = Rows.of((*shape, rng.random() < 0.3), replayed=rng.random() < 0.2)
     kinds = np.array([[[rng.randint(20, 90), rng.randint(40, 180), 5, 3, 0] for _ in grid.kinds]], dtype=float)
     kinds[0, grid.kinds.index(max(grid.kinds, key=layers.count)), 4] = 1
@@ -70,7 +71,7 @@ def random_case(rng: random.Random) -> tuple[Grid, Rows, Prices]:
     room = np.full((1, len(rows.resident)), 60.0)
     mtp = special(150) if grid.mtp_layers else np.zeros((1, MEASURES))
     sums = sums_over_layers(grid, kinds), sums_over_layers(grid, again)
-    prices = Prices(kinds, again, *sums, special(30), mtp, special(120), hop, 0 * hop, room, whole, whole, whole)
+    prices = Prices(kinds, again, *sums, block, special(30), mtp, special(120), hop, 0 * hop, room, whole, whole, whole)
     return grid, rows, prices
 
 
@@ -80,11 +81,11 @@ def measured(grid: Grid, prices: Prices, counts: list[int], ending: int) -> np.n
     for stage, count in enumerate(counts):
         for place in range(count):
             kind = grid.kinds.index(next(layers))
-            held[0, stage] += prices.kinds[0, kind] + (prices.again[0, kind] if place < grid.block_layers else 0)
+            held[0, stage] += prices.kinds[0, kind] + (prices.again[0, kind] if place < prices.block_layers[0] else 0)
     held[0, 0] += prices.embedding[0]
     held[0, -1] += prices.loss[0]
     held[0, ending] += prices.mtp[0]
-    assert (held == prices.held(grid, np.array([counts]), np.array([ending]))).all()
+    assert (held == prices.held(np.array([counts]), np.array([ending]))).all()
     return held
 
 

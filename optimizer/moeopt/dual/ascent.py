@@ -152,7 +152,7 @@ class Ascent:
         """Time rows (ns), memory rows (bytes above the limit) and ranks (layers above their most) of placements;
         better ones that fit are kept."""
         mine = self.tables.prices
-        held = mine.held(self.grid, placed.counts, placed.ending)
+        held = mine.held(placed.counts, placed.ending)
         time, memory = self.rows.values(held, mine.hop_ns), self.rows.bytes(held) - mine.room
         fits = np.asarray((memory <= 0).all(axis=1))
         if fits.any():

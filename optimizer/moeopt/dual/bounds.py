@@ -30,7 +30,7 @@ _MOST_ROWS = 384
 @dataclass(frozen=True)
 class Question:
     """Candidates of one schedule: their costs, the step's end at the mean rank, what a step and a stage may take (all
-    columns), and a GPU hold; and the first layers of a stage that all of them recompute by block."""
+    columns), and a GPU hold."""
 
     problem: Problem
     rows: Rows
@@ -39,13 +39,12 @@ class Question:
     time_ns: Column
     longest_ns: Column
     memory_bytes: int
-    block_layers: int = 0
 
     @property
     def grid(self) -> Grid:
         """The grid of all candidates."""
         pp, vpp, *_ = self.rows.schedule
-        return grid_of(self.problem.architecture.layers, pp, vpp, self.problem.mtp_layers, self.block_layers)
+        return grid_of(self.problem.architecture.layers, pp, vpp, self.problem.mtp_layers)
 
 
 @dataclass(frozen=True)
@@ -133,7 +132,7 @@ class _Part:
         complete = all(item.complete for item in listed)
         placed = Placements.unique([item.placed for item in listed])
         mine = self.prices.only(np.full(len(placed.ending), index))
-        held = mine.held(self.grid, placed.counts, placed.ending)
+        held = mine.held(placed.counts, placed.ending)
         time = duration_ns(held)
         upper = [ub2_at(self.rows, np.full(len(time), base), time) for base in {item.base_ns for item in listed}]
         value = self.rows.values(held, mine.hop_ns).max(axis=1) + np.minimum.reduce(upper)

@@ -16,8 +16,7 @@ Composition = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Grid:
-    """`pp` ranks of `vpp` chunks for layers in order; stage = chunk * pp + rank. By block, the first `block_layers` of
-    every stage are recomputed.
+    """`pp` ranks of `vpp` chunks for layers in order; stage = chunk * pp + rank.
 
     As in `moeopt.cpsat.placement`: every stage between the first and the MTP modules' (or the last) holds a layer, and
     none holds one after the MTP modules, which are in the last chunk of any rank but the first.
@@ -27,7 +26,6 @@ class Grid:
     pp: int
     vpp: int
     mtp_layers: int
-    block_layers: int = 0
 
     @property
     def stages(self) -> int:
@@ -62,14 +60,15 @@ class Grid:
             counts[index + 1, self.kinds.index(layer)] += 1
         return counts
 
-    def compositions(self, chunk: int, deepest: int) -> Iterator[tuple[Composition, bool]]:
-        """What stages of one chunk position may hold, up to `deepest` layers: (layers by kind, whether it begins with
-        the first layer). A stage has at least one layer on each stage before it but the first."""
+    def compositions(self, chunk: int, deepest: int, block_layers: int = 0) -> Iterator[tuple[Composition, bool]]:
+        """What stages of one chunk position may hold, up to `deepest` layers, when so many of the first are recomputed
+        by block: (layers by kind, whether it begins with the first layer). A stage has at least one layer on each stage
+        before it but the first."""
         yield (0,) * (2 * len(self.kinds)), chunk == 0
         first = max(chunk * self.pp - 1, 0)
         for count in range(1, min(deepest, len(self.layers)) + 1):
             starts = np.arange(len(self.layers) + 1 - count)
-            again = self._before[starts + min(count, self.block_layers)] - self._before[starts]
+            again = self._before[starts + min(count, block_layers)] - self._before[starts]
             windows = np.hstack([self._before[starts + count] - self._before[starts], again])
             for composition in dict.fromkeys(map(tuple, windows[first:].tolist())):
                 yield composition, False
@@ -100,6 +99,6 @@ class Grid:
 
 
 @lru_cache(maxsize=256)
-def grid_of(layers: tuple[LayerKind, ...], pp: int, vpp: int, mtp_layers: int, block_layers: int = 0) -> Grid:
+def grid_of(layers: tuple[LayerKind, ...], pp: int, vpp: int, mtp_layers: int) -> Grid:
     """The grid, with what it has computed."""
-    return Grid(layers, pp, vpp, mtp_layers, block_layers)
+    return Grid(layers, pp, vpp, mtp_layers)

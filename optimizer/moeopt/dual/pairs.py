@@ -27,14 +27,13 @@ def ask_pairs(
     rows = Joined(pairs, limits)
     overlap = np.concatenate([np.full(pair.size, pair.mode.overlap.ep_all_to_all) for pair in pairs])
     d = rows.degrees
-    block = rows.costs.block_layers
-    shapes = np.stack([d.pp, d.vpp, d.num_microbatches, d.interleave_group, overlap, block], axis=1)
+    shapes = np.stack([d.pp, d.vpp, d.num_microbatches, d.interleave_group, overlap], axis=1)
     unique, origin = np.unique(shapes, axis=0, return_inverse=True)
     time_ns, end_ns = limits.time_of(d.gpus), np.broadcast_to(np.asarray(rows.work.end_ns), d.pp.shape)
     bound = np.zeros_like(time_ns)
     placed: list[list[PipelineLayout]] = [[] for _ in time_ns]
     complete = [False] * len(time_ns)
-    for number, (pp, vpp, microbatches, group, ep_overlap, block_layers) in enumerate(unique.tolist()):
+    for number, (pp, vpp, microbatches, group, ep_overlap) in enumerate(unique.tolist()):
         index = np.flatnonzero(origin.reshape(-1) == number)
         schedule = pp, vpp, microbatches, group, bool(ep_overlap)
         question = Question(
@@ -45,7 +44,6 @@ def ask_pairs(
             time_ns[index],
             rows.chunk_ns[index],
             limits.memory_bytes,
-            block_layers,
         )
         answer = ask(question)
         bound[index] = answer.bound_ns

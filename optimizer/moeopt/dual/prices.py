@@ -160,6 +160,8 @@ class Prices:
     """Candidates x measures x (layers + 1): sums over the first layers, ..."""
     layers_again: Array
     """... and of what recomputing these adds."""
+    block_layers: NDArray[np.int64]
+    """The first layers of every stage that a candidate recomputes by block."""
     embedding: Array
     """Candidates x measures, as `mtp` (all modules together) and `loss`."""
     mtp: Array
@@ -199,6 +201,7 @@ class Prices:
             again,
             sums_over_layers(grid, by_kind),
             sums_over_layers(grid, again),
+            np.broadcast_to(np.asarray(costs.block_layers), (size,)),
             measures("embedding"),
             mtp,
             measures("loss"),
@@ -215,27 +218,34 @@ class Prices:
         """Candidates x measures of everything together."""
         return np.asarray(self.layers[:, :, -1] + self.embedding + self.mtp + self.loss)
 
-    def held(self, grid: Grid, counts: NDArray[np.int64], ending: NDArray[np.int64]) -> Array:
+    def held(self, counts: NDArray[np.int64], ending: NDArray[np.int64]) -> Array:
         """Measures of every stage of one placement a candidate: candidates x stages x measures. `counts` are layers a
         stage, `ending` the stage of the MTP modules."""
         ends = np.cumsum(counts, axis=1)
         every, starts = np.arange(len(counts)), ends - counts
         held = self.layers[every[:, None], :, ends] - self.layers[every[:, None], :, starts]
-        if grid.block_layers:
-            covered = starts + np.minimum(counts, grid.block_layers)
+        if self.by_block:
+            covered = starts + np.minimum(counts, self.block_layers[:, None])
             held += self.layers_again[every[:, None], :, covered] - self.layers_again[every[:, None], :, starts]
         held[:, 0] += self.embedding
         held[:, -1] += self.loss
         held[every, ending] += self.mtp
         return np.asarray(held)
 
-    def windows(self, grid: Grid, count: int) -> Array:
+    @property
+    def by_block(self) -> bool:
+        """Whether any candidate recomputes layers by block."""
+        return bool(self.block_layers.any())
+
+    def windows(self, count: int) -> Array:
         """Measures of every stage of so many layers, without other pieces: candidates x measures x first layers."""
         held = self.layers[:, :, count:] - self.layers[:, :, :-count]
-        if not grid.block_layers:
-            return np.asarray(held)
-        covered, size = min(count, grid.block_layers), held.shape[2]
-        return np.asarray(held + self.layers_again[:, :, covered : covered + size] - self.layers_again[:, :, :size])
+        if self.by_block:
+            size = held.shape[2]
+            covered = np.minimum(self.block_layers, count)[:, None] + np.arange(size)
+            held = held + np.take_along_axis(self.layers_again, covered[:, None], axis=2)
+            held -= self.layers_again[:, :, :size]
+        return np.asarray(held)
 
     def only(self, index: NDArray[Any]) -> "Prices":
         """Some of the candidates."""

@@ -31,7 +31,7 @@ def most_by_memory(tables: Tables) -> Array:
     more a chunk than the deepest stage holds. By block, as many of these as a chunk recomputes come cheaper."""
     mine, rows, pp = tables.prices, tables.rows, tables.grid.pp
     deepest = len(tables.stages[0].before) - 1 if tables.stages else len(tables.grid.layers)
-    block = min(tables.grid.block_layers, deepest)
+    block = np.minimum(mine.block_layers, deepest)[:, None, None]
     static, kept = ((mine.kinds[:, :, 4] * mine.kinds[:, :, measure]).sum(axis=1) for measure in (2, 3))
     freed = np.maximum(-(mine.kinds[:, :, 4] * mine.again[:, :, 3]).sum(axis=1), 0.0)
     flight = rows.flight.reshape(len(rows.flight), tables.grid.vpp, pp)
@@ -40,7 +40,7 @@ def most_by_memory(tables: Tables) -> Array:
     full = static[:, None, None] + kept[:, None, None] * own
     price = np.concatenate([full - freed[:, None, None] * own, full], axis=2)
     order = np.argsort(price, axis=2, kind="stable")
-    units = np.broadcast_to(np.repeat([block, deepest - block], own.shape[1]), price.shape)
+    units = np.concatenate([np.broadcast_to(block, full.shape), np.broadcast_to(deepest - block, full.shape)], axis=2)
     price, units = np.take_along_axis(price, order, axis=2), np.take_along_axis(units, order, axis=2)
     room = mine.room.copy()
     for stage, piece in ((0, mine.embedding), (-1, mine.loss)):

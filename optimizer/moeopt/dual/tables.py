@@ -27,8 +27,9 @@ class Stage:
 
     before: Index
     """Layers of the stage x band after it."""
-    covered: Index
-    """The same: where its layers that are recomputed by block end, from the first layer of all."""
+    covered: Index | None
+    """Rows x layers x band after: where its layers that are recomputed by block end, from the first of all; None where
+    no row has any."""
     price: Array
     """Rows x layers x band after: what it adds to UB2; NEVER where it leads nowhere."""
     blocked: Mask
@@ -38,7 +39,8 @@ class Stage:
 
     def only(self, mask: Mask) -> "Stage":
         """Some of the rows."""
-        return replace(self, price=self.price[mask], blocked=self.blocked[mask], held=self.held[mask])
+        covered = None if self.covered is None else self.covered[mask]
+        return replace(self, covered=covered, price=self.price[mask], blocked=self.blocked[mask], held=self.held[mask])
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,8 @@ class Ending:
     stage: int
     before: Index
     """For every number of layers of the stage: where in the band before it one comes from."""
-    covered: Index
-    """The same: where its layers that are recomputed by block end, from the first layer of all."""
+    covered: Index | None
+    """Rows x layers: as of a stage."""
     price: Array
     """Rows x layers."""
     blocked: Mask
@@ -61,7 +63,7 @@ class Ending:
     def only(self, mask: Mask) -> "Ending":
         """Some of the rows."""
         parts = {name: getattr(self, name)[mask] for name in ("price", "blocked", "held", "late")}
-        return replace(self, **parts)
+        return replace(self, covered=None if self.covered is None else self.covered[mask], **parts)
 
 
 @dataclass(frozen=True)
@@ -109,10 +111,15 @@ class Tables:
 
     def again(self, stage: int, weight: Array, table: Stage | Ending) -> Array | float:
         """What recomputing by block adds to the cost of a stage: rows x the shape of the table."""
-        if not self.grid.block_layers:
+        if table.covered is None:
             return 0.0
         sums = np.einsum("rm,rml->rl", weight, self.prices.layers_again)
-        return np.asarray(sums[:, table.covered] - sums[:, table.before + self.low[stage]])
+        return np.asarray(_at(sums, table.covered) - sums[:, table.before + self.low[stage]])
+
+
+def _at(sums: Array, places: Index) -> Array:
+    """Sums (rows x layers) at places of each row (rows x any shape)."""
+    return np.take_along_axis(sums, places.reshape(len(places), -1), axis=1).reshape(places.shape)
 
 
 @dataclass(frozen=True)
@@ -143,13 +150,17 @@ class _Build:
         """Time of a stage with the layers from one place to another."""
         total = self.prices.layers[:, 0] + self.prices.layers[:, 1]
         time = total[:, end] - total[:, start]
-        if self.grid.block_layers:
+        covered = self._covered(start, end)
+        if covered is not None:
             again = self.prices.layers_again[:, 0] + self.prices.layers_again[:, 1]
-            time = time + again[:, self._covered(start, end)] - again[:, start]
+            time = time + _at(again, covered) - again[:, start]
         return np.asarray(time)
 
-    def _covered(self, start: Index, end: Index) -> Index:
-        return np.asarray(start + np.clip(end - start, 0, self.grid.block_layers))
+    def _covered(self, start: Index, end: Index) -> Index | None:
+        if not self.prices.by_block:
+            return None
+        block = self.prices.block_layers.reshape(-1, *[1] * start.ndim)
+        return np.asarray(start + np.clip(end - start, 0, block))
 
     def stage(self, stage: int) -> Stage:
         counts = np.arange(self.deepest + 1)[:, None]

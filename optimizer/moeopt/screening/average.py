@@ -1,6 +1,6 @@
 """Bounds on the fullest rank's bytes from weighted means over ranks, valid for every placement."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -27,10 +27,8 @@ def memory_bound(problem: Problem, degrees: Degrees, costs: Costs) -> Column:
     rows = len(degrees.pp)
     weights, running, chunks = np.zeros(rows), np.zeros(rows), np.zeros(rows)
     cheapest = {piece: np.full(rows, np.inf) for piece in counts}
-    for rank in range(int(np.max(degrees.pp, initial=1))):
-        active = rank < degrees.pp
-        flight = _flight_at_least(degrees, minimum(rank, degrees.pp - 1))
-        scale = np.where(active, 1.0 / np.maximum(costs.static[main] + flight * costs.kept[main], 1), 0.0)
+    for rank, flight, scale in _weighted_ranks(degrees, costs, main):
+        active = scale > 0
         weights += scale
         chunks += scale * flight * degrees.vpp * costs.chunk_kept
         inner = (rank > 0) & (rank < degrees.pp - 1)
@@ -40,6 +38,35 @@ def memory_bound(problem: Problem, degrees: Degrees, costs: Costs) -> Column:
             np.minimum(cheapest[piece], np.where(active, price, np.inf), out=cheapest[piece])
     mean = sum(count * cheapest[piece] for piece, count in counts.items()) + running + chunks
     return np.asarray(_floored(mean / weights) + costs.fixed)
+
+
+def least_recomputed(
+    problem: Problem, degrees: Degrees, costs: Costs, densest: Mapping[Piece, Number], longest_ns: Column, most: int
+) -> Column:
+    """Layers that must be recomputed by block, all stages together, for the fullest rank to have no more than `most`
+    bytes: with none recomputed it has at least what the two bounds say, and each one lowers them by no more than what
+    it frees where that weighs most."""
+    main = _commonest(problem)
+    weights, heaviest = np.zeros(len(degrees.pp)), np.zeros(len(degrees.pp))
+    for _, flight, scale in _weighted_ranks(degrees, costs, main):
+        weights += scale
+        np.maximum(heaviest, scale * flight, out=heaviest)
+    first, *rest = costs.freed_bytes.values()
+    freed = np.maximum(maximum(first, *rest), 1)
+    over = np.maximum(memory_bound(problem, degrees, costs) - most, 0) * weights / (heaviest * freed)
+    chunked = np.maximum(chunked_memory_bound(problem, degrees, costs, densest, longest_ns) - most, 0)
+    over = np.maximum(
+        over, chunked * degrees.pp / (minimum(degrees.num_microbatches, degrees.interleave_group) * freed)
+    )
+    return _floored(over)
+
+
+def _weighted_ranks(degrees: Degrees, costs: Costs, main: LayerKind) -> Iterator[tuple[int, Column, Column]]:
+    """(rank, micro-batches in flight at least, weight) of every rank; no weight where a row has fewer ranks."""
+    for rank in range(int(np.max(degrees.pp, initial=1))):
+        flight = _flight_at_least(degrees, minimum(rank, degrees.pp - 1))
+        weight = 1.0 / np.maximum(costs.static[main] + flight * costs.kept[main], 1)
+        yield rank, np.asarray(flight), np.where(rank < degrees.pp, weight, 0.0)
 
 
 def chunked_memory_bound(

@@ -15,7 +15,7 @@ from dataclasses import replace
 import numpy as np
 
 from moeopt.accounting.pieces import Piece
-from moeopt.arithmetic import Number, maximum, minimum
+from moeopt.arithmetic import Number, maximum, minimum, where
 from moeopt.screening.costs import Costs
 from moeopt.screening.limits import Column
 
@@ -23,14 +23,18 @@ from moeopt.screening.limits import Column
 def spread_ns(added_ns: Mapping[Piece, Number], block_layers: Number, deepest: Number) -> Number:
     """What each layer adds to the time at least, when the first `block_layers` of every stage add so much and no stage
     has more than `deepest`."""
-    first, *rest = added_ns.values()
-    return minimum(first, *rest) * minimum(block_layers, deepest) // deepest
+    return least(added_ns) * minimum(block_layers, deepest) // deepest
 
 
-def deepest_stage(time_ns: Mapping[Piece, Number], longest_ns: Number) -> Number:
-    """Layers of a stage that takes no longer than this, at most (and at least 1)."""
-    first, *rest = time_ns.values()
-    return maximum(longest_ns // maximum(minimum(first, *rest), 1), 1)
+def deepest_stage(
+    time_ns: Mapping[Piece, Number], longest_ns: Number, added_ns: Mapping[Piece, Number], block_layers: Number
+) -> Number:
+    """Layers of a stage that takes no longer than this, at most (and at least 1): n that take n time + min(n, N) added,
+    so at most longest / (time + added) if these are N or less, else (longest - N added) / time."""
+    time, added = least(time_ns), least(added_ns)
+    few = longest_ns // maximum(time + added, 1)
+    many = (longest_ns - block_layers * added) // maximum(time, 1)
+    return maximum(where(many >= block_layers, many, few), 1)
 
 
 def by_layer(costs: Costs, longest_ns: Column) -> list[Costs]:
@@ -39,7 +43,8 @@ def by_layer(costs: Costs, longest_ns: Column) -> list[Costs]:
     if not np.any(costs.block_layers):
         return [costs]
     kinds = {kind: costs.time[kind] for kind in costs.added_ns}
-    spread = spread_ns(costs.added_ns, costs.block_layers, deepest_stage(kinds, longest_ns))
+    deepest = deepest_stage(kinds, longest_ns, costs.added_ns, costs.block_layers)
+    spread = spread_ns(costs.added_ns, costs.block_layers, deepest)
     time = {**costs.time, **{kind: size + spread for kind, size in kinds.items()}}
     first, *rest = costs.freed_bytes.values()
     most = maximum(first, *rest, 0)
@@ -61,3 +66,9 @@ def densest(costs: Costs) -> dict[Piece, Number]:
         kind: (costs.kept[kind] + maximum(-size, 0)) / maximum(costs.time[kind], 1)
         for kind, size in costs.freed_bytes.items()
     }
+
+
+def least(prices: Mapping[Piece, Number]) -> Number:
+    """The lowest of some prices."""
+    first, *rest = prices.values()
+    return minimum(first, *rest)

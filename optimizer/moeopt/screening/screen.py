@@ -115,7 +115,7 @@ class Screening:
             if not choices_legal(self.problem, choices):
                 continue
             time = table.time_bound(recompute, limits.replayed)
-            keep = (time <= limit_ns) & ((recompute.num_layers or 0) <= table.deepest)
+            keep = (time <= limit_ns) & ((recompute.num_layers or 0) <= table.deepest(recompute))
             if keep.any():
                 keep[keep] &= legal_rows(self.problem, select(degrees, keep), choices)
             if keep.any():

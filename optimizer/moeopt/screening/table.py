@@ -32,14 +32,23 @@ class RecomputeTable:
         self._by_block: MemoryTerms | None = None
 
     @cached_property
-    def deepest(self) -> Number:
-        """Layers of a stage within the limits, at most, whatever is recomputed."""
+    def _longest_ns(self) -> Number:
+        """The longest stage of any placement within the limits, whatever is recomputed."""
+        assert self.limits is not None
+        return longest_ns(self.degrees, self._work(Recompute(), bound=True), self.limits)[0]
+
+    def deepest(self, recompute: Recompute) -> Number:
+        """Layers of a stage within the limits, at most."""
         layers = self.problem.architecture.num_hidden_layers
         if self.limits is None:
             return layers
-        longest, _ = longest_ns(self.degrees, self._work(Recompute(), bound=True), self.limits)
-        plain = self._piece_ns(Recompute())
-        return minimum(deepest_stage({kind: plain[kind] for kind in self.problem.architecture.kinds}, longest), layers)
+        block = recompute.block_layers
+        plain, added = self._by_kind(self._piece_ns(Recompute())), self._by_kind(self.time.full_recompute_ns)
+        return minimum(deepest_stage(plain, self._longest_ns, added, block), layers)
+
+    def _by_kind(self, prices: Mapping[Piece, Number]) -> dict[Piece, Number]:
+        """Prices of decoder layers alone."""
+        return {kind: prices[kind] for kind in self.problem.architecture.kinds}
 
     def time_bound(self, recompute: Recompute, replayed: bool = False) -> Column:
         """Bound on the step time under a recompute setting."""
@@ -96,11 +105,9 @@ class RecomputeTable:
         """What a setting adds to the backward pass of each piece; by block, what it adds at least."""
         if not recompute.block_layers:
             return {piece: added_ns(self.time, recompute, piece) for piece in self.counts}
-        kinds = self.problem.architecture.kinds
-        spread = spread_ns(
-            {kind: self.time.full_recompute_ns[kind] for kind in kinds}, recompute.block_layers, self.deepest
-        )
-        return {piece: spread if piece in kinds else 0 for piece in self.counts}
+        full = self._by_kind(self.time.full_recompute_ns)
+        spread = spread_ns(full, recompute.block_layers, self.deepest(recompute))
+        return {piece: spread if piece in full else 0 for piece in self.counts}
 
     def _work(self, recompute: Recompute, bound: bool = False) -> Work:
         """The work under a setting; with block, or `bound` (any setting that adds no less), a bound on it."""

@@ -1,7 +1,7 @@
 """Bounds on the step time from the work of all pieces together, valid for every placement."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +49,10 @@ class Work:
         longer = 0 if most_added_ns is None else most_added_ns - added_ns
         end = step_end_ns(time, dense, expert, ceil_div(forward + backward + longer, degrees.pp))
         return cls(forward, backward, maximum(sum(end.values()) - _ROUNDING_NS, 0))
+
+    def at_least(self, backward_ns: Number) -> "Work":
+        """The same with no less time for the backward passes."""
+        return replace(self, backward_ns=maximum(self.backward_ns, backward_ns))
 
     @classmethod
     def concatenate(cls, parts: Sequence["Work"]) -> "Work":
