@@ -92,7 +92,7 @@ def test_the_screening_lets_no_more_pass_than_a_set_does(overlapped: bool, mla: 
     ledger's, and one element of the lightest costs is at most both; overlapped or not."""
     base = tiny().architecture.model_dump(exclude_defaults=True)
     wide = {"kv_lora_rank": 64, "qk_nope_head_dim": 64, "qk_rope_head_dim": 32, "v_head_dim": 64} if mla else {}
-    fields = {"architecture": {**base, **wide}, "workload": {"attention_backend": "unfused"}, "free": "recompute"}
+    fields = {"architecture": {**base, **wide}, "workload": {"attention_backend": "unfused"}, "free": "block_recompute"}
     problem = tiny(**fields, fix={"dispatcher": "alltoall", "overlap": {"ep_all_to_all": overlapped}, "ep": 2})
     degrees, _ = with_chunks(problem, enumerate_degrees(problem))
     (mode,) = modes(problem)

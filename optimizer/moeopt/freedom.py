@@ -21,7 +21,7 @@ OFFLOAD_FRACTIONS = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Parts of the optimizer's state in host memory that a search tries."""
 UNIT_LAYERS = (1, 2, 4, 8)
 """Layers of one unit of full recompute that a search tries."""
-MOST_BLOCK_LAYERS = 512
+MOST_BLOCK_LAYERS = 256
 """Most first layers of a chunk that a search recomputes by block: above the layers of any architecture."""
 _EXPERT_MODULES = frozenset({"expert_fc1", "moe_act"})
 
@@ -109,11 +109,13 @@ def _not_gathered_ahead(value: bool) -> Mapping[str, Any]:
 
 
 def _recomputable(problem: "Problem", recompute: "Recompute") -> bool:
-    """Units and blocks that a chunk may hold; a block of all layers is full, one layer a unit, but for MTP modules,
-    which only that recomputes."""
+    """Units and blocks that a chunk may hold; blocks where they are freed. A block of all layers is full, one layer a
+    unit, but for MTP modules, which only that recomputes."""
     layers = problem.architecture.num_hidden_layers
-    if recompute.block_layers and not problem.mtp_layers:
-        layers -= 1
+    if recompute.block_layers:
+        if "block_recompute" not in problem.free:
+            return False
+        layers -= not problem.mtp_layers
     return (recompute.num_layers or 0) <= layers and set(recompute.modules) <= set(modules_present(problem))
 
 
@@ -144,14 +146,21 @@ FREEABLE: tuple[Freeable, ...] = (
 """In the order of the tie-break: of two equal layouts the one that is simpler in the first that differs wins."""
 
 
+WIDER = {"block_recompute": "recompute"}
+"""Names that free a decision with values that its own name leaves out, because they make a search longer."""
+
+
 def names() -> list[str]:
-    """Every name that `free` may hold: the decisions, and the heads of dotted ones, which free all their parts."""
+    """Every name that `free` may hold: the decisions, the heads of dotted ones, which free all their parts, and those
+    that free a decision more widely."""
     heads = [decision.name.partition(".")[0] for decision in FREEABLE]
-    return sorted({*heads, *(decision.name for decision in FREEABLE)})
+    return sorted({*heads, *(decision.name for decision in FREEABLE), *WIDER})
 
 
 def parts(name: str) -> list[str]:
     """The decisions that a name frees."""
+    if name in WIDER:
+        return [WIDER[name]]
     return [each.name for each in FREEABLE if each.name == name or each.name.startswith(f"{name}.")]
 
 
