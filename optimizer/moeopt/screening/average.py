@@ -45,20 +45,18 @@ def least_recomputed(
 ) -> Column:
     """Layers that must be recomputed by block, all stages together, for the fullest rank to have no more than `most`
     bytes: with none recomputed it has at least what the two bounds say, and each one lowers them by no more than what
-    it frees where that weighs most."""
+    it frees where that weighs most. (All of them where more would have to be: then none of the placements fits.)"""
     main = _commonest(problem)
     weights, heaviest = np.zeros(len(degrees.pp)), np.zeros(len(degrees.pp))
     for _, flight, scale in _weighted_ranks(degrees, costs, main):
         weights += scale
         np.maximum(heaviest, scale * flight, out=heaviest)
-    first, *rest = costs.freed_bytes.values()
-    freed = np.maximum(maximum(first, *rest), 1)
+    freed = np.maximum(costs.most_freed_bytes, 1)
     over = np.maximum(memory_bound(problem, degrees, costs) - most, 0) * weights / (heaviest * freed)
     chunked = np.maximum(chunked_memory_bound(problem, degrees, costs, densest, longest_ns) - most, 0)
-    over = np.maximum(
-        over, chunked * degrees.pp / (minimum(degrees.num_microbatches, degrees.interleave_group) * freed)
-    )
-    return _floored(over)
+    deep = minimum(degrees.num_microbatches, degrees.interleave_group)
+    layers = np.maximum(over, chunked * degrees.pp / (deep * freed))
+    return _floored(np.minimum(layers, problem.architecture.num_hidden_layers))
 
 
 def _weighted_ranks(degrees: Degrees, costs: Costs, main: LayerKind) -> Iterator[tuple[int, Column, Column]]:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from moeopt.accounting.memory.terms import MemoryTerms
 from moeopt.accounting.pieces import Piece, Recomputed
-from moeopt.arithmetic import Number, minimum
+from moeopt.arithmetic import Number, maximum, minimum
 from moeopt.problem.architecture import LayerKind
 from moeopt.problem.problem import Problem
 
@@ -75,6 +75,12 @@ class Costs:
             {kind: terms.kept_bytes[kind] - terms.kept_bytes[piece] for kind, piece in again.items()},
         )
         return costs.map(lambda value: np.broadcast_to(np.asarray(value, dtype=np.int64), (rows,)))
+
+    @property
+    def most_freed_bytes(self) -> Number:
+        """What a layer recomputed by block takes off the bytes kept at most, no less than nothing."""
+        first, *rest = self.freed_bytes.values()
+        return maximum(first, *rest, 0)
 
     @property
     def passing_layer(self) -> Number:

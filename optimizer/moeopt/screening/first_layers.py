@@ -46,18 +46,16 @@ def by_layer(costs: Costs, longest_ns: Column) -> list[Costs]:
     deepest = deepest_stage(kinds, longest_ns, costs.added_ns, costs.block_layers)
     spread = spread_ns(costs.added_ns, costs.block_layers, deepest)
     time = {**costs.time, **{kind: size + spread for kind, size in kinds.items()}}
-    first, *rest = costs.freed_bytes.values()
-    most = maximum(first, *rest, 0)
     return [
         replace(costs, time=time, kept=least_kept(costs)),
-        replace(costs, time=time, chunk_kept=costs.chunk_kept - costs.block_layers * most),
+        replace(costs, time=time, chunk_kept=costs.chunk_kept - costs.block_layers * costs.most_freed_bytes),
     ]
 
 
 def least_kept(costs: Costs) -> dict[Piece, Number]:
     """Bytes that each piece keeps at least, whether it is recomputed or not."""
-    least = {kind: costs.kept[kind] - maximum(size, 0) for kind, size in costs.freed_bytes.items()}
-    return {**costs.kept, **least}
+    recomputed = {kind: costs.kept[kind] - maximum(size, 0) for kind, size in costs.freed_bytes.items()}
+    return {**costs.kept, **recomputed}
 
 
 def densest(costs: Costs) -> dict[Piece, Number]:
