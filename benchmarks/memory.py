@@ -109,7 +109,7 @@ def predict(row: Mapping[str, Any], architectures: Mapping[str, Any], moments: b
             terms,
             problem,
             choices,
-            [contents(problem.architecture, chunk) for chunk in pipeline.of_rank(rank)],
+            [contents(problem.architecture, chunk, choices.recompute.block_layers) for chunk in pipeline.of_rank(rank)],
             in_flight_vectors(*schedule, rank, choices.overlap.ep_all_to_all),
         )
         for rank in range(layout.pp)

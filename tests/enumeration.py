@@ -17,7 +17,7 @@ from moeopt.candidate import Candidate
 from moeopt.configurations import modes, recomputes
 from moeopt.frameworks.megatron_core import legal
 from moeopt.pipeline import PipelineLayout
-from moeopt.problem.loading import load_problem
+from moeopt.problem.loading import load_architecture, load_problem
 from moeopt.problem.problem import Problem
 from moeopt.space import enumerate_degrees, row, with_chunks, with_microbatches
 
@@ -82,6 +82,21 @@ def _fixed(rng: random.Random, moe: bool, mla: bool) -> dict[str, Any]:
     recompute = rng.choice(["none", "full", {"modules": modules} if modules else "none"])
     overlap = {"ep_all_to_all": moe and recompute != "full" and rng.random() < 0.2}
     return {"recompute": recompute, "dispatcher": rng.choice(["alltoall", "deepep"]), "overlap": overlap}
+
+
+def block_problem(seed: int) -> Problem:
+    """A random problem with the first layers of every chunk recomputed by block, its layers in any order of kinds."""
+    problem, rng = random_problem(seed), random.Random(seed)
+    layers = problem.architecture.num_hidden_layers
+    architecture = problem.architecture
+    if architecture.is_moe and rng.random() < 0.5:
+        order = [rng.randint(0, 1) for _ in range(layers - 1)]
+        update = {"first_k_dense_replace": 0, "moe_layer_freq": [*order, 1]}
+        architecture = load_architecture({**architecture.model_dump(exclude_defaults=True), **update})
+    covered = rng.randint(1, max(1, layers - 1))
+    recompute = {"granularity": "full", "method": "block", "num_layers": covered}
+    fix = {**problem.fix, "recompute": recompute, "overlap": {"ep_all_to_all": False}}
+    return Problem(**{**dict(problem), "architecture": architecture, "fix": fix})
 
 
 FREED = (

@@ -59,8 +59,9 @@ def test_without_free_nothing_is_new() -> None:
 
 
 def test_every_set_of_modules_is_tried_once() -> None:
-    """Freed recompute is the power set of the modules that the architecture has, without parts of `moe` beside it, and
-    full by units of 1, 2, 4 or 8 layers, if there are so many; the usual settings are among it."""
+    """Freed recompute is the power set of the modules that the architecture has, without parts of `moe` beside it; full
+    by units of 1, 2, 4 or 8 layers, if there are so many; block_recompute adds full by block of 1, 2, ... layers, fewer
+    than all unless there are MTP modules, which it leaves out. The usual settings are among it."""
     problem = tiny(free="recompute", workload={"attention_backend": "unfused"})
     there = set(RECOMPUTE_MODULES) - {"mla_up_proj"}
     sets = [
@@ -69,10 +70,14 @@ def test_every_set_of_modules_is_tried_once() -> None:
         for chosen in combinations(sorted(there), size)
         if "moe" not in chosen or not {"moe_act", "shared_experts"} & set(chosen)
     ]
-    tried = recomputes(problem)
+    tried, wider = recomputes(problem), recomputes(problem.model_copy(update={"free": ("block_recompute",)}))
     full = [Recompute(granularity="full", method="uniform", num_layers=layers) for layers in (1, 2, 4)]
+    block = [Recompute(granularity="full", method="block", num_layers=layers) for layers in (1, 2, 3)]
     assert tried[-3:] == full
     assert [set(setting.modules) for setting in tried[:-3]] == sets
+    assert wider == tried + block
+    architecture = {**problem.architecture.model_dump(exclude_defaults=True), "num_nextn_predict_layers": 1}
+    assert recomputes(tiny(free="block_recompute", architecture=architecture))[-1].block_layers == 4
     assert set(recomputes(tiny(workload={"attention_backend": "unfused"}))) < set(tried)
 
 
@@ -124,7 +129,8 @@ def test_groups_are_the_default_and_its_multiples() -> None:
 def _values() -> Iterator[tuple[str, Any]]:
     for decision in FREEABLE:
         if not decision.degree:
-            yield from ((decision.name, value) for value in decision.domain[1:])
+            shown = (value for value in decision.domain[1:] if getattr(value, "block_layers", 0) <= 1)
+            yield from ((decision.name, value) for value in shown)
 
 
 def _prices(problem: Problem, degrees: Degrees, choices: Choices) -> str:

@@ -9,6 +9,7 @@ import pytest
 from enumeration import canonical_best, exhaustive_best, freed_problem, legal_candidates, peak_bytes, placed
 from free_cases import FEW, tiny
 from moeopt.accounting.memory.terms import memory_terms
+from moeopt.accounting.pieces import Recomputed
 from moeopt.candidate import Candidate
 from moeopt.configurations import modes, recomputes
 from moeopt.errors import InputError
@@ -91,7 +92,7 @@ def test_the_screening_lets_no_more_pass_than_a_set_does(overlapped: bool, mla: 
     ledger's, and one element of the lightest costs is at most both; overlapped or not."""
     base = tiny().architecture.model_dump(exclude_defaults=True)
     wide = {"kv_lora_rank": 64, "qk_nope_head_dim": 64, "qk_rope_head_dim": 32, "v_head_dim": 64} if mla else {}
-    fields = {"architecture": {**base, **wide}, "workload": {"attention_backend": "unfused"}, "free": "recompute"}
+    fields = {"architecture": {**base, **wide}, "workload": {"attention_backend": "unfused"}, "free": "block_recompute"}
     problem = tiny(**fields, fix={"dispatcher": "alltoall", "overlap": {"ep_all_to_all": overlapped}, "ep": 2})
     degrees, _ = with_chunks(problem, enumerate_degrees(problem))
     (mode,) = modes(problem)
@@ -100,12 +101,14 @@ def test_the_screening_lets_no_more_pass_than_a_set_does(overlapped: bool, mla: 
     lightest = table.lightest(settings)
     for setting in settings:
         terms = memory_terms(problem, degrees, _under(mode, setting))
-        kept = terms.kept_recomputed_bytes if setting.granularity == "full" else terms.kept_bytes
+        # By block every stage that has layers has recomputed ones; `by_layer` has what such a stage costs at least.
+        again = {kind: Recomputed.of(kind) if setting.block_layers else kind for kind in problem.architecture.kinds}
+        kept = {piece: terms.kept_bytes[again.get(piece, piece)] for piece in table.counts}
         costs = table.pair(setting, every, every).costs
         below = np.zeros(len(every), dtype=bool)
         for piece, size in costs.passing.items():
-            assert (size <= terms.transient_bytes[piece]).all()
-            assert (costs.kept[piece] == kept[piece]).all()
+            assert (size <= terms.transient_bytes[again.get(piece, piece)]).all()
+            assert (costs.kept[piece] - costs.freed_bytes.get(piece, 0) == kept[piece]).all()
         for least in lightest:
             parts = [least.passing[p] <= costs.passing[p] for p in kept] + [least.kept[p] <= kept[p] for p in kept]
             below |= np.logical_and.reduce(parts)
@@ -168,7 +171,7 @@ def test_equal_layouts_go_to_the_simpler_choice() -> None:
 @pytest.mark.parametrize("unit", [2, 4])
 def test_units_of_full_recompute_are_searched(unit: int) -> None:
     """A unit of several layers may be fixed: the optimum is that of enumeration over the placements whose largest chunk
-    holds one, which evaluate calls legal. More layers than there are, and block, are refused."""
+    holds one, which evaluate calls legal. More layers than there are are refused."""
     recompute = {"granularity": "full", "method": "uniform", "num_layers": unit}
     fix = {"recompute": recompute, "dispatcher": "alltoall", "overlap": {"ep_all_to_all": False}, "pp": 2}
     for objective in ("step_time", "peak_memory"):
@@ -179,5 +182,3 @@ def test_units_of_full_recompute_are_searched(unit: int) -> None:
         assert evaluate(problem, Layout(**answer["layout"]))["status"] == "evaluated"
     with pytest.raises(InputError, match="num_layers 5 > num_hidden_layers 4: no chunk holds so many"):
         tiny(fix={**fix, "recompute": {**recompute, "num_layers": 5}})
-    with pytest.raises(InputError, match="by block of 2 layers can be evaluated, not searched"):
-        solve(tiny(fix={"recompute": {**recompute, "method": "block", "num_layers": 2}}))

@@ -13,8 +13,9 @@ from moeopt.accounting.memory.persistent import held_after_step_bytes
 from moeopt.accounting.memory.stage import StageMemory, buffer_elements, features, stage_memory
 from moeopt.accounting.memory.symbols import symbols
 from moeopt.accounting.memory.terms import memory_terms
-from moeopt.accounting.pieces import Piece
+from moeopt.accounting.pieces import Piece, Recomputed, contents
 from moeopt.layout import Choices, Degrees
+from moeopt.pipeline import Chunk
 from moeopt.problem.architecture import LayerKind
 from moeopt.problem.problem import Problem
 
@@ -74,16 +75,17 @@ def test_features_of_an_mtp_module_are_those_of_its_layer() -> None:
 
 def test_full_recomputation() -> None:
     """Uniform: every layer keeps its input only. Block: the first `num_layers` layers of each chunk do, in the order of
-    the chunk. Groups of N layers keep one input each."""
+    the chunk; the others, and MTP modules, keep and have pass what they do with nothing recomputed. Groups of N layers
+    keep one input each."""
     asked, at = problem(DEEPSEEK_V3), degrees()
     layer_input = 2 * 4096 * 7168
-    chunk: Chunks = [{DENSE: 3, MOE: 5}]
 
     def kept(**full: Any) -> int:
         choices = Choices(recompute={"granularity": "full", **full})
         terms = memory_terms(asked, at, choices)
-        passing = int(max(terms.transient_bytes[DENSE], terms.transient_bytes[MOE]))
-        return memory(asked, at, choices, chunk, [(1,)]).activations_bytes - passing
+        chunk = contents(asked.architecture, Chunk(0, 8), choices.recompute.block_layers)
+        passing = int(max(terms.transient_bytes[piece] for piece in chunk))
+        return memory(asked, at, choices, [chunk], [(1,)]).activations_bytes - passing
 
     terms = memory_terms(asked, at, Choices())
     assert kept() == 8 * layer_input
@@ -91,7 +93,13 @@ def test_full_recomputation() -> None:
     assert kept(method="block", num_layers=4) == 4 * layer_input + whole
     assert kept(method="block", num_layers=2) == 2 * layer_input + terms.kept_bytes[DENSE] + 5 * terms.kept_bytes[MOE]
     assert kept(method="uniform", num_layers=4) == 8 * layer_input // 4 + layer_input
-    replayed = memory_terms(asked, at, Choices(recompute={"granularity": "full"})).transient_bytes[MOE]
+    full = memory_terms(asked, at, Choices(recompute={"granularity": "full"}))
+    block = memory_terms(asked, at, Choices(recompute={"granularity": "full", "method": "block"}))
+    for of in ("kept_bytes", "transient_bytes"):
+        assert getattr(block, of)[Recomputed.of(MOE)] == getattr(full, of)[MOE]
+        for piece, size in getattr(terms, of).items():
+            assert getattr(block, of)[piece] == size
+    replayed = full.transient_bytes[MOE]
     assert replayed == terms.kept_bytes[MOE] + terms.transient_bytes[MOE]
 
 

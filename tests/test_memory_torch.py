@@ -147,7 +147,7 @@ def test_autograd_keeps_what_the_list_says(name: str, norm: str, moe: bool, modu
 @pytest.mark.parametrize("name", ARCHITECTURES)
 @pytest.mark.parametrize("moe", [False, True])
 def test_full_recomputation_keeps_the_layer_input(name: str, moe: bool) -> None:
-    """A layer under one checkpoint keeps its input and nothing else: kept_recomputed_bytes, to the byte."""
+    """A layer under one checkpoint keeps its input and nothing else: kept_bytes, to the byte."""
     from torch_layers import DTYPE, Layer, kept_bytes
 
     asked = problem({**ARCHITECTURES[name], "norm": "rmsnorm"}, sequence_length=TOKENS)
@@ -155,5 +155,5 @@ def test_full_recomputation_keeps_the_layer_input(name: str, moe: bool) -> None:
     terms = memory_terms(asked, degrees(), choices)
     tokens = torch.randn(TOKENS, asked.architecture.hidden_size, dtype=DTYPE, requires_grad=True)
     found = kept_bytes(Layer(asked.architecture, moe, frozenset({"full"})), tokens)
-    kind = next(iter(terms.kept_recomputed_bytes))
-    assert found == terms.kept_recomputed_bytes[kind] == 2 * TOKENS * asked.architecture.hidden_size
+    kind = next(iter(terms.kept_bytes))
+    assert found == terms.kept_bytes[kind] == 2 * TOKENS * asked.architecture.hidden_size

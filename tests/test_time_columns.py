@@ -1,14 +1,18 @@
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from moeopt.accounting.ledger import Ledger
+from moeopt.accounting.pieces import contents
 from moeopt.accounting.time.efficiency import load_efficiency
 from moeopt.accounting.time.scene import COMPUTE
 from moeopt.accounting.time.step_end import SCALE, step_end_ns
-from moeopt.accounting.time.terms import TimeTerms, chunk_ns, time_terms
+from moeopt.accounting.time.terms import TimeTerms, time_terms
 from moeopt.layout import Choices, Degrees, Overlap, Recompute
+from moeopt.pipeline import Chunk
 from moeopt.problem.problem import Problem
 from time_cases import columns, degrees, problem, some_choices, some_degrees, some_problems
 
@@ -16,7 +20,7 @@ from time_cases import columns, degrees, problem, some_choices, some_degrees, so
 def flat(terms: TimeTerms) -> dict[str, Any]:
     """Every number of the terms, by a readable name."""
     numbers: dict[str, Any] = {"hop": terms.hop_ns}
-    for name in ("forward_ns", "backward_ns", "recomputed_ns"):
+    for name in ("forward_ns", "backward_ns", "full_recompute_ns"):
         numbers.update({f"{name} {piece}": value for piece, value in getattr(terms, name).items()})
     for name in ("forward_parts", "backward_parts"):
         for part, prices in getattr(terms, name).items():
@@ -120,21 +124,24 @@ def test_expert_overlap_hides_no_more_than_it_may(row: Degrees, graphs: Any, dis
         assert all(before[part][dense] == after[part][dense] for part in before)
 
 
-def test_block_recompute_covers_the_first_layers_of_a_chunk() -> None:
-    """Full recompute of n layers a chunk costs what n times uniform full recompute adds to a layer; a chunk with fewer
-    layers pays for those it has."""
-    asked, row = problem("qwen3-30b-a3b"), degrees(ep=8)
-    (kind,) = asked.architecture.kinds
-    plain = time_terms(asked, row, Choices())
-    uniform = time_terms(asked, row, Choices(recompute=Recompute(granularity="full")))
-    block = Choices(recompute=Recompute(granularity="full", method="block", num_layers=2))
-    terms = time_terms(asked, row, block)
-    added = sum(t.forward_ns[kind] + t.backward_ns[kind] for t in (uniform,)) - (
-        plain.forward_ns[kind] + plain.backward_ns[kind]
+@pytest.mark.parametrize("architecture", ["qwen3-30b-a3b", "gpt-oss-20b", "deepseek-v3"])
+def test_block_recompute_covers_the_first_layers_of_a_chunk(architecture: str) -> None:
+    """Full recompute of n layers a chunk costs, layer by layer in their order, what uniform full recompute adds to each
+    of the first n; a chunk with fewer layers pays for those it has, and an MTP module for none."""
+    asked, row = problem(architecture), degrees(ep=8)
+    layers, mtp = asked.architecture.layers, asked.mtp_layers
+    plain, uniform = (
+        time_terms(asked, row, Choices(recompute=recompute)).backward_ns for recompute in ("none", "full")
     )
-    assert terms.recomputed_ns[kind] == added
-    for layers, covered in ((1, 1), (2, 2), (5, 2)):
-        forward, backward = chunk_ns(terms, block, {kind: layers, "loss": 1})
-        expected = chunk_ns(plain, Choices(), {kind: layers, "loss": 1})
-        assert forward == expected[0]
-        assert backward == expected[1] + covered * added
+    ledger = Ledger(asked, row, Choices(recompute=Recompute(granularity="full", method="block", num_layers=2)))
+    for first, count in ((0, 1), (1, 2), (0, 5), (2, 5), (3, 4)):
+        held = layers[first : first + count]
+        forward, backward = ledger.stage_times([contents(asked.architecture, Chunk(first, count, mtp=mtp), 2)])
+        assert forward == [sum(ledger.time_terms.forward_ns[kind] for kind in held) + mtp_ns(ledger, mtp)]
+        again = sum(uniform[kind] for kind in held[:2]) + sum(plain[kind] for kind in held[2:])
+        assert backward == [again + (mtp * plain["mtp"] if mtp else 0)]
+
+
+def mtp_ns(ledger: Ledger, modules: int) -> int:
+    """Forward time of MTP modules."""
+    return modules * ledger.time_terms.forward_ns["mtp"] if modules else 0

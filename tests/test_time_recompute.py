@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moeopt.accounting.memory.terms import memory_terms
+from moeopt.accounting.pieces import Recomputed
 from moeopt.accounting.time.recompute import effective
 from moeopt.accounting.time.terms import TimeTerms, time_terms
 from moeopt.layout import RECOMPUTE_MODULES, Choices, Degrees, Recompute
@@ -41,8 +42,8 @@ def test_backward_of_a_set_is_a_sum(asked: Problem, choices: Choices, row: Degre
 @given(some_problems(), some_choices(), some_degrees())
 def test_prices_are_ordered(asked: Problem, choices: Choices, row: Degrees) -> None:
     """No price is negative (so backward grows with the set); the whole MoE block costs at least each of its parts;
-    full recompute costs at least every set of modules, and exactly its price, with method block as an addition that is
-    not yet in the backward pass."""
+    full recompute costs at least every set of modules, and exactly its price, with method block on the layers that it
+    covers alone."""
     none = terms_of(asked, row, choices, Recompute())
     for prices in none.recompute_ns.values():
         assert all(price >= 0 for price in prices.values())
@@ -55,7 +56,10 @@ def test_prices_are_ordered(asked: Problem, choices: Choices, row: Degrees) -> N
     block = terms_of(asked, row, choices, Recompute(granularity="full", method="block", num_layers=1))
     for piece, alone in none.backward_ns.items():
         assert full.backward_ns[piece] == alone + none.full_recompute_ns[piece]
-        assert (block.backward_ns[piece], block.recomputed_ns[piece]) == (alone, none.full_recompute_ns[piece])
+        assert block.backward_ns[piece] == alone
+    for kind in asked.architecture.kinds:
+        assert block.backward_ns[Recomputed.of(kind)] == full.backward_ns[kind]
+        assert block.forward_ns[Recomputed.of(kind)] == block.forward_ns[kind]
 
 
 def test_every_pair_of_modules_of_one_layer() -> None:

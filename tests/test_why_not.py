@@ -142,9 +142,13 @@ def test_the_command_line_asks_and_prints(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().err.startswith("error: why-not")
 
 
-def test_what_is_evaluated_and_not_searched_stays_undecided():
-    """Full recompute by blocks is outside the search, so a layout that leaves degrees open is not completed."""
+def test_a_recompute_by_block_is_completed():
+    """A layout with full recompute by block that leaves degrees open is completed to the best one that has it."""
     free = small(fix={})
     best = solve(free, workers=1)
     block = {"granularity": "full", "method": "block", "num_layers": 2}
-    assert why_not(free, {"recompute": block}, best, workers=1)["verdict"] == "undecided"
+    answer = why_not(free, {"recompute": block}, best, workers=1)
+    completed = solve(small(fix={"recompute": block}), workers=1)
+    assert answer["verdict"] == "worse"
+    assert answer["completed"]["recompute"] == completed["layout"]["recompute"]
+    assert answer["objective"]["given"] == completed["objective"]["value"] > best["objective"]["value"]

@@ -210,13 +210,13 @@ def test_activations_of_every_rank(case: Case) -> None:
     still = replace(terms, transient_bytes=dict.fromkeys(terms.transient_bytes, 0))
     for stage in range(case.layout.pp):
         chunks = case.pipeline.of_rank(stage)
-        held_pieces = [contents(case.problem.architecture, chunk) for chunk in chunks]
+        block_layers = case.layout.recompute.block_layers
+        held_pieces = [contents(case.problem.architecture, chunk, block_layers) for chunk in chunks]
         passing = [max((int(terms.transient_bytes[piece]) for piece in counts), default=0) for counts in held_pieces]
         sizes = [microbatch_bytes(case.problem, case.layout, chunk) for chunk in chunks]
         kept, peak = peak_bytes(case.layout, stage, sizes, passing)
         d = degrees_of(case.layout)
         vectors = in_flight_vectors(d.pp, d.vpp, d.num_microbatches, d.interleave_group, stage)
-        orders = [case.problem.architecture.layers[chunk.first : chunk.last] for chunk in chunks]
-        assert kept == activations_bytes(still, case.layout.choices, held_pieces, vectors, orders), (stage, sizes)
+        assert kept == activations_bytes(still, held_pieces, vectors), (stage, sizes)
         found = case.answer["memory"]["per_stage"][stage]["activations_bytes"]
         assert peak <= found <= kept + max(passing), stage

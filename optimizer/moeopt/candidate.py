@@ -6,7 +6,7 @@ from functools import cached_property
 
 from moeopt.accounting.ledger import Ledger
 from moeopt.accounting.memory.terms import MemoryTerms
-from moeopt.accounting.pieces import Piece
+from moeopt.accounting.pieces import Piece, piece_counts
 from moeopt.accounting.time.recompute import effective
 from moeopt.accounting.time.terms import TimeTerms
 from moeopt.arithmetic import Number
@@ -42,11 +42,18 @@ class Candidate:
 
     @property
     def kept_bytes(self) -> dict[Piece, int]:
-        """Activation bytes that one micro-batch in flight keeps, by piece, under this candidate's recompute setting."""
-        memory = self.ledger.memory_terms
-        if self.choices.recompute.granularity != "full":
-            return memory.kept_bytes
-        return {**memory.kept_bytes, **memory.kept_recomputed_bytes}
+        """Activation bytes that one micro-batch in flight keeps, by piece."""
+        return self.ledger.memory_terms.kept_bytes
+
+    @property
+    def block_layers(self) -> int:
+        """The first layers of every chunk that are recomputed by block."""
+        return self.choices.recompute.block_layers
+
+    @property
+    def most_pieces(self) -> dict[Piece, int]:
+        """How many of each piece there are at the dearest: where recomputed by block, every layer is."""
+        return piece_counts(self.problem, self.block_layers > 0)
 
     @property
     def unit_layers(self) -> int:

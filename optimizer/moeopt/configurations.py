@@ -94,13 +94,7 @@ def recomputes(problem: Problem) -> list[Recompute]:
     (Megatron itself warns).
     """
     if "recompute" in problem.fix:
-        fixed = base_choices(problem).recompute
-        if fixed.method == "block":
-            raise InputError(
-                f"fix.recompute: full recompute by block of {fixed.num_layers} layers can be evaluated, not searched; "
-                "fix it to method uniform, or evaluate a layout"
-            )
-        return [fixed]
+        return [base_choices(problem).recompute]
     if "recompute" in freed(problem):
         return open_values(problem, "recompute")
     present = set(modules_present(problem))

@@ -21,6 +21,8 @@ OFFLOAD_FRACTIONS = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Parts of the optimizer's state in host memory that a search tries."""
 UNIT_LAYERS = (1, 2, 4, 8)
 """Layers of one unit of full recompute that a search tries."""
+MOST_BLOCK_LAYERS = 256
+"""Most first layers of a chunk that a search recomputes by block: above the layers of any architecture."""
 _EXPERT_MODULES = frozenset({"expert_fc1", "moe_act"})
 
 
@@ -50,7 +52,8 @@ def _typed(name: str) -> tuple[Any, ...]:
 
 @cache
 def _recomputes() -> tuple["Recompute", ...]:
-    """None, every set of modules, full by units. `moe` recomputes its own parts, so it stands without them."""
+    """None, every set of modules, full by units, full by block. `moe` recomputes its own parts, so it stands without
+    them."""
     from moeopt.accounting.time.recompute import PARTS_OF_MOE
     from moeopt.layout import RECOMPUTE_MODULES, Recompute
 
@@ -62,7 +65,10 @@ def _recomputes() -> tuple["Recompute", ...]:
     ]
     selective = (Recompute(granularity="selective", modules=chosen) for chosen in sets)
     full = (Recompute(granularity="full", method="uniform", num_layers=layers) for layers in UNIT_LAYERS)
-    return Recompute(), *selective, *full
+    block = (
+        Recompute(granularity="full", method="block", num_layers=layers) for layers in range(1, MOST_BLOCK_LAYERS + 1)
+    )
+    return Recompute(), *selective, *full, *block
 
 
 @cache
@@ -103,8 +109,14 @@ def _not_gathered_ahead(value: bool) -> Mapping[str, Any]:
 
 
 def _recomputable(problem: "Problem", recompute: "Recompute") -> bool:
-    units = (recompute.num_layers or 1) <= problem.architecture.num_hidden_layers
-    return units and set(recompute.modules) <= set(modules_present(problem))
+    """Units and blocks that a chunk may hold; blocks where they are freed. A block of all layers is full, one layer a
+    unit, but for MTP modules, which only that recomputes."""
+    layers = problem.architecture.num_hidden_layers
+    if recompute.block_layers:
+        if "block_recompute" not in problem.free:
+            return False
+        layers -= not problem.mtp_layers
+    return (recompute.num_layers or 0) <= layers and set(recompute.modules) <= set(modules_present(problem))
 
 
 def _has_experts(problem: "Problem", modules: Iterable[str]) -> bool:
@@ -134,14 +146,21 @@ FREEABLE: tuple[Freeable, ...] = (
 """In the order of the tie-break: of two equal layouts the one that is simpler in the first that differs wins."""
 
 
+WIDER = {"block_recompute": "recompute"}
+"""Names that free a decision with values that its own name leaves out, because they make a search longer."""
+
+
 def names() -> list[str]:
-    """Every name that `free` may hold: the decisions, and the heads of dotted ones, which free all their parts."""
+    """Every name that `free` may hold: the decisions, the heads of dotted ones, which free all their parts, and those
+    that free a decision more widely."""
     heads = [decision.name.partition(".")[0] for decision in FREEABLE]
-    return sorted({*heads, *(decision.name for decision in FREEABLE)})
+    return sorted({*heads, *(decision.name for decision in FREEABLE), *WIDER})
 
 
 def parts(name: str) -> list[str]:
     """The decisions that a name frees."""
+    if name in WIDER:
+        return [WIDER[name]]
     return [each.name for each in FREEABLE if each.name == name or each.name.startswith(f"{name}.")]
 
 

@@ -91,6 +91,11 @@ class Recompute(Input):
             raise ValueError(f"granularity {self.granularity} takes neither method nor num_layers")
         return self
 
+    @property
+    def block_layers(self) -> int:
+        """The first layers of every chunk that method block recomputes; 0 under any other setting."""
+        return (self.num_layers or 0) if self.method == "block" else 0
+
     def drops(self, module: RecomputeModule) -> bool:
         """Whether this selective module is recomputed."""
         return module in self.modules

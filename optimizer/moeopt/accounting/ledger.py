@@ -12,7 +12,7 @@ from moeopt.accounting.memory.stage import StageMemory, stage_memory
 from moeopt.accounting.memory.terms import MemoryTerms, memory_terms
 from moeopt.accounting.pieces import Piece, contents, piece_counts, priced_total
 from moeopt.accounting.time.step_end import step_end_ns
-from moeopt.accounting.time.terms import TimeTerms, chunk_ns, time_terms
+from moeopt.accounting.time.terms import TimeTerms, time_terms
 from moeopt.arithmetic import ceil_div
 from moeopt.layout import Choices, Degrees
 from moeopt.pipeline import PipelineLayout
@@ -64,12 +64,13 @@ class Ledger:
 
     def contents(self, pipeline: PipelineLayout) -> list[Contents]:
         """Pieces a stage, in stage order."""
-        return [contents(self.problem.architecture, chunk) for chunk in pipeline.chunks]
+        block_layers = self.choices.recompute.block_layers
+        return [contents(self.problem.architecture, chunk, block_layers) for chunk in pipeline.chunks]
 
     def stage_times(self, stages: Sequence[Contents]) -> tuple[list[int], list[int]]:
         """Forward and backward time of one micro-batch, a stage."""
-        times = [chunk_ns(self.time_terms, self.choices, stage) for stage in stages]
-        return [int(forward) for forward, _ in times], [int(backward) for _, backward in times]
+        terms = self.time_terms
+        return [_sum(stage, terms.forward_ns) for stage in stages], [_sum(stage, terms.backward_ns) for stage in stages]
 
     def memory(self, pipeline: PipelineLayout) -> list[StageMemory]:
         """Bytes on one GPU of each pipeline rank."""
@@ -82,7 +83,6 @@ class Ledger:
                 self.choices,
                 stages[rank::pp],
                 in_flight_vectors(pp, vpp, microbatches, group, rank, self._ep_overlap),
-                [self.problem.architecture.layers[chunk.first : chunk.last] for chunk in pipeline.of_rank(rank)],
             )
             for rank in range(pp)
         ]
@@ -116,8 +116,9 @@ class Ledger:
         pipeline = replay_lower_bound(shape, forward, backward, terms.hop_ns, pieces, self._ep_overlap)
         dense = priced_total(counts, memory.dense_elements) // d.pp
         expert = priced_total(counts, memory.expert_elements) // d.pp
-        # A block method recomputes more than the terms count; that work can hide that much more at the step's end.
-        work = ceil_div(forward + backward + priced_total(counts, terms.recomputed_ns), d.pp)
+        # How many layers a block method recomputes depends on the placement: at most all, whose work hides most.
+        most = piece_counts(self.problem, self.choices.recompute.block_layers > 0)
+        work = ceil_div(forward + priced_total(most, terms.backward_ns), d.pp)
         return int(pipeline + max(_total(step_end_ns(terms, dense, expert, work)) - 1, 0))
 
     @property
@@ -132,8 +133,6 @@ class Ledger:
             for part, prices in source.items():
                 ns = microbatches * sum(_sum(chunk, prices) for chunk in chunks)
                 parts[part] = parts.get(part, 0) + ns
-        extra = [chunk_ns(terms, self.choices, chunk)[1] - _sum(chunk, terms.backward_ns) for chunk in chunks]
-        parts["recompute"] = parts.get("recompute", 0) + microbatches * sum(extra)
         return {part: int(ns) for part, ns in parts.items() if ns}
 
     def _step_end(self, chunks: Sequence[Contents], work_ns: int) -> dict[str, int]:
@@ -148,4 +147,4 @@ def _total(parts: dict[str, int]) -> int:
 
 
 def _sum(counts: Contents, prices: dict[Piece, int]) -> int:
-    return sum(count * prices[piece] for piece, count in counts.items())
+    return int(priced_total(counts, prices))

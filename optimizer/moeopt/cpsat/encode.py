@@ -14,7 +14,7 @@ from typing import Literal
 
 from ortools.sat.python import cp_model
 
-from moeopt.accounting.pieces import piece_counts, priced_total
+from moeopt.accounting.pieces import priced_total
 from moeopt.candidate import TIE_BREAK, Candidate
 from moeopt.cpsat import prices
 from moeopt.cpsat.constraints import add_constraints
@@ -113,7 +113,6 @@ class Encoding:
         name, stages = f"pp{pp}v{vpp}", range(pp * vpp)
 
         members = [candidate for candidate in self.candidates if candidate.grid == (pp, vpp)]
-        counts = piece_counts(self.problem)
         by_horizon = self.horizon_ns // min(int(item.degrees.num_microbatches) for item in members)
 
         def times(what: str, most: int) -> list[cp_model.IntVar]:
@@ -124,8 +123,10 @@ class Encoding:
 
         return GridVariables(
             placement,
-            times("forward", max(priced_total(counts, item.ledger.time_terms.forward_ns) for item in members)),
-            times("backward", max(priced_total(counts, item.backward_ns) for item in members)),
+            times(
+                "forward", max(priced_total(item.most_pieces, item.ledger.time_terms.forward_ns) for item in members)
+            ),
+            times("backward", max(priced_total(item.most_pieces, item.backward_ns) for item in members)),
             sizes("kept", pp * vpp),
             sizes("passing", pp * vpp),
             sizes("static", pp),

@@ -10,7 +10,7 @@ from itertools import accumulate
 
 from ortools.sat.python import cp_model
 
-from moeopt.accounting.pieces import Piece
+from moeopt.accounting.pieces import Piece, Recomputed
 from moeopt.cpsat.expressions import Expression
 from moeopt.pipeline import PipelineLayout
 from moeopt.problem.architecture import LayerKind
@@ -30,6 +30,7 @@ class Placement:
         last = self.stages - 1
         self.layers = [cp.new_int_var(0, total, f"{self._name}_layers_{s}") for s in range(self.stages)]
         self.mtp = self._mtp_variables()
+        self._prefixes: dict[LayerKind, list[Expression]] = {}
         self.starts = self._starts(total)
         for stage in range(1, self.stages):
             if stage < last:
@@ -44,7 +45,8 @@ class Placement:
         self.counts["mtp"] = [
             self._mtp_layers * self.mtp[stage] if stage in self.mtp else 0 for stage in range(self.stages)
         ]
-        self._present: dict[tuple[Piece, int], cp_model.IntVar] = {}
+        self._present: dict[tuple[Piece, int, int], cp_model.IntVar] = {}
+        self._by_block: dict[int, dict[Piece, list[Expression]]] = {}
 
     def _mtp_variables(self) -> dict[int, cp_model.IntVar]:
         """One literal a stage that may hold the MTP modules: the last chunk of any rank but the first."""
@@ -78,28 +80,61 @@ class Placement:
         return counts
 
     def _prefix(self, kind: LayerKind) -> list[Expression]:
-        layers = self._architecture.layers
-        table = [0, *accumulate(int(layer == kind) for layer in layers)]
-        leading = table[-1]
-        head_only = table == [min(i, leading) for i in range(len(table))]
-        result: list[Expression] = [0]
-        for stage in range(1, self.stages):
-            value = self.cp.new_int_var(0, leading, f"{self._name}_{kind}_before_{stage}")
-            if head_only:
-                self.cp.add_min_equality(value, [self.starts[stage], leading])
-            else:
-                self.cp.add_element(self.starts[stage], table, value)
-            result.append(value)
-        return [*result, table[-1]]
+        """Layers of a kind before each stage, and all of them."""
+        if kind not in self._prefixes:
+            before = [self._before(kind, self.starts[stage], f"before_{stage}") for stage in range(1, self.stages)]
+            self._prefixes[kind] = [0, *before, self._architecture.layers.count(kind)]
+        return self._prefixes[kind]
 
-    def present(self, piece: Piece, stage: int) -> cp_model.IntVar | bool:
+    def _before(self, kind: LayerKind, place: Expression, name: str) -> cp_model.IntVar:
+        """Layers of a kind among the first so many layers."""
+        table = [0, *accumulate(int(layer == kind) for layer in self._architecture.layers)]
+        leading = table[-1]
+        value = self.cp.new_int_var(0, leading, f"{self._name}_{kind}_{name}")
+        if table == [min(i, leading) for i in range(len(table))]:
+            self.cp.add_min_equality(value, [place, leading])
+        else:
+            self.cp.add_element(place, table, value)
+        return value
+
+    def pieces(self, block_layers: int) -> dict[Piece, list[Expression]]:
+        """Count of each piece a stage, when so many of its first layers are recomputed by block (0: none)."""
+        if not block_layers:
+            return self.counts
+        if block_layers not in self._by_block:
+            columns = dict(self.counts)
+            for kind, parts in self._recomputed(block_layers).items():
+                columns[kind] = [held - part for held, part in zip(columns[kind], parts, strict=True)]
+                columns[Recomputed.of(kind)] = parts
+            self._by_block[block_layers] = columns
+        return self._by_block[block_layers]
+
+    def _recomputed(self, block_layers: int) -> dict[LayerKind, list[Expression]]:
+        """How many of each kind the first layers of every stage are: of all kinds but the last those before the place
+        where they end, less those before the stage."""
+        kinds, name = self._architecture.kinds, f"first_{block_layers}"
+        rest: list[Expression] = []
+        for stage, layers in enumerate(self.layers):
+            first = self.cp.new_int_var(0, block_layers, f"{self._name}_{name}_{stage}")
+            self.cp.add_min_equality(first, [layers, block_layers])
+            rest.append(first)
+        ends = [start + first for start, first in zip(self.starts[:-1], rest, strict=True)]
+        found: dict[LayerKind, list[Expression]] = {}
+        for kind in kinds[:-1]:
+            until = [self._before(kind, end, f"{name}_{stage}") for stage, end in enumerate(ends)]
+            found[kind] = [end - start for end, start in zip(until, self._prefix(kind)[:-1], strict=True)]
+            rest = [left - part for left, part in zip(rest, found[kind], strict=True)]
+        found[kinds[-1]] = rest
+        return found
+
+    def present(self, piece: Piece, stage: int, block_layers: int = 0) -> cp_model.IntVar | bool:
         """A literal that is true where the stage holds the piece (it may be true where it does not)."""
-        count = self.counts[piece][stage]
+        count = self.pieces(block_layers)[piece][stage]
         if isinstance(count, int):
             return count > 0
         if piece == "mtp":
             return self.mtp[stage]
-        key = piece, stage
+        key = piece, stage, block_layers
         if key not in self._present:
             literal = self.cp.new_bool_var(f"{self._name}_{piece}_on_{stage}")
             self.cp.add(count <= len(self._architecture.layers) * literal)

@@ -51,7 +51,8 @@ class _Rows:
 
     def counts(self, stage: int) -> Counts:
         """Pieces of one stage."""
-        return {piece: column[stage] for piece, column in self.grid.placement.counts.items()}
+        columns = self.grid.placement.pieces(self.candidate.block_layers)
+        return {piece: column[stage] for piece, column in columns.items()}
 
     def at_least(self, above: Expression, below: Expression, *conditions: cp_model.IntVar) -> None:
         """A row of this candidate."""
@@ -64,7 +65,7 @@ class _Rows:
         self.at_least(self.grid.backward[stage], priced(counts, self.candidate.backward_ns))
         self.at_least(self.grid.kept[stage], priced(counts, self.candidate.kept_bytes) + self.memory.chunk_kept_bytes)
         for piece, passing in self.memory.transient_bytes.items():
-            present = self.grid.placement.present(piece, stage)
+            present = self.grid.placement.present(piece, stage, self.candidate.block_layers)
             if passing and present is not False:
                 self.at_least(self.grid.passing[stage], int(passing) * present)
 

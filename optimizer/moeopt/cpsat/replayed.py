@@ -44,7 +44,7 @@ class ReplayedModel(Encoding):
         """Rows of the pipeline's time, in counts of pieces: without times in between the rows propagate better."""
         candidate = self.candidates[0]
         terms = candidate.ledger.time_terms
-        counts = self.grids[candidate.grid].placement.counts
+        counts = self.grids[candidate.grid].placement.pieces(candidate.block_layers)
         for cut in cuts:
             if cut in self._known:
                 continue

@@ -129,9 +129,12 @@ class _Part:
         self._bases = of[keep], base[keep]
 
     def _open_by_rank(self, index: int, bases: Array, rounds: int) -> list[bool]:
-        """Which base times of a candidate are left; placements met on the way are kept."""
+        """Which base times of a candidate are left; placements met on the way are kept. By block the first layers of a
+        stage have prices of their own, which ways of a rank do not know: all are left."""
         only = np.array([index])
         prices = self.prices.only(only)
+        if prices.by_block:
+            return [True] * len(bases)
         holding = Holding(self.question.problem, self.question.costs.rows(only), self.question.memory_bytes)
         try:
             ranks = ByRank(self.grid, self.rows, prices, holding, self.deepest)

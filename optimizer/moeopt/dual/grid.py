@@ -11,7 +11,7 @@ from moeopt.problem.architecture import LayerKind
 
 Array = NDArray[np.float64]
 Composition = tuple[int, ...]
-"""Layers of a stage by kind, in order of the kinds' first appearance."""
+"""Layers of a stage by kind, in order of the kinds' first appearance; then the same of those recomputed by block."""
 
 
 @dataclass(frozen=True)
@@ -60,13 +60,16 @@ class Grid:
             counts[index + 1, self.kinds.index(layer)] += 1
         return counts
 
-    def compositions(self, chunk: int, deepest: int) -> Iterator[tuple[Composition, bool]]:
-        """What stages of one chunk position may hold, up to `deepest` layers: (layers by kind, whether it begins with
-        the first layer). A stage has at least one layer on each stage before it but the first."""
-        yield (0,) * len(self.kinds), chunk == 0
+    def compositions(self, chunk: int, deepest: int, block_layers: int = 0) -> Iterator[tuple[Composition, bool]]:
+        """What stages of one chunk position may hold, up to `deepest` layers, when so many of the first are recomputed
+        by block: (layers by kind, whether it begins with the first layer). A stage has at least one layer on each stage
+        before it but the first."""
+        yield (0,) * (2 * len(self.kinds)), chunk == 0
         first = max(chunk * self.pp - 1, 0)
         for count in range(1, min(deepest, len(self.layers)) + 1):
-            windows = self._before[count:] - self._before[:-count]
+            starts = np.arange(len(self.layers) + 1 - count)
+            again = self._before[starts + min(count, block_layers)] - self._before[starts]
+            windows = np.hstack([self._before[starts + count] - self._before[starts], again])
             for composition in dict.fromkeys(map(tuple, windows[first:].tolist())):
                 yield composition, False
             if chunk == 0:

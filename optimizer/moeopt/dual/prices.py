@@ -159,9 +159,15 @@ class Prices:
     """Candidates of one schedule (the leading axis)."""
 
     kinds: Array
-    """Candidates x kinds x measures."""
+    """Candidates x kinds x measures: layers that are not recomputed by block."""
+    again: Array
+    """Candidates x kinds x measures: what recomputing a layer by block adds."""
     layers: Array
-    """Candidates x measures x (layers + 1): sums over the first layers."""
+    """Candidates x measures x (layers + 1): sums over the first layers, ..."""
+    layers_again: Array
+    """... and of what recomputing these adds."""
+    block_layers: NDArray[np.int64]
+    """The first layers of every stage that a candidate recomputes by block."""
     embedding: Array
     """Candidates x measures, as `mtp` (all modules together) and `loss`."""
     mtp: Array
@@ -191,15 +197,18 @@ class Prices:
             return np.stack([np.broadcast_to(np.asarray(value, dtype=float), (size,)) for value in found], axis=1)
 
         by_kind = np.stack([measures(kind) for kind in grid.kinds], axis=1)
-        order = [grid.kinds.index(layer) for layer in grid.layers]
-        sums = np.cumsum(by_kind[:, order], axis=1)
-        layers = np.concatenate([np.zeros((size, 1, MEASURES)), sums], axis=1).transpose(0, 2, 1)
+        again = np.zeros_like(by_kind)
+        for index, kind in enumerate(grid.kinds):
+            again[:, index, 1], again[:, index, 3] = costs.added_ns[kind], -costs.freed_bytes[kind]
         mtp = grid.mtp_layers * measures("mtp") if grid.mtp_layers else np.zeros((size, MEASURES))
         hop_ns = np.asarray(costs.hop_ns, dtype=float)
         pipeline = time_ns - end_ns if rows.timed else np.full(size, _UNIT_NS)
         return cls(
             by_kind,
-            layers,
+            again,
+            sums_over_layers(grid, by_kind),
+            sums_over_layers(grid, again),
+            np.broadcast_to(np.asarray(costs.block_layers), (size,)),
             measures("embedding"),
             mtp,
             measures("loss"),
@@ -220,11 +229,29 @@ class Prices:
         """Measures of every stage of one placement a candidate: candidates x stages x measures. `counts` are layers a
         stage, `ending` the stage of the MTP modules."""
         ends = np.cumsum(counts, axis=1)
-        every = np.arange(len(counts))
-        held = self.layers[every[:, None], :, ends] - self.layers[every[:, None], :, ends - counts]
+        every, starts = np.arange(len(counts)), ends - counts
+        held = self.layers[every[:, None], :, ends] - self.layers[every[:, None], :, starts]
+        if self.by_block:
+            covered = starts + np.minimum(counts, self.block_layers[:, None])
+            held += self.layers_again[every[:, None], :, covered] - self.layers_again[every[:, None], :, starts]
         held[:, 0] += self.embedding
         held[:, -1] += self.loss
         held[every, ending] += self.mtp
+        return np.asarray(held)
+
+    @property
+    def by_block(self) -> bool:
+        """Whether any candidate recomputes layers by block."""
+        return bool(self.block_layers.any())
+
+    def windows(self, count: int) -> Array:
+        """Measures of every stage of so many layers, without other pieces: candidates x measures x first layers."""
+        held = self.layers[:, :, count:] - self.layers[:, :, :-count]
+        if self.by_block:
+            size = held.shape[2]
+            covered = np.minimum(self.block_layers, count)[:, None] + np.arange(size)
+            held = held + np.take_along_axis(self.layers_again, covered[:, None], axis=2)
+            held -= self.layers_again[:, :, :size]
         return np.asarray(held)
 
     def only(self, index: NDArray[Any]) -> "Prices":
@@ -238,6 +265,12 @@ def ub2_at(rows: Rows, base_ns: Array, stage_ns: Array) -> Array:
     excess = np.maximum(stage_ns - base_ns[:, None], 0).reshape(len(stage_ns), vpp, pp)
     waves = rows.waves * excess.max(axis=2).sum(axis=1) + rows.rounds * excess.sum(axis=(1, 2))
     return np.asarray(rows.span * base_ns + waves)
+
+
+def sums_over_layers(grid: Grid, by_kind: Array) -> Array:
+    """Candidates x measures x (layers + 1): sums over the first layers of prices by kind."""
+    sums = np.cumsum(by_kind[:, [grid.kinds.index(layer) for layer in grid.layers]], axis=1)
+    return np.concatenate([np.zeros_like(by_kind[:, :1]), sums], axis=1).transpose(0, 2, 1)
 
 
 def _measures(costs: Costs, piece: Piece) -> tuple[object, ...]:

@@ -27,20 +27,26 @@ def most_by_time(tables: Tables, upper_ns: Array) -> Array:
 
 
 def most_by_memory(tables: Tables) -> Array:
-    """Rows x ranks: for every memory row of a rank, as many layers as fit into its chunks, the cheapest chunk first and
-    no more a chunk than the deepest stage holds."""
+    """Rows x ranks: for every memory row of a rank, as many layers as fit into its chunks, the cheapest first, and no
+    more a chunk than the deepest stage holds. By block, as many of these as a chunk recomputes come cheaper."""
     mine, rows, pp = tables.prices, tables.rows, tables.grid.pp
     deepest = len(tables.stages[0].before) - 1 if tables.stages else len(tables.grid.layers)
+    block = np.minimum(mine.block_layers, deepest)[:, None, None]
     static, kept = ((mine.kinds[:, :, 4] * mine.kinds[:, :, measure]).sum(axis=1) for measure in (2, 3))
+    freed = np.maximum(-(mine.kinds[:, :, 4] * mine.again[:, :, 3]).sum(axis=1), 0.0)
     flight = rows.flight.reshape(len(rows.flight), tables.grid.vpp, pp)
     of = rows.resident[:, :pp].argmax(axis=1)
     own = np.sort(flight[np.arange(len(of)), :, of], axis=1)
-    price = static[:, None, None] + kept[:, None, None] * own
+    full = static[:, None, None] + kept[:, None, None] * own
+    price = np.concatenate([full - freed[:, None, None] * own, full], axis=2)
+    order = np.argsort(price, axis=2, kind="stable")
+    units = np.concatenate([np.broadcast_to(block, full.shape), np.broadcast_to(deepest - block, full.shape)], axis=2)
+    price, units = np.take_along_axis(price, order, axis=2), np.take_along_axis(units, order, axis=2)
     room = mine.room.copy()
     for stage, piece in ((0, mine.embedding), (-1, mine.loss)):
         room -= piece[:, 2:3] * rows.resident[:, stage] + piece[:, 3:4] * rows.flight[:, stage]
-    before = np.cumsum(deepest * price, axis=2) - deepest * price
-    held = np.clip((room[:, :, None] * (1 + SLACK) - before) // np.maximum(price, 1), 0, deepest).sum(axis=2)
+    before = np.cumsum(units * price, axis=2) - units * price
+    held = np.clip((room[:, :, None] * (1 + SLACK) - before) // np.maximum(price, 1), 0, units).sum(axis=2)
     most = np.full((len(room), pp), np.inf)
     np.minimum.at(most.T, of, np.where(room < 0, -1, held).T)
     return most

@@ -27,6 +27,9 @@ class Stage:
 
     before: Index
     """Layers of the stage x band after it."""
+    covered: Index | None
+    """Rows x layers x band after: where its layers that are recomputed by block end, from the first of all; None where
+    no row has any."""
     price: Array
     """Rows x layers x band after: what it adds to UB2; NEVER where it leads nowhere."""
     blocked: Mask
@@ -36,7 +39,8 @@ class Stage:
 
     def only(self, mask: Mask) -> "Stage":
         """Some of the rows."""
-        return replace(self, price=self.price[mask], blocked=self.blocked[mask], held=self.held[mask])
+        covered = None if self.covered is None else self.covered[mask]
+        return replace(self, covered=covered, price=self.price[mask], blocked=self.blocked[mask], held=self.held[mask])
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,8 @@ class Ending:
     stage: int
     before: Index
     """For every number of layers of the stage: where in the band before it one comes from."""
+    covered: Index | None
+    """Rows x layers: as of a stage."""
     price: Array
     """Rows x layers."""
     blocked: Mask
@@ -57,7 +63,7 @@ class Ending:
     def only(self, mask: Mask) -> "Ending":
         """Some of the rows."""
         parts = {name: getattr(self, name)[mask] for name in ("price", "blocked", "held", "late")}
-        return replace(self, **parts)
+        return replace(self, covered=None if self.covered is None else self.covered[mask], **parts)
 
 
 @dataclass(frozen=True)
@@ -103,6 +109,18 @@ class Tables:
         first, last = self.low[stage], self.high[stage + 1] + 1
         return np.asarray(np.einsum("rm,rml->rl", weight, self.prices.layers[:, :, first:last]))
 
+    def again(self, stage: int, weight: Array, table: Stage | Ending) -> Array | float:
+        """What recomputing by block adds to the cost of a stage: rows x the shape of the table."""
+        if table.covered is None:
+            return 0.0
+        sums = np.einsum("rm,rml->rl", weight, self.prices.layers_again)
+        return np.asarray(_at(sums, table.covered) - sums[:, table.before + self.low[stage]])
+
+
+def _at(sums: Array, places: Index) -> Array:
+    """Sums (rows x layers) at places of each row (rows x any shape)."""
+    return np.take_along_axis(sums, places.reshape(len(places), -1), axis=1).reshape(places.shape)
+
 
 @dataclass(frozen=True)
 class _Build:
@@ -128,8 +146,21 @@ class _Build:
         base = self.base_ns.reshape(-1, *[1] * (time.ndim - 1))
         return np.asarray(self.rows.rounds * np.maximum(time - base, 0.0))
 
-    def _time(self, layers: Index) -> Array:
-        return np.asarray(self.prices.layers[:, 0, layers] + self.prices.layers[:, 1, layers])
+    def _time(self, start: Index, end: Index) -> Array:
+        """Time of a stage with the layers from one place to another."""
+        total = self.prices.layers[:, 0] + self.prices.layers[:, 1]
+        time = total[:, end] - total[:, start]
+        covered = self._covered(start, end)
+        if covered is not None:
+            again = self.prices.layers_again[:, 0] + self.prices.layers_again[:, 1]
+            time = time + _at(again, covered) - again[:, start]
+        return np.asarray(time)
+
+    def _covered(self, start: Index, end: Index) -> Index | None:
+        if not self.prices.by_block:
+            return None
+        block = self.prices.block_layers.reshape(-1, *[1] * start.ndim)
+        return np.asarray(start + np.clip(end - start, 0, block))
 
     def stage(self, stage: int) -> Stage:
         counts = np.arange(self.deepest + 1)[:, None]
@@ -137,10 +168,12 @@ class _Build:
         start = after - counts
         allowed = (start >= self.low[stage]) & (start <= self.high[stage]) & (counts >= self.grid.fewest(stage))
         start = np.where(allowed, start, self.low[stage])
+        end = np.broadcast_to(after, start.shape)
         held = self._special(stage, False)
-        time = self._time(np.broadcast_to(after, start.shape)) - self._time(start) + duration_ns(held)[:, None, None]
+        time = self._time(start, end) + duration_ns(held)[:, None, None]
         blocked = time[:, None] > self.tops[stage // self.grid.pp][:, :, None, None]
-        return Stage(start - self.low[stage], np.where(allowed, self._excess(time), NEVER), blocked, held)
+        price = np.where(allowed, self._excess(time), NEVER)
+        return Stage(start - self.low[stage], self._covered(start, end), price, blocked, held)
 
     def ending(self, stage: int) -> Ending:
         total, last = len(self.grid.layers), self.grid.stages - 1
@@ -149,8 +182,9 @@ class _Build:
         start = np.where(allowed, start, self.low[stage])
         held = self._special(stage, True)
         late = self._special(last, False) if stage < last else np.zeros_like(held)
-        time = self._time(np.full_like(start, total)) - self._time(start) + duration_ns(held)[:, None]
+        end = np.full_like(start, total)
+        time = self._time(start, end) + duration_ns(held)[:, None]
         price = np.where(allowed, self._excess(time) + self._excess(duration_ns(late))[:, None], NEVER)
         highest = np.maximum(time, duration_ns(late)[:, None])
         blocked = highest[:, None, :] > self.tops[-1][:, :, None]
-        return Ending(stage, start - self.low[stage], price, blocked, held, late)
+        return Ending(stage, start - self.low[stage], self._covered(start, end), price, blocked, held, late)

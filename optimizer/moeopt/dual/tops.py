@@ -18,21 +18,32 @@ SLACK = 1e-9
 def deepest_stage(grid: Grid, prices: Prices) -> int:
     """Most layers of a stage within the longest time and the bytes of any candidate; one micro-batch at least is in
     flight on each stage at some time."""
-    times = prices.layers[:, 0] + prices.layers[:, 1]
-    bytes_ = prices.layers[:, 2] + prices.layers[:, 3]
     room = prices.room.max(axis=1)
     for count in range(1, len(grid.layers) + 1):
-        shortest = (times[:, count:] - times[:, :-count]).min(axis=1)
-        lightest = (bytes_[:, count:] - bytes_[:, :-count]).min(axis=1)
+        held = prices.windows(count)
+        shortest = (held[:, 0] + held[:, 1]).min(axis=1)
+        lightest = (held[:, 2] + held[:, 3]).min(axis=1)
         if ((shortest > prices.longest_ns) | (lightest > room)).all():
             return count - 1
     return len(grid.layers)
 
 
 def _stage_times(grid: Grid, prices: Prices, chunk: int, deepest: int) -> Array:
-    """Every time that a stage of a chunk position may take: candidates x times."""
-    kinds = duration_ns(prices.kinds)
-    listed = list(grid.compositions(chunk, deepest))
+    """Every time that a stage of a chunk position may take: candidates x times, `inf` where a candidate has fewer."""
+    if not prices.by_block:
+        return _times_under(grid, prices, chunk, deepest, 0)
+    groups = [(block, prices.block_layers == block) for block in np.unique(prices.block_layers).tolist()]
+    found = [(mask, _times_under(grid, prices.only(mask), chunk, deepest, block)) for block, mask in groups]
+    result = np.full((len(prices.block_layers), max(times.shape[1] for _, times in found)), np.inf)
+    for mask, times in found:
+        result[mask, : times.shape[1]] = times
+    return result
+
+
+def _times_under(grid: Grid, prices: Prices, chunk: int, deepest: int, block_layers: int) -> Array:
+    """The same of candidates that recompute so many layers by block."""
+    kinds = np.hstack([duration_ns(prices.kinds), duration_ns(prices.again)])
+    listed = list(grid.compositions(chunk, deepest, block_layers))
     layers = kinds @ np.array([composition for composition, _ in listed], dtype=float).T
     begins = np.array([begin for _, begin in listed])
     embedding, mtp, loss = (duration_ns(piece)[:, None] for piece in (prices.embedding, prices.mtp, prices.loss))

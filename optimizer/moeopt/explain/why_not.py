@@ -52,10 +52,7 @@ def why_not(
         check(held)
     except InputError as error:
         return _refused(problem, layout, given, str(error))
-    try:
-        answer = solve(held, **{**settings, **_PLAINLY})
-    except InputError as error:  # decisions that are evaluated, not searched
-        return _of(given, "undecided", f"{error}.")
+    answer = solve(held, **{**settings, **_PLAINLY})
     if answer["status"] == "infeasible":
         return _impossible(problem, given, held)
     if answer["status"] == "unknown":

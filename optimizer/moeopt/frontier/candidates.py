@@ -9,7 +9,6 @@ from math import inf
 import numpy as np
 from numpy.typing import NDArray
 
-from moeopt.accounting.pieces import piece_counts
 from moeopt.candidate import Candidate
 from moeopt.constraints.placements import obeys
 from moeopt.cpsat.encode import Encoding
@@ -226,7 +225,7 @@ def _slowest_ns(candidate: Candidate) -> int:
     that slow down its proof."""
     schedule, terms = candidate.schedule, candidate.ledger.time_terms
     forward, backward = terms.forward_ns, candidate.backward_ns
-    work = sum(count * (forward[piece] + backward[piece]) for piece, count in piece_counts(candidate.problem).items())
+    work = sum(count * (forward[piece] + backward[piece]) for piece, count in candidate.most_pieces.items())
     hops = max(row.hops for row in lower_bound_rows(*schedule))
     return int(schedule[2] * work + hops * terms.hop_ns + longest_end_ns(candidate))
 

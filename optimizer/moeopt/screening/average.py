@@ -1,8 +1,10 @@
 """Bounds on the fullest rank's bytes from weighted means over ranks, valid for every placement."""
 
+from collections.abc import Iterator, Mapping
+
 import numpy as np
 
-from moeopt.accounting.pieces import piece_counts
+from moeopt.accounting.pieces import Piece, piece_counts
 from moeopt.arithmetic import Number, maximum, minimum
 from moeopt.layout import Degrees
 from moeopt.problem.architecture import LayerKind
@@ -12,7 +14,8 @@ from moeopt.screening.limits import Column
 
 
 def memory_bound(problem: Problem, degrees: Degrees, costs: Costs) -> Column:
-    """Bytes that the fullest rank of these rows needs at least, however layers are placed.
+    """Bytes that the fullest rank of these rows needs at least, however layers are placed. Layers have a price each
+    here (`first_layers.by_layer`).
 
     Any weighted mean over ranks bounds the maximum from below. The weights make every rank equally full when each holds
     its share of the commonest layer kind; a rank's other pieces count at the rank where they are cheapest. What running
@@ -22,24 +25,53 @@ def memory_bound(problem: Problem, degrees: Degrees, costs: Costs) -> Column:
     counts = piece_counts(problem)
     main = _commonest(problem)
     rows = len(degrees.pp)
-    weights, running = np.zeros(rows), np.zeros(rows)
+    weights, running, chunks = np.zeros(rows), np.zeros(rows), np.zeros(rows)
     cheapest = {piece: np.full(rows, np.inf) for piece in counts}
-    for rank in range(int(np.max(degrees.pp, initial=1))):
-        active = rank < degrees.pp
-        flight = _flight_at_least(degrees, minimum(rank, degrees.pp - 1))
-        scale = np.where(active, 1.0 / np.maximum(costs.static[main] + flight * costs.kept[main], 1), 0.0)
+    for rank, flight, scale in _weighted_ranks(degrees, costs, main):
+        active = scale > 0
         weights += scale
+        chunks += scale * flight * degrees.vpp * costs.chunk_kept
         inner = (rank > 0) & (rank < degrees.pp - 1)
         running += np.where(inner, scale * costs.layer, np.where(rank == degrees.pp - 1, scale * costs.loss, 0.0))
         for piece in counts:
             price = scale * (costs.static[piece] + flight * costs.kept[piece])
             np.minimum(cheapest[piece], np.where(active, price, np.inf), out=cheapest[piece])
-    mean = sum(count * cheapest[piece] for piece, count in counts.items()) + running
+    mean = sum(count * cheapest[piece] for piece, count in counts.items()) + running + chunks
     return np.asarray(_floored(mean / weights) + costs.fixed)
 
 
-def chunked_memory_bound(problem: Problem, degrees: Degrees, costs: Costs, longest_ns: Column) -> Column:
-    """The same for interleaved rows none of whose chunks takes longer than `longest_ns`; zero where vpp is 1.
+def least_recomputed(
+    problem: Problem, degrees: Degrees, costs: Costs, densest: Mapping[Piece, Number], longest_ns: Column, most: int
+) -> Column:
+    """Layers that must be recomputed by block, all stages together, for the fullest rank to have no more than `most`
+    bytes: with none recomputed it has at least what the two bounds say, and each one lowers them by no more than what
+    it frees where that weighs most. (All of them where more would have to be: then none of the placements fits.)"""
+    main = _commonest(problem)
+    weights, heaviest = np.zeros(len(degrees.pp)), np.zeros(len(degrees.pp))
+    for _, flight, scale in _weighted_ranks(degrees, costs, main):
+        weights += scale
+        np.maximum(heaviest, scale * flight, out=heaviest)
+    freed = np.maximum(costs.most_freed_bytes, 1)
+    over = np.maximum(memory_bound(problem, degrees, costs) - most, 0) * weights / (heaviest * freed)
+    chunked = np.maximum(chunked_memory_bound(problem, degrees, costs, densest, longest_ns) - most, 0)
+    deep = minimum(degrees.num_microbatches, degrees.interleave_group)
+    layers = np.maximum(over, chunked * degrees.pp / (deep * freed))
+    return _floored(np.minimum(layers, problem.architecture.num_hidden_layers))
+
+
+def _weighted_ranks(degrees: Degrees, costs: Costs, main: LayerKind) -> Iterator[tuple[int, Column, Column]]:
+    """(rank, micro-batches in flight at least, weight) of every rank; no weight where a row has fewer ranks."""
+    for rank in range(int(np.max(degrees.pp, initial=1))):
+        flight = _flight_at_least(degrees, minimum(rank, degrees.pp - 1))
+        weight = 1.0 / np.maximum(costs.static[main] + flight * costs.kept[main], 1)
+        yield rank, np.asarray(flight), np.where(rank < degrees.pp, weight, 0.0)
+
+
+def chunked_memory_bound(
+    problem: Problem, degrees: Degrees, costs: Costs, densest: Mapping[Piece, Number], longest_ns: Column
+) -> Column:
+    """The same for interleaved rows none of whose chunks takes longer than `longest_ns`; zero where vpp is 1. `densest`
+    are bytes that no layer of a kind keeps more than for each nanosecond that it takes.
 
     In the vector at the end of the warm-up a rank holds min(group, M) micro-batches of every chunk but the last, and
     min(group, M, 2 (pp - 1 - rank) + 1) of the last, so only the layers of last chunks come off cheaper, and in the
@@ -53,17 +85,17 @@ def chunked_memory_bound(problem: Problem, degrees: Degrees, costs: Costs, longe
     for rank in range(int(np.max(degrees.pp, initial=1))):
         last = minimum(deep, 2 * maximum(degrees.pp - 1 - rank, 0) + 1)
         saved += np.where(rank < degrees.pp, deep - last, 0)
-    densest: Number = 0.0
+    most: Number = 0.0
     for kind in problem.architecture.kinds:
         final = max(index for index, layer in enumerate(problem.architecture.layers) if layer == kind)
         reaches = final >= (degrees.vpp - 1) * degrees.pp - 1
-        densest = maximum(densest, np.where(reaches, costs.kept[kind] / maximum(costs.time[kind], 1), 0.0))
-    held: Number = 0
+        most = maximum(most, np.where(reaches, densest[kind], 0.0))
+    held: Number = deep * degrees.pp * degrees.vpp * costs.chunk_kept
     for piece, count in counts.items():
         flight = 1 if piece in ("mtp", "loss") else deep
         held = held + count * (costs.static[piece] + flight * costs.kept[piece])
     running = (degrees.pp - 1) * costs.layer + maximum(costs.loss, costs.layer)
-    mean = (held + running - saved * longest_ns * densest) / degrees.pp
+    mean = (held + running - saved * (longest_ns * most + maximum(costs.chunk_kept, 0))) / degrees.pp
     return np.where(degrees.vpp > 1, _floored(mean) + costs.fixed, 0)
 
 

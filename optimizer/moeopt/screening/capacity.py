@@ -38,6 +38,10 @@ class Ceilings:
     rank_ns: Column
     memory_bytes: int
 
+    def rows(self, index: NDArray[np.int64]) -> "Ceilings":
+        """Some of the rows."""
+        return Ceilings(self.chunk_ns[index], self.rank_ns[index], self.memory_bytes)
+
 
 _MOST_CELLS = 2**21
 """Entries of one array: larger groups of rows are taken in parts."""
@@ -53,9 +57,8 @@ def can_hold(
         part = max(_MOST_CELLS // (pp * vpp * (vpp + 2)), 1)
         for first in range(0, len(chosen), part):
             index = chosen[first : first + part]
-            rows = Ceilings(ceilings.chunk_ns[index], ceilings.rank_ns[index], ceilings.memory_bytes)
             flight = _flights(pp, vpp, degrees, index, ep_overlap)
-            result[index] = _Ranks(problem, costs.rows(index), rows, flight).enough()
+            result[index] = _Ranks(problem, costs.rows(index), ceilings.rows(index), flight).enough()
     return result
 
 

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from moeopt.accounting.memory.persistent import Feature
 from moeopt.accounting.memory.terms import MemoryTerms
-from moeopt.accounting.pieces import Piece
-from moeopt.arithmetic import Number, minimum
+from moeopt.accounting.pieces import Piece, Recomputed
+from moeopt.arithmetic import Number, maximum, minimum
 from moeopt.problem.architecture import LayerKind
 
 
@@ -18,7 +18,9 @@ from moeopt.problem.architecture import LayerKind
 class Costs:
     """What the pieces of some rows cost: bytes that stay, bytes that one micro-batch in flight keeps, nanoseconds of
     one micro-batch (and of its forward pass), bytes that pass; by piece. Then bytes of a chunk in flight; bytes once on
-    any rank, for each of its chunks, and by what it has (a feature); ns of a hop. All columns."""
+    any rank, for each of its chunks, and by what it has (a feature); ns of a hop. Then full recompute by block: how many
+    of a stage's first layers it covers (0: there is none), and, by kind, what one of these adds to the time and takes
+    off the bytes kept. All columns."""
 
     static: Mapping[Piece, Number]
     kept: Mapping[Piece, Number]
@@ -30,6 +32,9 @@ class Costs:
     chunk_fixed: Number
     present: Mapping[Feature, Number]
     hop_ns: Number
+    block_layers: Number
+    added_ns: Mapping[Piece, Number]
+    freed_bytes: Mapping[Piece, Number]
 
     @classmethod
     def of(
@@ -40,28 +45,43 @@ class Costs:
         rows: int,
         forward_ns: Mapping[Piece, Number] | None = None,
         hop_ns: Number = 0,
+        block_layers: int = 0,
+        full_recompute_ns: Mapping[Piece, Number] | None = None,
     ) -> "Costs":
-        """As columns of so many rows. `kept` is what one micro-batch in flight keeps under the recompute setting."""
+        """As columns of so many rows. `kept` is what one micro-batch in flight keeps under the recompute setting; by
+        block, what pieces that are not recomputed do. Then what passes in a layer is what does in a recomputed one:
+        every stage with layers begins with it."""
+        kinds = [piece for piece in kept if isinstance(piece, LayerKind)]
         passing = {piece: size - terms.queued_bytes.get(piece, 0) for piece, size in terms.transient_bytes.items()}
+        again: dict[Piece, Piece] = {kind: Recomputed.of(kind) if block_layers else kind for kind in kinds}
         costs = cls(
-            {piece: _static_bytes(terms, piece) for piece in terms.kept_bytes},
+            {piece: _static_bytes(terms, piece) for piece in kept},
             kept,
             piece_ns,
             forward_ns or {},
-            passing,
+            {piece: passing[again.get(piece, piece)] for piece in kept},
             terms.chunk_kept_bytes,
             terms.overhead_bytes,
             terms.chunk_fixed_bytes,
             terms.present_bytes,
             hop_ns,
+            block_layers,
+            {kind: (full_recompute_ns or {}).get(kind, 0) for kind in kinds},
+            {kind: terms.kept_bytes[kind] - terms.kept_bytes[piece] for kind, piece in again.items()},
         )
         return costs.map(lambda value: np.broadcast_to(np.asarray(value, dtype=np.int64), (rows,)))
 
     @property
+    def most_freed_bytes(self) -> Number:
+        """What a layer recomputed by block takes off the bytes kept at most, no less than nothing."""
+        first, *rest = self.freed_bytes.values()
+        return maximum(first, *rest, 0)
+
+    @property
     def passing_layer(self) -> Number:
         """What passes in any decoder layer at least."""
-        sizes = [size for piece, size in self.passing.items() if piece not in ("embedding", "loss")]
-        return minimum(sizes[0], *sizes[1:])
+        first, *rest = (size for piece, size in self.passing.items() if isinstance(piece, LayerKind))
+        return minimum(first, *rest)
 
     def once(self, features: Iterable[Feature]) -> Number:
         """Bytes once on a rank with all of these."""
@@ -85,8 +105,8 @@ class Costs:
 
     @property
     def layer(self) -> Number:
-        """What a rank that runs a layer holds besides what layers keep."""
-        return self.passing_layer + self.with_layer
+        """What a rank that runs a layer, or the MTP modules, holds besides what these keep."""
+        return minimum(self.passing_layer, self.passing.get("mtp", self.passing_layer)) + self.with_layer
 
     @property
     def loss(self) -> Number:

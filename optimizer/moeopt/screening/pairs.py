@@ -7,15 +7,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from moeopt.accounting.pieces import piece_counts, priced_total
 from moeopt.constraints.guide import allowed
 from moeopt.layout import Choices, Degrees, Recompute
 from moeopt.problem.problem import Problem
 from moeopt.schedule.chunk_cap import longest_chunk_ns, longest_rank_ns
-from moeopt.screening.average import chunked_memory_bound, memory_bound
+from moeopt.screening.average import chunked_memory_bound, least_recomputed, memory_bound
 from moeopt.screening.capacity import Ceilings, can_hold
 from moeopt.screening.costs import Costs
+from moeopt.screening.first_layers import by_layer, densest, least
 from moeopt.screening.limits import Column, Limits
-from moeopt.screening.work import Work
+from moeopt.screening.work import Work, time_bound
 from moeopt.space import concatenate, select
 
 
@@ -55,15 +57,47 @@ class Pair:
 
 def bounded(problem: Problem, pairs: Sequence[Pair], limits: Limits) -> list[Pair]:
     """What is left of the pairs within limits, with their memory bounds: by these, then by counting rank by rank."""
+    pairs = [_with_recomputed(problem, pair, limits) for pair in pairs]
+    pairs = [pair for pair in pairs if pair.size]
     if not pairs:
         return []
     rows = Joined(pairs, limits)
-    memory = np.maximum(
-        memory_bound(problem, rows.degrees, rows.costs),
-        chunked_memory_bound(problem, rows.degrees, rows.costs, rows.chunk_ns),
+    memory = np.maximum.reduce(
+        [
+            bound
+            for costs in by_layer(rows.costs, rows.chunk_ns)
+            for bound in (
+                memory_bound(problem, rows.degrees, costs),
+                chunked_memory_bound(problem, rows.degrees, costs, densest(rows.costs), rows.chunk_ns),
+            )
+        ]
     )
     known = [replace(pair, memory=part) for pair, part in zip(pairs, rows.split(memory), strict=True)]
     return tightened(problem, known, limits)
+
+
+def _with_recomputed(problem: Problem, pair: Pair, limits: Limits) -> Pair:
+    """By block, how many layers are recomputed depends on the placement: what memory asks for is work too. Rows whose
+    time is above the limit then are left out."""
+    if not pair.recompute.block_layers:
+        return pair
+    longest, _ = longest_ns(pair.degrees, pair.work, limits)
+    dense, costs = densest(pair.costs), pair.costs
+    layers = least_recomputed(problem, pair.degrees, costs, dense, longest, limits.memory_bytes)
+    counts = piece_counts(problem)
+    plain = priced_total(counts, {piece: costs.time[piece] - costs.forward[piece] for piece in counts})
+    work = pair.work.at_least(plain + layers * least(costs.added_ns))
+    time = {**costs.time, **by_layer(costs, longest)[0].time}
+    bound = time_bound(
+        pair.degrees,
+        work,
+        costs.hop_ns,
+        [(count, time[piece]) for piece, count in counts.items()],
+        pair.mode.overlap.ep_all_to_all,
+        limits.replayed,
+    )
+    found = replace(pair, work=work, time=np.maximum(pair.time, bound))
+    return found.only(found.time <= limits.time_of(pair.degrees))
 
 
 def tightened(problem: Problem, pairs: Sequence[Pair], limits: Limits) -> list[Pair]:
@@ -79,9 +113,28 @@ def tightened(problem: Problem, pairs: Sequence[Pair], limits: Limits) -> list[P
     rows = Joined(near, limits)
     overlap = np.concatenate([np.full(pair.size, pair.mode.overlap.ep_all_to_all) for pair in near])
     ceilings = Ceilings(rows.chunk_ns, rows.rank_ns, limits.memory_bytes)
-    can = can_hold(problem, rows.degrees, rows.costs, ceilings, overlap)
+    all_rows, *others = by_layer(rows.costs, rows.chunk_ns)
+    can = can_hold(problem, rows.degrees, all_rows, ceilings, overlap)
+    for costs in others:
+        index = np.flatnonzero(can & (costs.block_layers > 0))
+        can[index] = can_hold(
+            problem, select(rows.degrees, index), costs.rows(index), ceilings.rows(index), overlap[index]
+        )
     left = [pair.only(mask) for pair, mask in zip(near, rows.split(can), strict=True)]
     return [pair for pair in left if pair.size]
+
+
+def longest_ns(degrees: Degrees, work: Work, limits: Limits) -> tuple[Column, Column]:
+    """The longest chunk and the longest rank (ns, one micro-batch) of any placement within the limits."""
+    total_ns = np.asarray(work.forward_ns + work.backward_ns)
+    left_ns = limits.time_of(degrees) - work.end_ns
+    if limits.replayed:
+        # A replayed step is at least what each rank does.
+        share = left_ns // degrees.num_microbatches
+        return share, share
+    shape = (degrees.pp, degrees.vpp, degrees.num_microbatches)
+    chunk_ns = longest_chunk_ns(*shape, degrees.interleave_group, total_ns, left_ns)
+    return chunk_ns, longest_rank_ns(*shape, total_ns, left_ns)
 
 
 class Joined:
@@ -93,15 +146,7 @@ class Joined:
         self.costs = Costs.concatenate([pair.costs for pair in pairs])
         self._ends = np.cumsum([pair.size for pair in pairs])[:-1]
         self.work = Work.concatenate([pair.work for pair in pairs])
-        total_ns = np.asarray(self.work.forward_ns + self.work.backward_ns)
-        left_ns = limits.time_of(self.degrees) - self.work.end_ns
-        shape = (self.degrees.pp, self.degrees.vpp, self.degrees.num_microbatches)
-        self.chunk_ns = self.rank_ns = left_ns // self.degrees.num_microbatches
-        """A replayed step is at least what each rank does."""
-        if limits.replayed:
-            return
-        self.chunk_ns = longest_chunk_ns(*shape, self.degrees.interleave_group, total_ns, left_ns)
-        self.rank_ns = longest_rank_ns(*shape, total_ns, left_ns)
+        self.chunk_ns, self.rank_ns = longest_ns(self.degrees, self.work, limits)
 
     def split(self, column: NDArray[Any]) -> list[NDArray[Any]]:
         """A column of all rows by pair."""

@@ -169,14 +169,14 @@ class Screening:
         degrees = select(degrees, _legal_degrees(self.problem, degrees, mode))
         if not len(degrees.tp):
             return
-        table = RecomputeTable(self.problem, degrees, mode)
+        table = RecomputeTable(self.problem, degrees, mode, limits)
         limit_ns = limits.time_of(degrees)
         for recompute in settings:
             choices = _with(mode, recompute)
             if not choices_legal(self.problem, choices):
                 continue
             time = table.time_bound(recompute, limits.replayed)
-            keep = time <= limit_ns
+            keep = (time <= limit_ns) & ((recompute.num_layers or 0) <= table.deepest(recompute))
             if keep.any():
                 keep[keep] &= legal_rows(self.problem, select(degrees, keep), choices)
             if keep.any():

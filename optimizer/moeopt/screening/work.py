@@ -1,7 +1,7 @@
 """Bounds on the step time from the work of all pieces together, valid for every placement."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,17 +30,29 @@ class Work:
 
     @classmethod
     def of(
-        cls, problem: Problem, degrees: Degrees, time: TimeTerms, memory: MemoryTerms, added_ns: Number = 0
+        cls,
+        problem: Problem,
+        degrees: Degrees,
+        time: TimeTerms,
+        memory: MemoryTerms,
+        added_ns: Number = 0,
+        most_added_ns: Number | None = None,
     ) -> "Work":
         """From the terms, and what recomputing adds to the backward pass. The end is convex in a rank's elements and
-        time, so the worst rank is no better than the mean one; a longer backward pass hides more of it."""
+        time, so the worst rank is no better than the mean one; a longer backward pass hides more of it: where
+        `added_ns` is a bound, no more is added than `most_added_ns`."""
         counts = piece_counts(problem)
         forward = priced_total(counts, time.forward_ns)
         backward = priced_total(counts, time.backward_ns) + added_ns
         dense = priced_total(counts, memory.dense_elements) // degrees.pp
         expert = priced_total(counts, memory.expert_elements) // degrees.pp
-        end = step_end_ns(time, dense, expert, ceil_div(forward + backward, degrees.pp))
+        longer = 0 if most_added_ns is None else most_added_ns - added_ns
+        end = step_end_ns(time, dense, expert, ceil_div(forward + backward + longer, degrees.pp))
         return cls(forward, backward, maximum(sum(end.values()) - _ROUNDING_NS, 0))
+
+    def at_least(self, backward_ns: Number) -> "Work":
+        """The same with no less time for the backward passes."""
+        return replace(self, backward_ns=maximum(self.backward_ns, backward_ns))
 
     @classmethod
     def concatenate(cls, parts: Sequence["Work"]) -> "Work":

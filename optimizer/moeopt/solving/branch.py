@@ -5,14 +5,16 @@ the others; what is left is given to CP-SAT, which places its layers within the 
 is. Candidates that reach exactly the best value are collected, and the tie among them is broken by further goals.
 """
 
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
 from moeopt.configurations import decisions
+from moeopt.layout import Recompute
 from moeopt.problem.problem import Problem
-from moeopt.screening import Screening
+from moeopt.screening import Pair, Screening
 from moeopt.solving.best import Best
 from moeopt.solving.first import ROUNDS, First
 from moeopt.solving.incumbent import Found
@@ -87,7 +89,7 @@ class Search:
         self.bound = lowest
         first.find(lowest, rounds)
         if self.best.pool:
-            queue = self._all_within()
+            queue = self._plain_first()
             if self.problem.objective == "peak_memory":
                 first.place_all(queue)
             self._settle(queue)
@@ -96,15 +98,29 @@ class Search:
         """What duality settles of the candidates that matter; the queue keeps the rest."""
         self._queue = queue
         raising = Raising(queue, self.best, self._check_deadline)
-        self._listed = raising.listed
+        raising.listed = self._listed
         try:
             raising.run()
         finally:
             self.bound = max(self.bound, raising.bound)
 
-    def _all_within(self) -> Queue:
-        """Every candidate that could be within the threshold."""
-        return Queue(self.problem, self.screening.pairs(self.best.limits), self.best.bound_of)
+    def _plain_first(self) -> Queue:
+        """What is left to settle. Settings by block are as many as a chunk has layers, and few of them matter once the
+        best time is known: the others are settled before them."""
+        settings = self.screening.recomputes
+        plain = [setting for setting in settings if not setting.block_layers]
+        if len(plain) in (0, len(settings)):
+            return self._all_within()
+        early = Raising(self._all_within(plain), self.best, self._check_deadline)
+        early.run()
+        self._listed = early.listed
+        return self._all_within([setting for setting in settings if setting.block_layers], early.queue.open_pairs())
+
+    def _all_within(self, settings: Sequence[Recompute] | None = None, known: Sequence[Pair] = ()) -> Queue:
+        """Every candidate that could be within the threshold, of some recompute settings (default: all), and known
+        ones."""
+        pairs = [*self.screening.pairs(self.best.limits, settings), *known]
+        return Queue(self.problem, pairs, self.best.bound_of)
 
     def facts(self, seconds: float) -> dict[str, Any]:
         """What the contract's `search` object holds."""

@@ -67,7 +67,8 @@ class First:
         return [
             setting
             for setting in self.screening.recomputes
-            if setting.granularity == "full"
+            if setting.method == "uniform"
+            or (setting.block_layers and len(self.screening.recomputes) == 1)
             or "moe" in setting.modules
             or len(setting.modules) <= 1
             or set(setting.modules) == cheap

@@ -5,7 +5,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from moeopt.accounting.pieces import Piece
+from moeopt.accounting.pieces import Piece, Recomputed
 from moeopt.candidate import Candidate
 from moeopt.constraints.guide import Excess
 from moeopt.pipeline import PipelineLayout
@@ -83,7 +83,7 @@ def place_with_mtp(candidate: Candidate, limit_bytes: int, mtp_stage: int) -> Fo
     placed = balanced_counts(
         candidate.schedule,
         [terms.forward_ns[kind] for kind in layers],
-        [terms.backward_ns[kind] for kind in layers],
+        _backward_ns(candidate),
         extras(terms.forward_ns),
         extras(terms.backward_ns),
         terms.hop_ns,
@@ -96,6 +96,17 @@ def place_with_mtp(candidate: Candidate, limit_bytes: int, mtp_stage: int) -> Fo
         candidate, PipelineLayout.from_counts(candidate.degrees.pp, placed[0], problem.mtp_layers, mtp_stage)
     )
     return found if found.peak_bytes <= limit_bytes else None
+
+
+def _backward_ns(candidate: Candidate) -> list[int]:
+    """Backward time of every layer. Which are recomputed by block depends on the placement: here each is in part, as on
+    even stages."""
+    prices, layers = candidate.ledger.time_terms.backward_ns, candidate.problem.architecture.layers
+    if not candidate.block_layers:
+        return [prices[kind] for kind in layers]
+    stages = candidate.degrees.pp * candidate.degrees.vpp
+    covered = min(stages * candidate.block_layers, len(layers))
+    return [prices[kind] + (prices[Recomputed.of(kind)] - prices[kind]) * covered // len(layers) for kind in layers]
 
 
 def _mtp_stages(candidate: Candidate) -> list[int]:

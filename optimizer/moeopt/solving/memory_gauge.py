@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from moeopt.accounting.pieces import Recomputed
 from moeopt.candidate import Candidate
+from moeopt.problem.architecture import LayerKind
 from moeopt.schedule.in_flight import in_flight_vectors
 
 Array = NDArray[Any]
@@ -25,8 +27,11 @@ class MemoryGauge:
         static = {piece: _static_bytes(candidate, piece) for piece in memory.kept_bytes}
         self._static = np.cumsum([0.0, *(static[kind] for kind in layers)])
         self._kept = np.cumsum([0.0, *(kept[kind] for kind in layers)])
+        self._block = candidate.block_layers
+        again = [kept[Recomputed.of(kind)] - kept[kind] if self._block else 0 for kind in layers]
+        self._again = np.cumsum([0.0, *again])
         self._extra_static, self._extra_kept = np.zeros(stages), np.full(stages, float(memory.chunk_kept_bytes))
-        passing = max(memory.transient_bytes[kind] for kind in problem.architecture.kinds)
+        passing = max(size for piece, size in memory.transient_bytes.items() if isinstance(piece, LayerKind))
         self._passing = np.full(stages, float(passing))
         special = [("embedding", 0, 1), ("loss", stages - 1, 1)]
         if problem.mtp_layers:
@@ -56,7 +61,8 @@ class MemoryGauge:
         starts = ends - counts
         shape = (len(counts), self._vpp, self._pp)
         static = (self._static[ends] - self._static[starts] + self._extra_static).reshape(shape).sum(axis=1)
-        kept = (self._kept[ends] - self._kept[starts] + self._extra_kept).reshape(shape)
+        again = self._again[starts + np.minimum(counts, self._block)] - self._again[starts]
+        kept = (self._kept[ends] - self._kept[starts] + again + self._extra_kept).reshape(shape)
         passing = self._passing.reshape(self._vpp, self._pp)
         total = np.empty((len(counts), self._pp))
         for rank, vectors in enumerate(self._vectors):

@@ -5,9 +5,9 @@ from moeopt.accounting.memory.activations_ffn import dense_tensors, moe_tensors
 from moeopt.accounting.memory.recipe import DEFAULT_RECIPE, Recipe
 from moeopt.accounting.memory.symbols import Symbols, symbols
 from moeopt.accounting.memory.tensors import TensorBytes, tensor, with_numbers
-from moeopt.accounting.pieces import Piece
+from moeopt.accounting.pieces import Piece, is_recomputed
 from moeopt.arithmetic import Number, ceil_div
-from moeopt.layout import Choices, Degrees
+from moeopt.layout import Choices, Degrees, Recompute
 from moeopt.problem.architecture import LayerKind
 from moeopt.problem.problem import Problem
 
@@ -68,14 +68,16 @@ def kept_tensors(
 def recomputed_bytes(sizes: Symbols, piece: Piece, choices: Choices, kept: Number) -> Number:
     """What a piece keeps where full recomputation covers it: a layer's input, one for each group of `num_layers`
     layers with method uniform (megatron/core/transformer/transformer_block.py, _checkpointed_forward). An MTP module
-    keeps both of its inputs; method block skips MTP modules (multi_token_prediction.py)."""
+    keeps both of its inputs."""
     layer_input = 2 * sizes.T * sizes.h
-    if choices.recompute.granularity != "full" or piece in ("embedding", "loss"):
+    if not is_recomputed(piece, choices.recompute) or piece in ("embedding", "loss"):
         return kept
-    if piece == "mtp":
-        return kept if choices.recompute.method == "block" else 2 * layer_input
-    group = choices.recompute.num_layers if choices.recompute.method == "uniform" else 1
-    return ceil_div(layer_input, group or 1)
+    return 2 * layer_input if piece == "mtp" else ceil_div(layer_input, unit_layers(choices.recompute))
+
+
+def unit_layers(recompute: Recompute) -> int:
+    """Layers that full recompute computes again at once: a unit with method uniform, one with block."""
+    return 1 if recompute.block_layers else recompute.num_layers or 1
 
 
 def without_recompute(choices: Choices) -> Choices:

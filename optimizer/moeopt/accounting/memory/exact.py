@@ -41,13 +41,14 @@ def _rank(
     rank: int,
 ) -> dict[str, Any]:
     chunks = pipeline.of_rank(rank)
-    counts = [contents(problem.architecture, chunk) for chunk in chunks]
+    block_layers = choices.recompute.block_layers
+    counts = [contents(problem.architecture, chunk, block_layers) for chunk in chunks]
     orders = [problem.architecture.layers[chunk.first : chunk.last] for chunk in chunks]
     walked = [
         chunk_buffer_elements(problem, degrees, choices, held, rank == 0 and index == 0, order=order)
         for index, (held, order) in enumerate(zip(counts, orders, strict=True))
     ]
-    law = stage_memory(terms, problem, choices, counts, [[0] * len(chunks)], orders)
+    law = stage_memory(terms, problem, choices, counts, [[0] * len(chunks)])
     quantized = sum(int(n * terms.quantized_bytes[piece]) for held in counts for piece, n in held.items())
     buffers = [buffer for chunk in walked for buffer in (chunk.dense, chunk.expert)]
     elements = sum(buffer.numel for buffer in buffers)

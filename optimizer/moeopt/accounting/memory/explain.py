@@ -1,6 +1,7 @@
 """Every line behind the memory of one stage, with the sums that lead from them to the stage's six numbers."""
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from moeopt.accounting.buffers import chunk_buffer_elements
@@ -9,13 +10,13 @@ from moeopt.accounting.memory.gathered import Gathered, double_buffer_bytes, gat
 from moeopt.accounting.memory.overhead import default_overheads, overhead_parts
 from moeopt.accounting.memory.persistent import present_parts
 from moeopt.accounting.memory.recipe import DEFAULT_RECIPE
-from moeopt.accounting.memory.stage import buffer_elements, chunk_kept_bytes, covered_pieces, features
+from moeopt.accounting.memory.stage import buffer_elements, chunk_kept_bytes, features
 from moeopt.accounting.memory.states import host_bytes_per_shard_element
 from moeopt.accounting.memory.symbols import symbols
 from moeopt.accounting.memory.tensors import with_numbers
 from moeopt.accounting.memory.terms import MemoryTerms, memory_terms
 from moeopt.accounting.memory.transients import moments
-from moeopt.accounting.pieces import Piece, contents
+from moeopt.accounting.pieces import Piece, contents, is_recomputed, plain
 from moeopt.layout import Choices, Degrees
 from moeopt.pipeline import PipelineLayout
 from moeopt.problem.architecture import LayerKind
@@ -29,33 +30,34 @@ def explain_stage(
     """The lines of one pipeline rank: tensors of each kind of piece, chunks in flight, buffers, states, overheads."""
     terms = memory_terms(problem, degrees, choices)
     chunks = pipeline.of_rank(stage)
-    counts = [contents(problem.architecture, chunk) for chunk in chunks]
+    counts = [contents(problem.architecture, chunk, choices.recompute.block_layers) for chunk in chunks]
     orders = [problem.architecture.layers[chunk.first : chunk.last] for chunk in chunks]
-    total: dict[Piece, int] = {}
-    for chunk in counts:
-        for piece, number in chunk.items():
-            total[piece] = total.get(piece, 0) + number
-    kept = [chunk_kept_bytes(terms, choices, chunk, order) for chunk, order in zip(counts, orders, strict=True)]
-    recomputed = [covered_pieces(choices, chunk, order) for chunk, order in zip(counts, orders, strict=True)]
+    held = list(dict.fromkeys(piece for chunk in counts for piece in chunk))
+    total = _total(contents(problem.architecture, chunk) for chunk in chunks)
+    kept = [chunk_kept_bytes(terms, chunk) for chunk in counts]
+    recomputed = [
+        {piece: number for piece, number in chunk.items() if is_recomputed(piece, choices.recompute)}
+        for chunk in counts
+    ]
     schedule = (degrees.pp, degrees.vpp, degrees.num_microbatches, degrees.interleave_group)
     vectors = in_flight_vectors(*schedule, stage, choices.overlap.ep_all_to_all)
     return {
         "stage": stage,
         "pieces": [_piece(problem, degrees, choices, piece, number) for piece, number in total.items()],
         "recomputed_layer_bytes": {
-            str(piece): int(terms.kept_recomputed_bytes[piece]) for covered in recomputed for piece in covered
+            str(plain(piece)): int(terms.kept_bytes[piece]) for covered in recomputed for piece in covered
         },
         "chunks": [
             {
-                "pieces": {str(piece): number for piece, number in chunk.items()},
-                "recomputed": {str(piece): number for piece, number in covered.items()},
+                "pieces": {str(piece): number for piece, number in _plainly(chunk).items()},
+                "recomputed": {str(piece): number for piece, number in _plainly(covered).items()},
                 "kept_bytes": size,
             }
             for chunk, covered, size in zip(counts, recomputed, kept, strict=True)
         ],
         "activations": {
             **_activations(terms, counts, kept, vectors),
-            "moments": _moments(problem, degrees, choices, terms, total),
+            "moments": _moments(problem, degrees, choices, terms, held),
         },
         "states": list(_states(problem, degrees, choices, terms, counts, orders, stage)),
         "buffers": list(_buffers(problem, degrees, choices, terms, counts)),
@@ -65,6 +67,18 @@ def explain_stage(
             if size
         ],
     }
+
+
+def _total(chunks: Iterable[Mapping[Piece, int]]) -> dict[Piece, int]:
+    counts: Counter[Piece] = Counter()
+    for chunk in chunks:
+        counts.update(chunk)
+    return dict(counts)
+
+
+def _plainly(chunk: Mapping[Piece, int]) -> dict[Piece, int]:
+    """Layers by kind, recomputed or not."""
+    return _total({plain(piece): number} for piece, number in chunk.items())
 
 
 def _piece(problem: Problem, degrees: Degrees, choices: Choices, piece: Piece, number: int) -> dict[str, Any]:
@@ -95,13 +109,13 @@ def _piece(problem: Problem, degrees: Degrees, choices: Choices, piece: Piece, n
 
 
 def _moments(
-    problem: Problem, degrees: Degrees, choices: Choices, terms: MemoryTerms, total: Mapping[Piece, int]
+    problem: Problem, degrees: Degrees, choices: Choices, terms: MemoryTerms, held: Sequence[Piece]
 ) -> dict[str, Any]:
     """What passes at each moment of each piece, the largest first."""
     sizes = symbols(problem, degrees, choices)
     waiting = _gathered(problem, degrees, choices, terms)
-    found = {piece: moments(problem, sizes, piece, choices, DEFAULT_RECIPE) for piece in total}
-    for piece in total:
+    found = {piece: moments(problem, sizes, piece, choices, DEFAULT_RECIPE) for piece in held}
+    for piece in held:
         extra = waiting[piece].transient
         if extra:
             text = f"{{name}}, with {int(extra)} bytes of gathered parameters and waiting gradients"
@@ -114,10 +128,8 @@ def _moments(
 
 def _gathered(problem: Problem, degrees: Degrees, choices: Choices, terms: MemoryTerms) -> dict[Piece, Gathered]:
     """Megatron-FSDP's part of the passing and the present bytes, as the terms count it."""
-    full = choices.recompute.granularity == "full"
     gradient = terms.gradient_bytes_per_element + terms.sharded_gradient_bytes_per_element
-    kept = terms.kept_recomputed_bytes if full else terms.kept_bytes
-    return gathered(problem, degrees, choices, gradient, kept)
+    return gathered(problem, degrees, choices, gradient, terms.kept_bytes)
 
 
 def _activations(

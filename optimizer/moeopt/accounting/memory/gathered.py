@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from moeopt.accounting.fsdp import UnitElements, shards_gradients, shards_parameters, unit_elements
-from moeopt.accounting.pieces import Piece, pieces
+from moeopt.accounting.pieces import Piece, plain
 from moeopt.arithmetic import Number, both, ceil_div, maximum, minimum, where
 from moeopt.layout import Choices, Degrees
 from moeopt.problem.architecture import LayerKind
@@ -44,12 +44,11 @@ class Gathered:
 def gathered(
     problem: Problem, degrees: Degrees, choices: Choices, gradient_bytes: int, kept: Mapping[Piece, Number]
 ) -> dict[Piece, Gathered]:
-    """By piece. `kept` is what a layer keeps for one micro-batch under these choices. The units ahead are taken to be
+    """By piece. `kept` is what each keeps for one micro-batch under these choices. The units ahead are taken to be
     like the piece's own, and never more than the architecture has."""
-    used = [piece for piece in pieces(problem.architecture) if piece != "mtp" or problem.mtp_layers]
     if not shards_gradients(choices):
-        return {piece: Gathered(0, 0, 0) for piece in used}
-    units = {piece: unit_elements(problem, piece, degrees, choices) for piece in used}
+        return {piece: Gathered(0, 0, 0) for piece in kept}
+    units = {piece: unit_elements(problem, piece, degrees, choices) for piece in kept}
     if choices.fsdp_double_buffer:
         shared = commonest(problem)
         return {
@@ -88,7 +87,7 @@ def _buffered(
     weight = 2 if shards_parameters(choices) else 0
     if piece == "embedding":
         return Gathered(gradient_bytes * held.outside, 0 * held.outside, weight * held.outside)
-    kind = problem.architecture.mtp_kind if piece == "mtp" else piece
+    kind = problem.architecture.mtp_kind if piece == "mtp" else plain(piece)
     own = 0 if kind == shared or piece == "loss" else (weight + gradient_bytes) * held.unit
     modules = problem.mtp_layers if piece == "mtp" else 1
     return Gathered(own, 0 * held.outside, (weight + gradient_bytes) * held.outside * modules)

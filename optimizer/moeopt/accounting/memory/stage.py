@@ -8,13 +8,12 @@ activations  = max over in-flight vectors q, over pieces of chunks that have q_c
 buffers      = sum of present_bytes over the features present + chunks * chunk_fixed
 """
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from moeopt.accounting.memory.persistent import Feature
 from moeopt.accounting.memory.terms import MemoryTerms
-from moeopt.accounting.pieces import Piece
+from moeopt.accounting.pieces import Piece, priced_total
 from moeopt.arithmetic import ceil_div, lcm, round_up
 from moeopt.layout import Choices
 from moeopt.problem.architecture import LayerKind
@@ -52,12 +51,9 @@ def stage_memory(
     choices: Choices,
     chunks: Sequence[Mapping[Piece, int]],
     in_flight: Sequence[Sequence[int]],
-    orders: Sequence[Sequence[LayerKind]] | None = None,
 ) -> StageMemory:
     """Exact bytes of a rank that holds `chunks` (pieces and counts, first chunk first) under a schedule whose
-    Pareto-maximal counts of in-flight micro-batches, one a chunk, are `in_flight`. `orders` are the layers of each
-    chunk in their true order, for full recomputation with method block (absent: kind by kind, as `chunks` lists them).
-    """
+    Pareto-maximal counts of in-flight micro-batches, one a chunk, are `in_flight`."""
     weights = gradients = optimizer = 0
     state = terms.state_bytes_per_shard_element
     for chunk in chunks:
@@ -78,7 +74,7 @@ def stage_memory(
         weights_bytes=int(weights),
         gradients_bytes=int(gradients),
         optimizer_bytes=int(optimizer),
-        activations_bytes=int(activations_bytes(terms, choices, chunks, in_flight, orders)),
+        activations_bytes=int(activations_bytes(terms, chunks, in_flight)),
         buffers_bytes=int(buffers + len(chunks) * terms.chunk_fixed_bytes),
         overhead_bytes=int(terms.overhead_bytes),
     )
@@ -89,43 +85,16 @@ def buffer_elements(elements: int, shards: int, choices: Choices) -> int:
     return int(round_up(elements, lcm(shards, BUFFER_MULTIPLE)) if choices.distributed_optimizer else elements)
 
 
-def chunk_kept_bytes(
-    terms: MemoryTerms, choices: Choices, chunk: Mapping[Piece, int], order: Sequence[LayerKind] | None = None
-) -> int:
+def chunk_kept_bytes(terms: MemoryTerms, chunk: Mapping[Piece, int]) -> int:
     """Activation bytes of one in-flight micro-batch of a chunk."""
-    covered = covered_pieces(choices, chunk, order)
-    total = terms.chunk_kept_bytes
-    for piece, count in chunk.items():
-        again = covered.get(piece, 0)
-        total += again * terms.kept_recomputed_bytes[piece] + (count - again) * terms.kept_bytes[piece]
-    return int(total)
-
-
-def covered_pieces(
-    choices: Choices, chunk: Mapping[Piece, int], order: Sequence[LayerKind] | None
-) -> Mapping[Piece, int]:
-    """Pieces that full recomputation covers: all with method uniform, the first `num_layers` layers with block."""
-    if choices.recompute.granularity != "full":
-        return {}
-    if choices.recompute.method == "uniform":
-        return chunk
-    layers = order
-    if layers is None:
-        layers = [piece for piece, count in chunk.items() if isinstance(piece, LayerKind) for _ in range(count)]
-    return Counter(layers[: choices.recompute.num_layers or 0])
+    return int(terms.chunk_kept_bytes + priced_total(chunk, terms.kept_bytes))
 
 
 def activations_bytes(
-    terms: MemoryTerms,
-    choices: Choices,
-    chunks: Sequence[Mapping[Piece, int]],
-    in_flight: Sequence[Sequence[int]],
-    orders: Sequence[Sequence[LayerKind]] | None = None,
+    terms: MemoryTerms, chunks: Sequence[Mapping[Piece, int]], in_flight: Sequence[Sequence[int]]
 ) -> int:
     """The peak of kept and passing activations (see the law above)."""
-    kept = [
-        chunk_kept_bytes(terms, choices, chunk, None if orders is None else orders[c]) for c, chunk in enumerate(chunks)
-    ]
+    kept = [chunk_kept_bytes(terms, chunk) for chunk in chunks]
     passing = [max((terms.transient_bytes[piece] for piece, n in chunk.items() if n), default=0) for chunk in chunks]
     peak = 0
     for vector in in_flight:

@@ -1,6 +1,6 @@
 """Every price in bytes that a stage's memory is made of, for one layout or a column of layouts."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from fractions import Fraction
 
@@ -14,7 +14,7 @@ from moeopt.accounting.memory.states import StatePrices, quantized_weight_bytes,
 from moeopt.accounting.memory.symbols import Symbols, symbols
 from moeopt.accounting.memory.tensors import TensorBytes, on_gpu, total
 from moeopt.accounting.memory.transients import transient_bytes
-from moeopt.accounting.pieces import Piece, pieces
+from moeopt.accounting.pieces import Piece, pieces_under
 from moeopt.accounting.sharding import Elements, aligned_elements, piece_elements
 from moeopt.arithmetic import Number, where
 from moeopt.layout import RECOMPUTE_MODULES, Choices, Degrees, RecomputeModule
@@ -31,9 +31,9 @@ class MemoryTerms:
     """Weight bytes beside the 16-bit buffers, once for each such piece (0 in bf16 and fp16)."""
     kept_bytes: dict[Piece, Number]
     freed_bytes: dict[RecomputeModule, dict[Piece, Number]]
-    """What each selective module takes off kept_bytes, chosen or not: kept_bytes is that of nothing recomputed less
-    these, summed over the chosen modules (beside `moe`, its parts `moe_act` and `shared_experts` free nothing more)."""
-    kept_recomputed_bytes: dict[Piece, Number]
+    """What each selective module takes off kept_bytes, chosen or not: without full recompute kept_bytes is that of
+    nothing recomputed less these, summed over the chosen modules (beside `moe`, its parts `moe_act` and
+    `shared_experts` free nothing more)."""
     transient_bytes: dict[Piece, Number]
     chunk_kept_bytes: Number
     chunk_fixed_bytes: Number
@@ -71,13 +71,11 @@ def memory_terms(
     table = overheads or default_overheads()
     prices = state_prices(problem, choices, recipe)
     shards = shard_counts(degrees, choices)
-    used = [piece for piece in pieces(problem.architecture) if piece != "mtp" or problem.mtp_layers]
+    used = pieces_under(problem, choices.recompute)
     elements = {piece: buffer_parameters(problem, piece, degrees, choices) for piece in used}
     tensors = {piece: all_tensors(problem, sizes, piece, without_recompute(choices), recipe) for piece in used}
-    kept = {piece: _kept(sizes, tensors[piece], choices) for piece in used}
-    again = _each(used, lambda piece: recomputed_bytes(sizes, piece, choices, kept[piece]))
-    full = choices.recompute.granularity == "full"
-    waiting = gathered(problem, degrees, choices, _gradient_bytes(prices), again if full else kept)
+    kept = _each(used, lambda piece: recomputed_bytes(sizes, piece, choices, _kept(sizes, tensors[piece], choices)))
+    waiting = gathered(problem, degrees, choices, _gradient_bytes(prices), kept)
     present = present_bytes(problem, sizes, choices, table, recipe)
     present["layer"] = present["layer"] + double_buffer_bytes(problem, degrees, choices, _gradient_bytes(prices))
     for piece in ("embedding", "mtp", "loss"):
@@ -91,7 +89,6 @@ def memory_terms(
         freed_bytes={
             module: {piece: _freed(tensors[piece], module, choices) for piece in used} for module in RECOMPUTE_MODULES
         },
-        kept_recomputed_bytes=again,
         transient_bytes=_each(
             used, lambda piece: transient_bytes(problem, sizes, piece, choices, recipe) + waiting[piece].transient
         ),
@@ -124,7 +121,7 @@ def buffer_parameters(problem: Problem, piece: Piece, degrees: Degrees, choices:
     return counted(problem, piece, degrees)
 
 
-def _each(used: list[Piece], function: Callable[[Piece], Number]) -> dict[Piece, Number]:
+def _each(used: Iterable[Piece], function: Callable[[Piece], Number]) -> dict[Piece, Number]:
     return {piece: function(piece) for piece in used}
 
 

@@ -5,11 +5,11 @@ tensors of the same piece that backward has already freed. The moments at which 
 of the MoE forward pass, the first dense block of the backward pass, the head's backward pass) are among them.
 """
 
-from moeopt.accounting.memory.activations import layer_attention, layer_ffn, without_recompute
+from moeopt.accounting.memory.activations import layer_attention, layer_ffn, unit_layers, without_recompute
 from moeopt.accounting.memory.recipe import Recipe
 from moeopt.accounting.memory.symbols import Symbols
 from moeopt.accounting.memory.tensors import TensorBytes, on_gpu, total
-from moeopt.accounting.pieces import Piece
+from moeopt.accounting.pieces import Piece, is_recomputed
 from moeopt.arithmetic import Number, maximum, where
 from moeopt.layout import Choices
 from moeopt.problem.architecture import LayerKind
@@ -31,12 +31,11 @@ def moments(problem: Problem, sizes: Symbols, piece: Piece, choices: Choices, re
     if piece == "embedding":
         return {"output of the embedding": 2 * sizes.A * sizes.h}
     kind = piece if isinstance(piece, LayerKind) else problem.architecture.mtp_kind
-    if choices.recompute.granularity != "full":
+    if not is_recomputed(piece, choices.recompute):
         return layer_moments(problem, sizes, kind, choices, recipe)
     plain = without_recompute(choices)
     layer = total(layer_attention(problem, sizes, recipe)) + total(layer_ffn(problem, sizes, kind, plain, recipe))
-    group = choices.recompute.num_layers if choices.recompute.method == "uniform" else 1
-    replayed = (group or 1) * (layer - 2 * sizes.T * sizes.h) + 2 * sizes.T * sizes.h
+    replayed = unit_layers(choices.recompute) * (layer - 2 * sizes.T * sizes.h) + 2 * sizes.T * sizes.h
     found = {"nothing but the layer computed again": 0 * sizes.T, **layer_moments(problem, sizes, kind, plain, recipe)}
     return {f"{name}, the layer computed again": size + replayed for name, size in found.items()}
 

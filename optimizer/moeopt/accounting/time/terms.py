@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from moeopt.accounting.pieces import Piece
+from moeopt.accounting.pieces import Piece, Recomputed, is_recomputed
 from moeopt.accounting.time import special
 from moeopt.accounting.time.collectives import hop_ns
 from moeopt.accounting.time.efficiency import rates
@@ -16,7 +16,6 @@ from moeopt.accounting.time.step_end import StepEnd, step_end
 from moeopt.accounting.time.tokens import tokens
 from moeopt.arithmetic import Number
 from moeopt.layout import RECOMPUTE_MODULES, Choices, Degrees, Recompute, RecomputeModule
-from moeopt.problem.architecture import LayerKind
 from moeopt.problem.problem import Problem
 
 
@@ -27,7 +26,7 @@ class TimeTerms:
     forward_ns: dict[Piece, Number]
     """One micro-batch forward through one such piece on one rank, exposed communication and host time included."""
     backward_ns: dict[Piece, Number]
-    """The same backward, selective or uniform full recompute included (block recompute: see recomputed_ns)."""
+    """The same backward, recompute included."""
     forward_parts: dict[str, dict[Piece, Number]]
     """forward_ns by part; the parts add up exactly."""
     backward_parts: dict[str, dict[Piece, Number]]
@@ -36,9 +35,6 @@ class TimeTerms:
     recomputed plus these, summed over `recompute.effective`."""
     full_recompute_ns: dict[Piece, Number]
     """What recomputing the whole piece adds, chosen or not."""
-    recomputed_ns: dict[Piece, Number]
-    """full_recompute_ns under full recompute with method block, which `chunk_ns` adds for each layer it covers; zero
-    otherwise."""
     hop_ns: Number
     """One pipeline send between neighbouring stages."""
     step_end: StepEnd
@@ -64,11 +60,10 @@ def _pieces(scene: Scene) -> dict[Piece, Timed]:
 
 
 def _add_recompute(timed: Mapping[Piece, Timed], recompute: Recompute) -> None:
-    """Add the chosen modules, or the whole forward under uniform full recompute, to the backward passes."""
-    uniform = recompute.granularity == "full" and recompute.method != "block"
-    for piece in timed.values():
-        again = piece.full_repeat if uniform else sum(piece.repeats.get(module, 0) for module in effective(recompute))
-        piece.backward.add("recompute", again)
+    """Add the chosen modules, or the whole forward where full recompute covers the piece, to the backward passes."""
+    for piece, run in timed.items():
+        modules = sum(run.repeats.get(module, 0) for module in effective(recompute))
+        run.backward.add("recompute", run.full_repeat if is_recomputed(piece, recompute) else modules)
 
 
 def time_terms(problem: Problem, degrees: Degrees, choices: Choices) -> TimeTerms:
@@ -80,8 +75,9 @@ def time_terms(problem: Problem, degrees: Degrees, choices: Choices) -> TimeTerm
     rate = rates(problem)
     scene = Scene(problem, degrees, choices, tokens(problem, degrees, choices), rate)
     timed = _pieces(scene)
+    if choices.recompute.block_layers:
+        timed |= {Recomputed.of(kind): Timed() + timed[kind] for kind in problem.architecture.kinds}
     _add_recompute(timed, choices.recompute)
-    full = {piece: run.full_repeat for piece, run in timed.items()}
     return TimeTerms(
         forward_ns={piece: run.forward.total for piece, run in timed.items()},
         backward_ns={piece: run.backward.total for piece, run in timed.items()},
@@ -90,21 +86,7 @@ def time_terms(problem: Problem, degrees: Degrees, choices: Choices) -> TimeTerm
         recompute_ns={
             module: {piece: run.repeats.get(module, 0) for piece, run in timed.items()} for module in RECOMPUTE_MODULES
         },
-        full_recompute_ns=full,
-        recomputed_ns=full if choices.recompute.method == "block" else dict.fromkeys(full, 0),
+        full_recompute_ns={piece: run.full_repeat for piece, run in timed.items()},
         hop_ns=hop_ns(problem, degrees, scene.tokens, rate),
         step_end=step_end(problem, degrees, choices, rate),
     )
-
-
-def chunk_ns(terms: TimeTerms, choices: Choices, contents: Mapping[Piece, int]) -> tuple[Number, Number]:
-    """Forward and backward time of a chunk: the sum over its pieces; block recompute covers its first layers."""
-    forward = sum(terms.forward_ns[piece] * count for piece, count in contents.items())
-    backward = sum(terms.backward_ns[piece] * count for piece, count in contents.items())
-    left = choices.recompute.num_layers if choices.recompute.method == "block" else None
-    for piece, count in contents.items():
-        if left and isinstance(piece, LayerKind):
-            covered = min(count, left)
-            backward = backward + terms.recomputed_ns[piece] * covered
-            left -= covered
-    return forward, backward
