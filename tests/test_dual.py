@@ -50,15 +50,16 @@ def every_placement(grid: Grid) -> list[tuple[list[int], int]]:
     return found
 
 
-def random_case(rng: random.Random) -> tuple[Grid, Rows, Prices]:
-    """A grid of a few stages, an order of operations, and prices of one candidate."""
+def random_case(rng: random.Random, by_block: bool = True) -> tuple[Grid, Rows, Prices]:
+    """A grid of a few stages, an order of operations, and prices of one candidate; `by_block`: which may recompute the
+    first layers of every stage."""
     while True:
         shape = random_shape(rng, 3)
         layers = rng.choice([(DENSE, MOE, MOE, MOE, MOE), (MOE, WINDOW) * 3, (DENSE,) * 5, (DENSE, DENSE, *(MOE,) * 4)])
         if shape[0] * shape[1] <= 6:
             break
     grid = grid_of(layers, shape[0], shape[1], rng.choice([0, 0, 1, 2]))
-    block = np.array([rng.choice([0, 0, 1, 2, 3])])
+    block = np.array([rng.choice([0, 0, 1, 2, 3] if by_block else [0])])
     rows = Rows.of((*shape, rng.random() < 0.3), replayed=rng.random() < 0.2)
     kinds = np.array([[[rng.randint(20, 90), rng.randint(40, 180), 5, 3, 0] for _ in grid.kinds]], dtype=float)
     kinds[0, grid.kinds.index(max(grid.kinds, key=layers.count)), 4] = 1

@@ -52,7 +52,7 @@ def test_something_is_left_exactly_where_a_placement_is_within_the_target(seed: 
     """By R1 and UB2 at a base time, and the bytes of every rank: something is left where a placement is within the
     target, and where layers of one kind follow the others nowhere else; what is left is such a placement then."""
     rng = random.Random(seed)
-    grid, rows, prices = random_case(rng)
+    grid, rows, prices = random_case(rng, by_block=False)
     every = every_placement(grid)
     room = rng.choice([34, 45, 60, 80])
     holding, prices = Nothing(room), replace(prices, room=np.full_like(prices.room, room))
@@ -80,7 +80,7 @@ def test_weights_rule_nothing_out_that_is_within_the_target(seed: int) -> None:
     """However often the weights of the time rows are raised: where a placement is within the target by all rows and UB2
     at the base time, something is left."""
     rng = random.Random(seed)
-    grid, rows, prices = random_case(rng)
+    grid, rows, prices = random_case(rng, by_block=False)
     holding = Nothing(60)
     deepest = deepest_stage(grid, prices)
     _, bases = base_times(grid, rows, prices, deepest, one=False)

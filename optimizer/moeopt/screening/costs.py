@@ -18,9 +18,9 @@ from moeopt.problem.architecture import LayerKind
 class Costs:
     """What the pieces of some rows cost: bytes that stay, bytes that one micro-batch in flight keeps, nanoseconds of
     one micro-batch (and of its forward pass), bytes that pass; by piece. Then bytes of a chunk in flight; bytes once on
-    any rank, for each of its chunks, and by what it has (a feature); ns of a hop. Then full recompute by block: how many
-    of a stage's first layers it covers (0: there is none), and, by kind, what one of these adds to the time and takes
-    off the bytes kept. All columns."""
+    any rank, for each of its chunks, and by what it has (a feature); ns of a hop. Then full recompute by block: how
+    many of a stage's first layers it covers (0: there is none), and, by kind, what one of these adds to the time and
+    takes off the bytes kept. All columns."""
 
     static: Mapping[Piece, Number]
     kept: Mapping[Piece, Number]
