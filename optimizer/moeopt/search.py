@@ -60,12 +60,11 @@ def solve(
         certificate = None
         if problem.objective == "step_time" and batches.exact and (explained or certify):
             known = [result.best, *result.alternatives]
-            seconds = time.monotonic() - started
             full = certify and (result.proven or _over(settings))
             if time_limit is not None:
                 settings = replace(settings, deadline=started + time_limit)
             with suppress(KeyboardInterrupt):  # the answer is there: without a bound on replays then
-                certificate = prove_replay(search.screening, known, settings, seconds, full)
+                certificate = prove_replay(search.screening, known, settings, full)
         return solved_answer(problem, result, facts, certificate, by_replay=certify)
     if result.proven:
         reasons: dict[str, Any] = {}

@@ -64,18 +64,18 @@ class Replayed:
 
 @dataclass(frozen=True)
 class Effort:
-    """How much to spend: rows of the screening's first level that are looked at closer, operations replayed by the
-    linear programs (None: any), and whether CP-SAT is asked."""
+    """How much to spend: rows of the screening's first level that are looked at closer at first, those of the
+    lowest bounds; operations replayed by the linear programs (None: any), and whether CP-SAT is asked."""
 
     rows: int | None
     operations: int | None
     solver: bool
 
 
-CHEAP = Effort(1500, 200_000, False)
-"""What a solve does at most: about 2 ms a row."""
-_ROWS, _ROWS_A_SECOND = 700, 400
-"""Rows that a solve looks at closer however short it was, and more for each second of it: a fifth of its time."""
+CHEAP = Effort(1000, 200_000, False)
+"""What a solve does."""
+_GROWTH = 3
+"""Where all rows that were looked at are settled, so many times as many are looked at next."""
 FULL = Effort(None, None, True)
 """`--certify`."""
 
@@ -105,14 +105,29 @@ class Certifier:
         self.settings, self.effort = settings, effort
         self.best = min((Replayed.judge(found) for found in known), key=lambda item: item.step_ns)
         self.spent = 0
+        self._ceiling_ns = self.best.step_ns
+        """Rows that are not looked at have no bound below it."""
+        self._raised: set[Schedule] = set()
+        """Schedules whose bounds were raised below the ceiling."""
         self._cuts: dict[Schedule, Cuts] = {}
 
     def run(self) -> Certificate:
         """As far as the effort and the deadline allow."""
-        first = self._first_level()
-        if len(first) > self.effort.rows if self.effort.rows is not None else self.settings.expired:
-            lowest = min(first, default=self.best.step_ns)
-            return Certificate(self.best, min(lowest, self.best.step_ns), len(first), 0)
+        bounds = self._first_level()
+        looked_at = len(bounds) if self.effort.rows is None else self.effort.rows
+        answer = Certificate(self.best, min(bounds, default=self.best.step_ns), len(bounds), 0)
+        while not self.settings.expired:
+            closer, settled = self._look_at(bounds, looked_at)
+            answer = replace(closer, lower_bound_ns=max(closer.lower_bound_ns, answer.lower_bound_ns))
+            if not settled or looked_at >= len(bounds):
+                break
+            looked_at *= _GROWTH
+        return answer
+
+    def _look_at(self, bounds: Sequence[int], count: int) -> tuple[Certificate, bool]:
+        """The rows of so many of the lowest bounds; and whether all of them are settled."""
+        beyond = bounds[count:]
+        self._ceiling_ns, self._raised = min(beyond, default=self.best.step_ns), set()
         queue = Queue(self.problem, self.screening.pairs(self._limits), lambda pair: pair.time)
         listed = len(queue)
         lower, left = self._lowest(queue), listed
@@ -122,25 +137,28 @@ class Certifier:
             lower, left = self._lowest(queue), len(queue)
         except KeyboardInterrupt:  # in a step, candidates may be closed whose placements were not yet replayed
             self._say("interrupted before the gap was closed")
-        return Certificate(self.best, min(lower, self.best.step_ns), listed, listed - left)
+        return Certificate(self.best, lower, listed + len(beyond), listed - left), not left
 
     def _lowest(self, queue: Queue) -> int:
         """Below every layout's replayed step, between two steps."""
+        known = min(self._ceiling_ns, self.best.step_ns)
         left = queue.lowest(1)
-        return int(queue.bound[left[0]]) if left else self.best.step_ns
+        return min(int(queue.bound[left[0]]), known) if left else known
 
     @property
     def _limits(self) -> Limits:
-        """What a layout with a better replay stays within."""
-        return Limits(self.problem.memory_limit, time_ns=self.best.step_ns - 1, replayed=True)
+        """What a layout with a better replay than the best one, and than what is not looked at, stays within."""
+        better_ns = min(self.best.step_ns, self._ceiling_ns) - 1
+        return Limits(self.problem.memory_limit, time_ns=better_ns, replayed=True)
 
     def _first_level(self) -> list[int]:
-        """Bounds below the best step of rows whose chunks are open: the busiest rank's share of the work."""
+        """Bounds below the best step of rows whose chunks are open, lowest first: the busiest rank's share of the
+        work."""
         bounds: list[int] = []
         for block in self.screening.blocks:
             near = (block.memory <= self.problem.memory_limit) & (block.time < self.best.step_ns)
             bounds += block.time[near].tolist()
-        return bounds
+        return sorted(bounds)
 
     def _take_lowest(self, queue: Queue) -> bool:
         """Raise the bounds of the schedule with the lowest one; False to stop."""
@@ -148,10 +166,11 @@ class Certifier:
             return False
         candidate = queue.candidate(queue.lowest(1)[0])
         schedule = Schedule(*candidate.schedule)
-        if schedule not in self._cuts:
-            if not self._refine(candidate, schedule):
-                return False
+        if schedule not in self._cuts and not self._refine(candidate, schedule):
+            return False
+        if schedule not in self._raised:
             self._in_turns(queue, schedule)
+            self._raised.add(schedule)
         elif self.effort.solver and self._solve(candidate):
             queue.close(queue.lowest(1))
         else:
@@ -266,11 +285,7 @@ class Certifier:
             self.settings.progress(text)
 
 
-def certify(
-    screening: Screening, known: Sequence[Found], settings: Settings, seconds: float, full: bool = False
-) -> Certificate:
+def certify(screening: Screening, known: Sequence[Found], settings: Settings, full: bool = False) -> Certificate:
     """A bound that no layout of the problem can beat by its replayed step; with `full`, as good a layout and bound as
-    the deadline allows. `known` are layouts that fit, `seconds` what the search for them took."""
-    assert CHEAP.rows is not None
-    cheap = replace(CHEAP, rows=min(CHEAP.rows, _ROWS + int(_ROWS_A_SECOND * seconds)))
-    return Certifier(screening, known, settings, FULL if full else cheap).run()
+    the deadline allows. `known` are layouts that fit."""
+    return Certifier(screening, known, settings, FULL if full else CHEAP).run()
