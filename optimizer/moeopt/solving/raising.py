@@ -13,7 +13,7 @@ _LOWEST, _FILLED = 96, 16
 """... for so many candidates of lowest bound, and so many at each fill level of memory."""
 _FEW = 40
 """Fewer candidates are not sampled."""
-_ROUNDS = (1, 12, 40)
+_ROUNDS = (1, 12, 40, 120)
 """Then bounds are raised by so many rounds, for all that are left each time."""
 
 
