@@ -196,8 +196,8 @@ class Certifier:
         if not positions:
             return
         cuts = {(*schedule.shape, schedule.ep_overlap): self._cuts[schedule]}
-        exact = schedule.operations <= MOST_EXACT_OPERATIONS
-        for left in queue.raise_bounds(positions, self._limits, _DUAL_ROUNDS, cuts, _LISTED if exact else 0):
+        listed = _LISTED if self.effort.solver and schedule.operations <= MOST_EXACT_OPERATIONS else 0
+        for left in queue.raise_bounds(positions, self._limits, _DUAL_ROUNDS, cuts, listed):
             self._replay(left, schedule)
 
     def _replay(self, left: Left, schedule: Schedule) -> None:
