@@ -19,8 +19,9 @@ def memory_bound(problem: Problem, degrees: Degrees, costs: Costs) -> Column:
 
     Any weighted mean over ranks bounds the maximum from below. The weights make every rank equally full when each holds
     its share of the commonest layer kind; a rank's other pieces count at the rank where they are cheapest. What running
-    a layer takes counts on the ranks that cannot be empty (all but the first and the last), what the loss takes on the
-    last.
+    a layer takes (d) counts on all ranks but the first and the last, what the loss takes on the last. Ranks behind the
+    MTP modules may be empty, say of weight e of W, A being the weighted bytes of the others: the fullest of these has
+    A / (W - e) at least, and d. One of the two is no less than the (A + e d) / W that is returned.
     """
     counts = piece_counts(problem)
     main = _commonest(problem)
