@@ -8,8 +8,10 @@ With maxima and a base time given UB2 is a sum over ranks, so for every chance
 is a pass over the ranks by layers placed (`ranks_pass`). R1 may take what UB2 leaves of the target, and the least UB2
 rises as R1 is held to less: so often in turn until nothing changes, or nothing is left. What is left is within the
 target by R1 and UB2 and within every rank's memory. The other time rows join by weights: for any with sum 1 the least
-weighted rows and UB2 is a bound, again a sum over ranks.
+weighted rows and UB2 is a bound, again a sum over ranks. Where that leaves a gap, the rank that is full is decided too.
 """
+
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -24,6 +26,8 @@ from moeopt.dual.walks import Placements
 
 _STEP = 1.5
 """Length of a step beside Polyak's."""
+_PARTED_FROM = 40
+"""From so many rounds on, what is left is looked at part by part."""
 _MOST_CELLS = 4_000_000
 """Chances times ways of one pass; a base time with more is left to the walks."""
 
@@ -42,6 +46,28 @@ class ByRank:
         """A placement within the target as far as was looked, at a base time of UB2; None where there is none. `tops`:
         of each chunk position; `rounds`: weights of the time rows are raised so many times. Raises TooMany."""
         steps = [self._step(rank, base_ns, tops) for rank in range(self.grid.pp)]
+        placed = self._left_of(steps, base_ns, tops, rounds)
+        if placed is None or rounds < _PARTED_FROM:
+            return placed
+        parts = (self._left_of(part, base_ns, tops, rounds) for part in self._parts(steps))
+        return next((found for found in parts if found is not None), None)
+
+    def _parts(self, steps: list[Step]) -> Iterator[list[Step]]:
+        """Some rank is full: it holds as many layers as not all can be below. Rank by rank, where it is the last full
+        one. (Weights on rows spread layers evenly; the rows of a full rank are long.)"""
+        most = np.array([step.ways.total.max() for step in steps])
+        levels = range(1, int(most.max()) + 1)
+        full = next(level for level in levels if np.minimum(most, level).sum() >= self.filling.counted)
+        for last in range(self.grid.pp):
+            yield [
+                step.only(
+                    step.ways.total >= full if rank == last else step.ways.total < (full if rank > last else np.inf)
+                )
+                for rank, step in enumerate(steps)
+            ]
+
+    def _left_of(self, steps: list[Step], base_ns: float, tops: list[Array], rounds: int) -> Placements | None:
+        """The same with these ways of the ranks."""
         if not all(len(step.cost) for step in steps):
             return None
         if sum(int(step.ways.total.max()) for step in steps) < self.filling.counted:

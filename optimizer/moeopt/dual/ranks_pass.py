@@ -39,6 +39,10 @@ class Step:
         new = (np.diff(ways.role, prepend=-1) != 0) | (np.diff(ways.total, prepend=-1) != 0)
         return cls(roles, ways, cost, row_ns, top, np.flatnonzero(new))
 
+    def only(self, mask: Mask) -> "Step":
+        """Some of the ways."""
+        return Step.of(self.roles, self.ways.only(mask), self.cost[mask], self.row_ns[mask], self.top[mask])
+
     @property
     def groups(self) -> list[tuple[int, int]]:
         """Role and number of layers of each group."""
