@@ -13,12 +13,12 @@ import pytest
 from enumeration import brought, canonical_best, freed_problem, legal_candidates, peak_bytes, placed, random_problem
 from free_cases import FEW, tiny
 from moeopt.__main__ import run
-from moeopt.batches import admits, divisible, multiples
 from moeopt.errors import InputError
 from moeopt.evaluation import evaluate
 from moeopt.explain.why_not import why_not
 from moeopt.frontier import pareto
 from moeopt.layout import Degrees, Layout, Recompute
+from moeopt.microbatches import admits, divisible, multiples
 from moeopt.problem.problem import Bound, Problem
 from moeopt.problem.workload import Workload
 from moeopt.report.html import page

@@ -10,10 +10,10 @@ from dataclasses import fields, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from moeopt.batches import Steps, divisible
 from moeopt.errors import InputError
 from moeopt.freedom import freed
 from moeopt.layout import Degrees
+from moeopt.microbatches import Steps, divisible
 from moeopt.problem.base import nearest
 from moeopt.problem.batches import Batches
 from moeopt.problem.problem import Problem

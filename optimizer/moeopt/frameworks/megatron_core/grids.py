@@ -6,9 +6,9 @@ Sources are Megatron-LM d98e8a6.
 """
 
 from moeopt.arithmetic import Number, both
-from moeopt.batches import admits, divisible
 from moeopt.frameworks.rules import Rule, remainder
 from moeopt.layout import Choices, Degrees
+from moeopt.microbatches import admits, divisible
 from moeopt.problem.problem import Problem
 
 _DENSE = "megatron/core/parallel_state.py:815-825, megatron/training/arguments.py:424-448"

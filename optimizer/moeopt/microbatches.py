@@ -1,4 +1,4 @@
-"""Which global batches a problem allows, asked of integers and of columns of layouts alike."""
+"""Which global batches a problem allows, and what numbers of micro-batches make them: asked of integers and columns."""
 
 import math
 from collections.abc import Callable
