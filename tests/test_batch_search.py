@@ -10,24 +10,24 @@ from typing import Any
 import numpy as np
 import pytest
 
-from enumeration import brought, canonical_best, freed_problem, legal_candidates, peak_bytes, placed, random_problem
+from enumeration import brought, freed_problem, legal_candidates, peak_bytes, placed, random_problem
 from free_cases import FEW, tiny
 from moeopt.__main__ import run
 from moeopt.errors import InputError
 from moeopt.evaluation import evaluate
 from moeopt.explain.why_not import why_not
 from moeopt.frontier import pareto
-from moeopt.layout import Degrees, Layout, Recompute
+from moeopt.layout import Degrees, Recompute
 from moeopt.microbatches import admits, divisible, multiples
 from moeopt.problem.problem import Bound, Problem
 from moeopt.problem.workload import Workload
 from moeopt.report.html import page
-from moeopt.resolve import degrees_of
 from moeopt.screening import Limits, Screening, Share
 from moeopt.search import solve
 from moeopt.space import row
 from moeopt.writers.job import read_solution
 from moeopt.writers.write import launch
+from optimum import solved_as_enumerated
 
 SEEDS = range(240)
 BATCH = 20
@@ -48,20 +48,13 @@ def open_problem(seed: int) -> Problem:
 
 def check(seed: int) -> None:
     problem = open_problem(seed)
-    answer, expected = solve(problem, workers=1, explained=False), canonical_best(problem)
-    if expected is None:
-        assert answer["status"] == "infeasible", seed
+    found = solved_as_enumerated(problem, seed)
+    if found is None:
         return
-    key, ledger = expected
-    assert answer["status"] == "optimal", seed
-    objective, layout = answer["objective"], Layout(**answer["layout"])
-    assert objective["value"] == objective["bound"], (seed, key)
+    answer, value = found
+    objective = answer["objective"]
     scale = problem.workload.batches.most if problem.objective in PER_SEQUENCE else objective.get("sequences", 1)
-    assert Fraction(objective["value"] * scale, objective.get("sequences", 1)) == key[0], (seed, key)
-    assert (degrees_of(layout), layout.choices) == (ledger.degrees, ledger.choices), (seed, key)
-    again = evaluate(problem, layout)
-    assert again["status"] == "evaluated", seed
-    assert all(again[part] == answer[part] for part in ("gpus", "batch", "parameters", "memory", "step_time")), seed
+    assert Fraction(objective["value"] * scale, objective.get("sequences", 1)) == value, seed
 
 
 @pytest.mark.slow

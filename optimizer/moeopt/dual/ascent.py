@@ -23,6 +23,21 @@ _RULE_OUT = 6
 """Every so many rounds, layers before a stage that no placement within the limit has are ruled out."""
 
 
+@dataclass(frozen=True)
+class Measured:
+    """Rows of placements, one a candidate: what stages hold, time rows, and bytes above the limit by memory row."""
+
+    held: Array
+    time_ns: Array
+    over: Array
+
+    @classmethod
+    def of(cls, rows: Rows, prices: Prices, placed: Placements) -> "Measured":
+        """`prices` as for the placements."""
+        held = prices.held(placed.counts, placed.ending)
+        return cls(held, rows.values(held, prices.hop_ns), rows.bytes(held) - prices.room)
+
+
 @dataclass
 class Best:
     """The best placement met of each candidate: rows + UB2 (float ns), layers a stage, stage of the MTP modules."""
@@ -31,12 +46,12 @@ class Best:
     counts: Index
     ending: Index
 
-    def take(self, rows: Rows, prices: Prices, placed: Placements, owners: Index, base_ns: Array) -> None:
-        """Placements, each with its base time, of these candidates: those that fit and are better are kept. `prices`
-        as for the placements."""
-        held = prices.held(placed.counts, placed.ending)
-        fits = (rows.bytes(held) <= prices.room).all(axis=1)
-        value = rows.values(held, prices.hop_ns).max(axis=1) + ub2_at(rows, base_ns, duration_ns(held))
+    def take(self, rows: Rows, placed: Placements, measured: Measured, owners: Index, base_ns: Array) -> None:
+        """Placements, each with its base time, of these candidates: those that fit and are better are kept."""
+        fits = (measured.over <= 0).all(axis=1)
+        if not fits.any():
+            return
+        value = measured.time_ns.max(axis=1) + ub2_at(rows, base_ns, duration_ns(measured.held))
         for row in np.flatnonzero(fits):
             owner = owners[row]
             if value[row] < self.value[owner]:
@@ -113,7 +128,7 @@ class Ascent:
                 if number % _RULE_OUT == 0:
                     self._rule_out(walks)
                 self._keep(open_)
-                self._raise(walks.values[open_], *self._measured(placed))
+                self._raise(walks.values[open_], self._measured(placed))
             else:
                 self._keep(open_)
 
@@ -160,17 +175,16 @@ class Ascent:
         self.open = [open_[mask] for open_ in self.open]
         self.tables = self.tables.only(mask)
 
-    def _measured(self, placed: Placements) -> tuple[Array, Array, Array]:
-        """Time rows (ns), memory rows (bytes above the limit) and ranks (layers above their most) of placements;
-        better ones that fit are kept."""
-        mine = self.tables.prices
-        held = mine.held(placed.counts, placed.ending)
-        time, memory = self.rows.values(held, mine.hop_ns), self.rows.bytes(held) - mine.room
-        self.best.take(self.rows, mine, placed, self.of, self.tables.base_ns)
-        return time, memory, held[:, :, 4] @ self.rows.ranks.T - self.most
+    def _measured(self, placed: Placements) -> Measured:
+        """Rows of placements; better ones that fit are kept."""
+        measured = Measured.of(self.rows, self.tables.prices, placed)
+        self.best.take(self.rows, placed, measured, self.of, self.tables.base_ns)
+        return measured
 
-    def _raise(self, current: Array, time: Array, memory: Array, layers: Array) -> None:
+    def _raise(self, current: Array, measured: Measured) -> None:
         """One step; rho stays on the simplex, mu and nu above zero."""
+        time, memory = measured.time_ns, measured.over
+        layers = measured.held[:, :, 4] @ self.rows.ranks.T - self.most
         scale, room = self.scale[:, None], np.maximum(np.abs(self.tables.prices.room), 1.0)
         target = self.tables.prices.target_ns
         by_time = time / scale

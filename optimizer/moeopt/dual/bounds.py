@@ -6,7 +6,7 @@ from functools import cached_property
 
 import numpy as np
 
-from moeopt.dual.ascent import Ascent, Best, Listed
+from moeopt.dual.ascent import Ascent, Best, Listed, Measured
 from moeopt.dual.by_rank import ByRank
 from moeopt.dual.contents import Holding, TooMany
 from moeopt.dual.grid import Array, Grid, grid_of
@@ -80,9 +80,10 @@ def raised(question: Question, rounds: int, most: int | None = None) -> Answer:
     timed = found & part.rows.timed
     pipeline = (low * (1 - SLACK) + part.rows.even_hops * part.prices.hop_ns) / part.rows.share
     bound = np.where(timed, pipeline + part.prices.end_ns, 0.0)
-    few = [part.left(index, left.get(index, []), most) for index in range(part.size)]
     if most == 0:
-        few = [(placed, not open_) for (placed, _), open_ in zip(few, found, strict=True)]
+        few = [(part.nothing, not open_) for open_ in found.tolist()]
+    else:
+        few = [part.left(index, left.get(index, []), most) for index in range(part.size)]
     return Answer(
         np.where(found, bound.astype(np.int64), question.time_ns + 1),
         [part.layouts(placed) + ([] if complete else part.met(i)) for i, (placed, complete) in enumerate(few)],
@@ -149,7 +150,8 @@ class _Part:
         except TooMany:
             return True
         if placed is not None:
-            self.best.take(self.rows, ranks.prices, placed, np.array([index]), base)
+            measured = Measured.of(self.rows, ranks.prices, placed)
+            self.best.take(self.rows, placed, measured, np.array([index]), base)
         return placed is not None
 
     def _tops(self, prices: Prices, base: Array, most: int | None = None) -> list[Array]:
@@ -182,12 +184,17 @@ class _Part:
             for counts, ending in zip(placed.counts.tolist(), placed.ending.tolist(), strict=True)
         ]
 
+    @property
+    def nothing(self) -> Placements:
+        """No placement."""
+        none = np.zeros(0, dtype=np.int64)
+        return Placements(none.reshape(0, self.grid.stages), none)
+
     def left(self, index: int, listed: list[Listed], most: int | None) -> tuple[Placements, bool]:
         """The placements that are left of one candidate and within the limits, as far as its prices without padding
         and the mean rank's step end tell, fastest first; and whether these are all."""
         if not listed:
-            none = np.zeros(0, dtype=np.int64)
-            return Placements(none.reshape(0, self.grid.stages), none), True
+            return self.nothing, True
         complete = all(item.complete for item in listed)
         placed = Placements.unique([item.placed for item in listed])
         mine = self.prices.only(np.full(len(placed.ending), index))

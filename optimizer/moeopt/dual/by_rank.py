@@ -17,7 +17,7 @@ import numpy as np
 
 from moeopt.dual.contents import Contents, Filling, Holding, TooMany
 from moeopt.dual.grid import Array, Grid, on_simplex
-from moeopt.dual.maxima import Maxima, maxima
+from moeopt.dual.maxima import Maxima, least_excess_ns, maxima
 from moeopt.dual.prices import Prices, Rows, duration_ns, ub2_at
 from moeopt.dual.ranks_pass import RanksPass, Step
 from moeopt.dual.tables import Mask
@@ -83,20 +83,16 @@ class ByRank:
     def _step(self, rank: int, base_ns: float, tops: list[Array]) -> Step:
         """The ways of a rank that R1 and UB2 allow, as no stage is longer than the longest of its position."""
         ways, rows = self._ways[rank], self.rows
+        even = least_excess_ns(rows, self.grid, self.prices, base_ns)
         above = np.maximum(ways.time_ns - base_ns, 0).sum(axis=1) if rows.surrogate else np.zeros(len(ways.total))
         row = rows.schedule[2] * ways.time_ns.sum(axis=1) + self.filling.fill_ns[rank] if rows.timed else 0 * above
-        upper = rows.span * base_ns + rows.waves * above + np.maximum(rows.rounds * above, self._even(base_ns))
+        upper = rows.span * base_ns + rows.waves * above + np.maximum(rows.rounds * above, even)
         near: Mask = row + upper <= self._target
         ways = ways.only(near)
         top = np.stack([np.searchsorted(tops[c], ways.time_ns[:, c]) for c in range(self.grid.vpp)], axis=1)
         within: Mask = np.all(top < [len(each) for each in tops], axis=1)
         near[near] = within
         return Step.of(self.filling.roles(rank), ways.only(within), rows.rounds * above[near], row[near], top[within])
-
-    def _even(self, base_ns: float) -> float:
-        """What UB2 counts at least of all stages above the base time."""
-        work = float(duration_ns(self.prices.totals)[0])
-        return self.rows.rounds * max(work - self.grid.stages * base_ns, 0.0)
 
     def _pass(self, steps: list[Step], chances: Maxima, cap_ns: Array, extra: list[Array] | None = None) -> RanksPass:
         return RanksPass(steps, (self.filling.prefix, self.filling.counted), chances.tops, cap_ns, extra)

@@ -109,10 +109,8 @@ class Filling:
 
     @cached_property
     def fill_ns(self) -> Array:
-        """By rank: what the stages of the first position before it take at least, and the hops there and back."""
-        ranks = np.arange(self.grid.pp)
-        kinds = self.prices.kinds[0, :, 0] + self.prices.kinds[0, :, 1]
-        return np.asarray(np.maximum(ranks - 1, 0) * kinds.min() + 2 * ranks * self.prices.hop_ns[0])
+        """By rank, as `Prices.fill_ns`."""
+        return np.asarray(self.prices.fill_ns(self.grid.pp)[0])
 
     def _longest_ns(self, rank: int) -> float:
         """What one micro-batch takes on a rank at most: R1 is within the target, beside UB2, which is no less than all

@@ -30,12 +30,18 @@ class Maxima:
         return Maxima(self.tops[which], self.value_ns[which])
 
 
+def least_excess_ns(rows: Rows, grid: Grid, prices: Prices, base_ns: float) -> float:
+    """What UB2 counts at least of all stages of one candidate above a base time."""
+    work = float(duration_ns(prices.totals)[0])
+    return rows.rounds * max(work - grid.stages * base_ns, 0.0)
+
+
 def maxima(rows: Rows, grid: Grid, prices: Prices, base_ns: float, tops: list[Array]) -> Maxima:
     """The chances of one candidate that may be within the target: some rank does the mean rank's work, the longest
     stages count among the excess, and the stages hold all work. Raises TooMany."""
     work = float(duration_ns(prices.totals)[0]) if rows.timed else 0.0
     target = float(prices.target_ns[0]) * (1 + SLACK) - rows.schedule[2] * work / grid.pp
-    even = rows.rounds * max(work - grid.stages * base_ns, 0.0)
+    even = least_excess_ns(rows, grid, prices, base_ns)
     chosen, above, held = np.zeros((1, 0), dtype=np.int64), np.zeros(1), np.zeros(1)
     for top in tops:
         above = (above[:, None] + (top - base_ns if rows.surrogate else 0 * top)).reshape(-1)

@@ -254,6 +254,13 @@ class Prices:
             held -= self.layers_again[:, :, :size]
         return np.asarray(held)
 
+    def fill_ns(self, pp: int) -> Array:
+        """Candidates x ranks: what R1 counts at least of the stages of the first position before a rank, which hold a
+        layer each but for the first; and the hops there and back."""
+        rank = np.arange(pp)
+        shortest = duration_ns(self.kinds).min(axis=1)
+        return np.asarray(np.maximum(rank - 1, 0) * shortest[:, None] + 2 * rank * self.hop_ns[:, None])
+
     def only(self, index: NDArray[Any]) -> "Prices":
         """Some of the candidates."""
         return Prices(*(getattr(self, field.name)[index] for field in fields(self)))

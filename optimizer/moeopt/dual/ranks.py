@@ -13,16 +13,14 @@ from moeopt.dual.tops import SLACK
 
 def most_by_time(tables: Tables, upper_ns: Array) -> Array:
     """Rows x ranks: what UB2 (`upper_ns`, its least value) leaves of the target limits R1, which is M times the rank's
-    own work and the stages of the first position before it; these hold a layer each, but for the first."""
+    own work and the stages of the first position before it."""
     mine, pp = tables.prices, tables.grid.pp
     kinds = duration_ns(mine.kinds)
     commonest = (mine.kinds[:, :, 4] * kinds).sum(axis=1)
-    rank = np.arange(pp)
     special = np.zeros((len(kinds), pp))
     special[:, 0] += duration_ns(mine.embedding)
     special[:, -1] += duration_ns(mine.loss)
-    fill = np.maximum(rank - 1, 0) * kinds.min(axis=1)[:, None] + 2 * rank * mine.hop_ns[:, None]
-    room = ((mine.target_ns - upper_ns)[:, None] - fill) / tables.rows.schedule[2] - special
+    room = ((mine.target_ns - upper_ns)[:, None] - mine.fill_ns(pp)) / tables.rows.schedule[2] - special
     return np.asarray(np.floor(room / commonest[:, None] * (1 + SLACK)))
 
 

@@ -109,12 +109,10 @@ class Tables:
         first, last = self.low[stage], self.high[stage + 1] + 1
         return np.asarray(np.einsum("rm,rml->rl", weight, self.prices.layers[:, :, first:last]))
 
-    def again(self, stage: int, weight: Array, table: Stage | Ending) -> Array | float:
-        """What recomputing by block adds to the cost of a stage: rows x the shape of the table."""
-        if table.covered is None:
-            return 0.0
+    def again(self, stage: int, weight: Array, before: Index, covered: Index) -> Array:
+        """What recomputing by block adds to the cost of a stage: rows x the shape of `before` (of its table)."""
         sums = np.einsum("rm,rml->rl", weight, self.prices.layers_again)
-        return np.asarray(_at(sums, table.covered) - sums[:, table.before + self.low[stage]])
+        return np.asarray(_at(sums, covered) - sums[:, before + self.low[stage]])
 
 
 def _at(sums: Array, places: Index) -> Array:

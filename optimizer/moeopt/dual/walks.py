@@ -108,8 +108,9 @@ class Walks:
         sums = self.tables.sums(stage, weight)
         cost = (weight * table.held).sum(axis=1)
         upper = sums[:, None, self.tables.low[stage + 1] - self.tables.low[stage] :]
-        move = upper - sums[:, table.before] + self.tables.again(stage, weight, table)
-        move = move + table.price + cost[:, None, None]
+        move = upper - sums[:, table.before] + table.price + cost[:, None, None]
+        if table.covered is not None:
+            move = move + self.tables.again(stage, weight, table.before, table.covered)
         self.moves.append(move)
         value = within[:, :, table.before] + move[:, None]
         value[table.blocked] = NEVER
@@ -122,7 +123,8 @@ class Walks:
         sums = np.einsum("rm,rml->rl", weight, self.tables.prices.layers)
         cost = (weight * ending.held).sum(axis=1) + (last * ending.late).sum(axis=1)
         move = sums[:, -1:] - sums[:, ending.before + self.tables.low[ending.stage]] + ending.price + cost[:, None]
-        move = move + self.tables.again(ending.stage, weight, ending)
+        if ending.covered is not None:
+            move = move + self.tables.again(ending.stage, weight, ending.before, ending.covered)
         self.end_moves.append(move)
         value = self._before[ending.stage][:, :, ending.before] + move[:, None, :]
         value[ending.blocked] = NEVER

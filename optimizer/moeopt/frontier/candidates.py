@@ -22,7 +22,7 @@ from moeopt.schedule.bounds import lower_bound_rows
 from moeopt.screening import Block, Pair, Screening
 from moeopt.screening.pairs import bounded
 from moeopt.solving.incumbent import Found, place
-from moeopt.solving.queue import Queue
+from moeopt.solving.queue import FILLS, Queue
 from moeopt.solving.settings import Settings
 from moeopt.space import row, select
 
@@ -30,7 +30,6 @@ Column = NDArray[np.int64]
 Key = tuple[object, ...]
 _EARLY = 0.1
 """Seconds that a solver may stop before its time limit; one that stops earlier was interrupted by the user."""
-_FILLS = (1.0, 0.93, 0.85, 0.75, 0.6)
 _SAMPLES = 4
 _QUICK = 6.0
 """Seconds of the smaller model: what is not ruled out by then is asked in full."""
@@ -115,7 +114,7 @@ class Candidates:
     def samples(self, pairs: Sequence[Pair], limit_bytes: int) -> list[Entry]:
         """A few rows worth placing: the fastest by bound at several fill levels of memory, and the lightest."""
         table, picked = _Table(pairs), dict[int, None]()
-        for fill in _FILLS:
+        for fill in FILLS:
             fitting = np.flatnonzero(table.memory <= int(fill * limit_bytes))
             picked |= dict.fromkeys(fitting[np.argsort(table.time[fitting], kind="stable")[:_SAMPLES]].tolist())
         picked |= dict.fromkeys(np.argsort(table.memory, kind="stable")[:_SAMPLES].tolist())

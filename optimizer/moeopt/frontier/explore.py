@@ -10,7 +10,6 @@ from moeopt.frontier.candidates import Candidates, Entry, Key, Stopped, Undecide
 from moeopt.frontier.goals import Goals, Region
 from moeopt.frontier.sketch import sketch
 from moeopt.screening import MOST_NS, Limits, Pair
-from moeopt.solving.first import FILLS
 from moeopt.solving.incumbent import Found
 from moeopt.solving.queue import Queue
 from moeopt.solving.settings import Settings
@@ -149,9 +148,7 @@ class Exploration:
     @staticmethod
     def _sample(queue: Queue, limits: Limits) -> list[int]:
         """Rows of the lowest bounds within a time, and of the lowest ones at several fill levels of memory."""
-        picked = set(queue.lowest(_SAMPLED))
-        for fill in FILLS:
-            picked |= set(queue.best_filled(int(fill * limits.memory_bytes), -1, _SAMPLED))
+        picked = queue.sampled(limits.memory_bytes, _SAMPLED, _SAMPLED)
         return [at for at in sorted(picked) if queue.bound[at] <= (limits.time_ns or MOST_NS)]
 
     def _prove(self, entries: Sequence[Entry], region: Region, corner: Corner) -> bool:

@@ -13,10 +13,8 @@ _GROWTH = 1.2
 """The first limit that admits a layout is looked for in steps of this factor ..."""
 ROUNDS = 16
 """... this many times: to 18 times the lowest bound. What fits only beyond is left to the solver."""
-FILLS = (1.0, 0.93, 0.85, 0.75, 0.6)
-"""Shares of the memory limit: for each, the best candidates whose memory bound is below it are placed first ..."""
 _SAMPLES = 4
-"""... so many of them."""
+"""Candidates that are placed first at each fill level of memory."""
 _IMPROVEMENTS = 8
 """Rounds of placing what could be better than the best layout known."""
 _FEW = 96
@@ -91,11 +89,7 @@ class First:
         `above`: a bound up to which candidates were sampled before, and did not fit.
         """
         limit_bytes = self.best.within(None).memory_bytes
-        picked = {
-            position
-            for fill in FILLS
-            for position in queue.best_filled(int(fill * limit_bytes), above, _SAMPLES * self.best.top)
-        }
+        picked = queue.sampled(limit_bytes, 0, _SAMPLES * self.best.top, above)
         if each:
             picked |= set(queue.lowest(_FEW) if len(queue) <= _FEW else queue.best_of_each())
         return [queue.candidate(position) for position in sorted(picked, key=lambda i: (int(queue.bound[i]), i))]

@@ -19,6 +19,8 @@ from moeopt.screening import Column, Limits, Pair, tightened
 from moeopt.space import row
 
 Mask: TypeAlias = NDArray[np.bool_]
+FILLS = (1.0, 0.93, 0.85, 0.75, 0.6)
+"""Shares of the memory limit that samples are taken at: the best rows whose memory bound is below it."""
 _FEWEST, _MOST = 8, 128
 """Rows that duality is given at once."""
 
@@ -124,10 +126,17 @@ class Queue:
         """A column of all rows by pair."""
         return np.split(column, np.cumsum([pair.size for pair in self.pairs])[:-1]) if self.pairs else []
 
-    def best_filled(self, most_bytes: int, above: int, count: int) -> list[int]:
-        """The same among rows whose memory bound is at most so much, and whose bound is above a value."""
+    def _best_filled(self, most_bytes: int, above: int, count: int) -> list[int]:
+        """Open rows of the lowest bounds, of those within `most_bytes` by their memory bound and above `above`."""
         fitting = np.flatnonzero(self._open & (self.memory <= most_bytes) & (self.bound > above))
         return [int(i) for i in fitting[np.argsort(self.bound[fitting], kind="stable")[:count]]]
+
+    def sampled(self, most_bytes: int, lowest: int, filled: int, above: int = -1) -> set[int]:
+        """The rows with the lowest bounds, and so many at each fill level of memory whose bound is above a value."""
+        picked = set(self.lowest(lowest))
+        for fill in FILLS:
+            picked |= set(self._best_filled(int(fill * most_bytes), above, filled))
+        return picked
 
     def best_of_each(self) -> list[int]:
         """The open row with the lowest bound of every pair."""

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 
 from moeopt.solving.best import Best
-from moeopt.solving.first import FILLS
 from moeopt.solving.incumbent import Found
 from moeopt.solving.queue import Queue
 
@@ -40,9 +39,7 @@ class Raising:
     def _sample(self, rounds: int) -> None:
         self.pause()
         memory = self.best.within(None).memory_bytes
-        picked = set(self.queue.lowest(_LOWEST))
-        for fill in FILLS:
-            picked |= set(self.queue.best_filled(int(fill * memory), -1, _FILLED))
+        picked = self.queue.sampled(memory, _LOWEST, _FILLED)
         for candidate, pipeline in self.queue.placements(sorted(picked), self.best.limits, rounds):
             self.best.add(self.best.judged(candidate, pipeline))
         self.queue.tighten(self.best.limits)
