@@ -1,6 +1,5 @@
 """Solve a problem: screen, find a good layout, then prove with CP-SAT that none is better. Only wiring is here."""
 
-import os
 import time
 from contextlib import suppress
 from dataclasses import replace
@@ -8,14 +7,15 @@ from typing import Any
 
 from moeopt.errors import InputError
 from moeopt.explain import explain
+from moeopt.parallel import default_workers, using
 from moeopt.problem.problem import Problem
 from moeopt.solution import infeasible_answer, solved_answer, unknown_answer
 from moeopt.solving.branch import Result, Search
+from moeopt.solving.certify import Certificate
 from moeopt.solving.certify import certify as prove_replay
 from moeopt.solving.settings import Progress, Settings
 from moeopt.space import gpu_counts
 
-_MOST_WORKERS = 8
 _EARLY = 0.2
 """Seconds that a solver may stop before its time limit."""
 
@@ -34,44 +34,52 @@ def solve(
 ) -> dict[str, Any]:
     """The best layout of a problem, with its proof, as the contract's JSON object.
 
-    `time_limit` in seconds; `workers` solver threads (default: the machine's cores, at most 8); `top` adds the K best
-    candidates; `screening` False gives the solver every legal candidate. Interrupted (Ctrl-C, time limit) it returns
-    the best layout found and a bound that none can beat: status feasible, or unknown when none was found. `explained`
-    False leaves out why an infeasible problem has no layout, which takes as long as some twenty solves, and the bound
-    on the replayed step over the whole problem. `certify` goes on until a layout is proven to have the best replayed
-    step, and returns that one (objective step_time); half of the time limit at most goes to the search before it.
+    `time_limit` in seconds; `workers` processes and solver threads (default: one a core, at most 8; no answer depends
+    on it); `top` adds the K best candidates; `screening` False gives the solver every legal candidate. Interrupted
+    (Ctrl-C, time limit) it returns the best layout found and a bound that none can beat: status feasible, or unknown
+    when none was found. `explained` False leaves out why an infeasible problem has no layout, which takes as long as
+    some twenty solves, and the bound on the replayed step over the whole problem. `certify` goes on until a layout is
+    proven to have the best replayed step, and returns that one (objective step_time); half of the time limit at most
+    goes to the search before it.
     """
-    batches = problem.workload.batches
     if certify:
         check_certifiable(problem)
     started = time.monotonic()
-    settings = Settings(
-        workers=workers or min(os.cpu_count() or 1, _MOST_WORKERS),
-        seed=seed,
-        deadline=None if time_limit is None else started + time_limit / (2 if certify else 1),
-        progress=progress,
-    )
-    search, result = _fewest_gpus(problem, settings, top) if problem.objective == "gpus" else (None, None)
-    if search is None or result is None:
-        search = Search(problem, settings, top, screening)
-        result = search.run()
-    facts = search.facts(time.monotonic() - started)
-    if result.best is not None:
-        certificate = None
-        if problem.objective == "step_time" and batches.exact and (explained or certify):
-            known = [result.best, *result.alternatives]
-            full = certify and (result.proven or _over(settings))
-            if time_limit is not None:
-                settings = replace(settings, deadline=started + time_limit)
-            with suppress(KeyboardInterrupt):  # the answer is there: without a bound on replays then
-                certificate = prove_replay(search.screening, known, settings, full)
-        return solved_answer(problem, result, facts, certificate, by_replay=certify)
-    if result.proven:
-        reasons: dict[str, Any] = {}
-        with suppress(KeyboardInterrupt):
-            reasons = explain(problem, workers=settings.workers, seconds=time_limit) if explained else {}
-        return infeasible_answer(problem, reasons, facts)
-    return unknown_answer(problem, result.bound, facts)
+    deadline = None if time_limit is None else started + time_limit
+    settings = Settings(workers=workers or default_workers(), seed=seed, deadline=deadline, progress=progress)
+    with using(settings.workers):
+        half = replace(settings, deadline=started + time_limit / 2) if certify and time_limit is not None else settings
+        search, result = _searched(problem, half, top, screening)
+        facts = search.facts(time.monotonic() - started)
+        if result.best is not None:
+            replays = problem.objective == "step_time" and problem.workload.batches.exact and (explained or certify)
+            full = certify and (result.proven or _over(half))
+            certificate = _bound_on_replays(search, result, settings, full) if replays else None
+            return solved_answer(problem, result, facts, certificate, by_replay=certify)
+        if result.proven:
+            reasons: dict[str, Any] = {}
+            with suppress(KeyboardInterrupt):
+                reasons = explain(problem, workers=settings.workers, seconds=time_limit) if explained else {}
+            return infeasible_answer(problem, reasons, facts)
+        return unknown_answer(problem, result.bound, facts)
+
+
+def _searched(problem: Problem, settings: Settings, top: int, screening: bool) -> tuple[Search, Result]:
+    """The search that found an answer, and what it found."""
+    if problem.objective == "gpus":
+        search, result = _fewest_gpus(problem, settings, top)
+        if search is not None and result is not None:
+            return search, result
+    search = Search(problem, settings, top, screening)
+    return search, search.run()
+
+
+def _bound_on_replays(search: Search, result: Result, settings: Settings, full: bool) -> Certificate | None:
+    """None where the user interrupts: the answer is there without it."""
+    known = [found for found in (result.best, *result.alternatives) if found is not None]
+    with suppress(KeyboardInterrupt):
+        return prove_replay(search.screening, known, settings, full)
+    return None
 
 
 def check_certifiable(problem: Problem) -> None:

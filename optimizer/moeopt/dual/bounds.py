@@ -14,6 +14,7 @@ from moeopt.dual.prices import Prices, Rows, duration_ns, ub2_at
 from moeopt.dual.tables import NEVER, Index, Tables
 from moeopt.dual.tops import SLACK, base_times, deepest_stage, tops_of
 from moeopt.dual.walks import Placements
+from moeopt.parallel import side_by_side
 from moeopt.pipeline import PipelineLayout
 from moeopt.problem.problem import Problem
 from moeopt.schedule.placement import ledger_many
@@ -44,6 +45,12 @@ class Question:
     time_ns: Column
     longest_ns: Column
     memory_bytes: int
+
+    @property
+    def work(self) -> int:
+        """How much there is to do, beside other questions: stages, squared, of all candidates."""
+        pp, vpp, *_ = self.rows.schedule
+        return len(self.time_ns) * (pp * vpp) ** 2
 
     @property
     def grid(self) -> Grid:
@@ -123,36 +130,41 @@ class _Part:
         if not self.grid.has_placements(self.deepest) or (self.rows.replayed and self.rows.timed):
             return
         of, base = base_times(self.grid, self.rows, self.prices, self.deepest, one=False)
+        mine = [np.flatnonzero(of == index) for index in range(self.size)]
         keep = np.ones(len(of), dtype=bool)
-        for index in range(self.size):
-            mine = np.flatnonzero(of == index)
-            keep[mine] = self._open_by_rank(index, base[mine], rounds)
+        left = side_by_side(lambda index: self._left_by_rank(index, base[mine[index]], rounds), range(self.size))
+        for at, parts in zip(mine, left, strict=True):
+            for where, placed in zip(at.tolist(), parts, strict=True):
+                keep[where] = placed is not None
+                if placed is not None and len(placed.ending):
+                    self._take(of[where : where + 1], base[where : where + 1], placed)
         self._bases = of[keep], base[keep]
 
-    def _open_by_rank(self, index: int, bases: Array, rounds: int) -> list[bool]:
-        """Which base times of a candidate are left; placements met on the way are kept. By block the first layers of a
-        stage have prices of their own, which ways of a rank do not know: all are left."""
+    def _take(self, of: Index, base: Array, placed: Placements) -> None:
+        """A placement that was met."""
+        measured = Measured.of(self.rows, self.prices.only(of), placed)
+        self.best.take(self.rows, placed, measured, of, base)
+
+    def _left_by_rank(self, index: int, bases: Array, rounds: int) -> list[Placements | None]:
+        """For each base time of a candidate a placement that is left, an empty one where that is not known, None where
+        there is none. By block the first layers of a stage have prices of their own, which ways of a rank do not know.
+        """
         only = np.array([index])
         prices = self.prices.only(only)
         if prices.by_block:
-            return [True] * len(bases)
+            return [self.nothing] * len(bases)
         holding = Holding(self.question.problem, self.question.costs.rows(only), self.question.memory_bytes)
         try:
             ranks = ByRank(self.grid, self.rows, prices, holding, self.deepest)
         except TooMany:
-            return [True] * len(bases)
-        return [self._is_open_by_rank(ranks, index, base, rounds) for base in bases]
+            return [self.nothing] * len(bases)
+        return side_by_side(lambda base_ns: self._left_at(ranks, base_ns, rounds), bases.tolist())
 
-    def _is_open_by_rank(self, ranks: ByRank, index: int, base_ns: float, rounds: int) -> bool:
-        base = np.array([base_ns])
+    def _left_at(self, ranks: ByRank, base_ns: float, rounds: int) -> Placements | None:
         try:
-            placed = ranks.left(base_ns, [top[0] for top in self._tops(ranks.prices, base)], rounds)
+            return ranks.left(base_ns, [top[0] for top in self._tops(ranks.prices, np.array([base_ns]))], rounds)
         except TooMany:
-            return True
-        if placed is not None:
-            measured = Measured.of(self.rows, ranks.prices, placed)
-            self.best.take(self.rows, placed, measured, np.array([index]), base)
-        return placed is not None
+            return self.nothing
 
     def _tops(self, prices: Prices, base: Array, most: int | None = None) -> list[Array]:
         """The maxima that each chunk position may have."""

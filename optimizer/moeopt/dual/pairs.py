@@ -6,6 +6,7 @@ import numpy as np
 
 from moeopt.dual.bounds import Answer, Question
 from moeopt.dual.prices import Cuts, Rows
+from moeopt.parallel import side_by_side
 from moeopt.pipeline import PipelineLayout
 from moeopt.problem.problem import Problem
 from moeopt.schedule.placement import Schedule
@@ -30,9 +31,7 @@ def ask_pairs(
     shapes = np.stack([d.pp, d.vpp, d.num_microbatches, d.interleave_group, overlap], axis=1)
     unique, origin = np.unique(shapes, axis=0, return_inverse=True)
     time_ns, end_ns = limits.time_of(d), np.broadcast_to(np.asarray(rows.work.end_ns), d.pp.shape)
-    bound = np.zeros_like(time_ns)
-    placed: list[list[PipelineLayout]] = [[] for _ in time_ns]
-    complete = [False] * len(time_ns)
+    questions = []
     for number, (pp, vpp, microbatches, group, ep_overlap) in enumerate(unique.tolist()):
         index = np.flatnonzero(origin.reshape(-1) == number)
         schedule = pp, vpp, microbatches, group, bool(ep_overlap)
@@ -45,7 +44,12 @@ def ask_pairs(
             rows.chunk_ns[index],
             limits.memory_bytes,
         )
-        answer = ask(question)
+        questions.append((index, question))
+    bound = np.zeros_like(time_ns)
+    placed: list[list[PipelineLayout]] = [[] for _ in time_ns]
+    complete = [False] * len(time_ns)
+    answers = side_by_side(lambda item: ask(item[1]), questions, lambda item: item[1].work)
+    for (index, _), answer in zip(questions, answers, strict=True):
         bound[index] = answer.bound_ns
         for position, layouts, all_ in zip(index.tolist(), answer.placed, answer.complete, strict=True):
             placed[position], complete[position] = layouts, all_

@@ -1,6 +1,5 @@
 """The complete frontier of two or more objectives, each point proven. Only wiring is here."""
 
-import os
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,11 +11,10 @@ from moeopt.frontier.candidates import Candidates
 from moeopt.frontier.explore import Exploration
 from moeopt.frontier.goals import Goals, check_objectives, essential
 from moeopt.frontier.resolution import automatic, read_resolution
+from moeopt.parallel import default_workers, using
 from moeopt.problem.problem import Problem
 from moeopt.solving.settings import ENGINE, Progress, Settings
 from moeopt.space import check_names
-
-_MOST_WORKERS = 8
 
 
 def pareto(
@@ -48,25 +46,26 @@ def pareto(
         )
     started = time.monotonic()
     settings = Settings(
-        workers=workers or min(os.cpu_count() or 1, _MOST_WORKERS),
+        workers=workers or default_workers(),
         seed=seed,
         deadline=None if time_limit is None else started + time_limit,
         progress=progress,
     )
-    candidates = Candidates(problem, settings)
-    if resolution == "auto":
-        resolution = automatic(problem, candidates.screening.rows, names)
-    steps, stated = read_resolution(resolution, names)
-    chosen = essential(problem, names, steps)
-    goals = Goals(problem, tuple(names[j] for j in chosen))
-    exploration = Exploration(goals, candidates, steps.only(chosen), settings)
-    complete = exploration.run()
-    facts = {
-        "legal_layouts": exploration.candidates.screening.rows,
-        "candidates_given_to_solver": exploration.asked,
-        "seconds": round(time.monotonic() - started, 3),
-        "engine": ENGINE,
-        "seed": seed,
-        "workers": settings.workers,
-    }
+    with using(settings.workers):
+        candidates = Candidates(problem, settings)
+        if resolution == "auto":
+            resolution = automatic(problem, candidates.screening.rows, names)
+        steps, stated = read_resolution(resolution, names)
+        chosen = essential(problem, names, steps)
+        goals = Goals(problem, tuple(names[j] for j in chosen))
+        exploration = Exploration(goals, candidates, steps.only(chosen), settings)
+        complete = exploration.run()
+        facts = {
+            "legal_layouts": exploration.candidates.screening.rows,
+            "candidates_given_to_solver": exploration.asked,
+            "seconds": round(time.monotonic() - started, 3),
+            "engine": ENGINE,
+            "seed": seed,
+            "workers": settings.workers,
+        }
     return answer(Goals(problem, names), exploration, complete, stated, facts)

@@ -6,7 +6,7 @@
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from moeopt.configurations import modes, recomputes
 from moeopt.frameworks.megatron_core import choices_legal, degree_rules, legal
 from moeopt.layout import Choices, Degrees, Recompute
+from moeopt.parallel import side_by_side
 from moeopt.problem.problem import Problem
 from moeopt.screening.average import memory_bound
 from moeopt.screening.limits import Column, Limits
@@ -86,6 +87,12 @@ class Block:
             yield select(degrees, time <= limits.time_of(degrees))
 
 
+_MODES = 16
+"""Modes that are looked at without a look at the time."""
+_TOGETHER = 192
+"""Rows whose chunks are expanded together."""
+
+
 class Screening:
     """The bounds of one problem, computed once; `pairs` reads them at any limits."""
 
@@ -98,11 +105,14 @@ class Screening:
         self.complete = False
         """False where freed decisions made so many modes that `expired` came first: then there is no bound."""
         self._legal: dict[bytes, Degrees] = {}
+        """The rows that many modes have in common, once, by what they hold."""
         degrees = enumerate_degrees(problem)
-        for mode in modes(problem):
+        listed = modes(problem)
+        for first in range(0, len(listed), _MODES):
             if problem.free and self.blocks and expired():
                 return
-            self.blocks += self._block(mode, degrees)
+            found = side_by_side(lambda mode: self._block(mode, degrees), listed[first : first + _MODES])
+            self.blocks += [self._sharing(block) for block in found if block is not None]
         self.complete = True
 
     @property
@@ -121,18 +131,19 @@ class Screening:
 
     # Level 1 ------------------------------------------------------------------------------------------------------
 
-    def _block(self, mode: Choices, degrees: Degrees) -> Iterator[Block]:
+    def _block(self, mode: Choices, degrees: Degrees) -> Block | None:
+        """The rows of one mode; None where none is legal."""
         settings = [recompute for recompute in self.recomputes if choices_legal(self.problem, _with(mode, recompute))]
         if not settings:
-            return
+            return None
         ok = np.ones(len(degrees.tp), dtype=bool)
         left_open = _OPEN if self.problem.workload.batches.exact else _OPEN | {"num_microbatches"}
         for rule in degree_rules(self.problem, mode):
             if not left_open & set(rule.scope):
                 ok &= rule.holds(self.problem, degrees, mode)
-        degrees = self._legal.setdefault(np.packbits(ok).tobytes(), select(degrees, ok))
+        degrees = select(degrees, ok)
         if not len(degrees.tp):
-            return
+            return None
         longest = most_microbatches(self.problem, degrees)
         table = RecomputeTable(self.problem, longest, mode)
         any_chunks = Degrees(**{**vars(degrees), "vpp": np.full_like(degrees.tp, 2)})
@@ -142,7 +153,15 @@ class Screening:
             for shape in (degrees, any_chunks)
         ]
         work = table.least_work(settings)
-        yield Block(mode, degrees, work_bound(degrees, work), np.minimum.reduce(weights), work, longest)
+        return Block(mode, degrees, work_bound(degrees, work), np.minimum.reduce(weights), work, longest)
+
+    def _sharing(self, block: Block) -> Block:
+        """A block whose rows are those of an earlier one, where they are the same."""
+        degrees, longest = (
+            self._legal.setdefault(b"".join(np.asarray(column).tobytes() for column in vars(rows).values()), rows)
+            for rows in (block.degrees, block.longest)
+        )
+        return replace(block, degrees=degrees, longest=longest)
 
     # Level 2 ------------------------------------------------------------------------------------------------------
 
@@ -155,14 +174,23 @@ class Screening:
         the smallest and the largest of each row. `pause` is called now and then where the batch is open, and may raise.
         """
         settings = self.recomputes if settings is None else settings
-        result = []
+        rows = list(self._rows(limits, every_batch))
+        parts = side_by_side(lambda item: self._bounded(*item, limits, settings), rows, lambda item: len(item[1].tp))
+        return [pair for part in parts for pair in part]
+
+    def _rows(self, limits: Limits, every_batch: bool) -> Iterator[tuple[Choices, Degrees]]:
+        """Rows of the first level within the limits."""
         for block in self.blocks:
             keep = block.within(limits)
             for degrees in block.batches(self.problem, keep, limits, every_batch) if keep.any() else ():
-                if not self.problem.workload.batches.exact:
-                    self.pause()
-                result += list(self._expand(block.mode, degrees, limits, settings))
-        return bounded(self.problem, result, limits)
+                for part in np.array_split(np.arange(len(degrees.tp)), -(-len(degrees.tp) // _TOGETHER)):
+                    yield block.mode, select(degrees, part)
+
+    def _bounded(self, mode: Choices, degrees: Degrees, limits: Limits, settings: Sequence[Recompute]) -> list[Pair]:
+        """What is left of some of these rows, chunks and recompute decided."""
+        if not self.problem.workload.batches.exact:
+            self.pause()
+        return bounded(self.problem, list(self._expand(mode, degrees, limits, settings)), limits)
 
     def _expand(self, mode: Choices, degrees: Degrees, limits: Limits, settings: Sequence[Recompute]) -> Iterator[Pair]:
         degrees, _ = with_chunks(self.problem, degrees)

@@ -1,0 +1,147 @@
+"""Work side by side, in processes forked for it: they know all that this one knows, and only results are sent.
+
+Nothing here changes an answer: results come in the order of the items, and what no process returned is done here.
+Forking is left to where it is safe: Linux, the main thread, no other thread in a solve; elsewhere work is done in turn.
+"""
+
+import gc
+import os
+import pickle
+import select
+import signal
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from typing import Any, TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+MOST_WORKERS = 8
+_TICKET = 4
+"""Bytes of an item's number: a pipe hands them over whole."""
+_MOST_ITEMS = 4096
+"""As many numbers as any pipe holds."""
+_PATIENCE_SECONDS, _PATIENCE_FACTOR = 60, 10
+"""A process that takes this and so many times as long as the own part took is given up."""
+_workers: ContextVar[int] = ContextVar("workers", default=1)
+_elsewhere: set[int] = set()
+"""Threads other than the main one that work right now."""
+
+
+def default_workers() -> int:
+    """One a core that this process may use, at most eight."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, MOST_WORKERS)
+
+
+@contextmanager
+def using(workers: int) -> Iterator[None]:
+    """Work inside of the block is spread over so many processes, this one included."""
+    token, thread = _workers.set(workers), threading.get_ident()
+    first = thread != threading.main_thread().ident and thread not in _elsewhere
+    if first:
+        _elsewhere.add(thread)
+    try:
+        yield
+    finally:
+        _workers.reset(token)
+        if first:
+            _elsewhere.discard(thread)
+
+
+def side_by_side(
+    function: Callable[[Item], Result], items: Sequence[Item], size: Callable[[Item], int] = lambda item: 0
+) -> list[Result]:
+    """The function of every item, in order; the largest items are begun first. Results must be picklable, and what the
+    function changes elsewhere is lost."""
+    helpers = min(_workers.get(), len(items)) - 1
+    if helpers < 1 or len(items) > _MOST_ITEMS or not _can_fork():
+        return [function(item) for item in items]
+    order = sorted(range(len(items)), key=lambda number: -size(items[number]))
+    done = _Shift(function, items).run(order, helpers)
+    return [done[number] if number in done else function(item) for number, item in enumerate(items)]
+
+
+def _can_fork() -> bool:
+    return sys.platform == "linux" and threading.current_thread() is threading.main_thread() and not _elsewhere
+
+
+class _Shift:
+    """Processes that draw the numbers of the items from one pipe until it is empty."""
+
+    def __init__(self, function: Callable[[Any], Any], items: Sequence[Any]) -> None:
+        self.function, self.items = function, items
+        self._tickets, self._desk = os.pipe()
+
+    def run(self, order: Sequence[int], helpers: int) -> dict[int, Any]:
+        """Results by number, as far as no process failed."""
+        os.write(self._desk, b"".join(number.to_bytes(_TICKET, "little") for number in order))
+        os.close(self._desk)
+        started, began = list[tuple[int, int]](), time.monotonic()
+        try:
+            for _ in range(helpers):
+                started.append(self._start())
+            with using(1):
+                done = self._work()
+            patience = time.monotonic() + _PATIENCE_SECONDS + _PATIENCE_FACTOR * (time.monotonic() - began)
+            for _, answers in started:
+                done |= _read(answers, patience)
+            return done
+        finally:
+            os.close(self._tickets)
+            for process, answers in started:
+                os.close(answers)
+                os.kill(process, signal.SIGKILL)
+                os.waitpid(process, 0)
+
+    def _work(self) -> dict[int, Any]:
+        """What one process does: one item after the other, until all are begun."""
+        done: dict[int, Any] = {}
+        while ticket := os.read(self._tickets, _TICKET):
+            number = int.from_bytes(ticket, "little")
+            done[number] = self.function(self.items[number])
+        return done
+
+    def _start(self) -> tuple[int, int]:
+        """A process that works, and the pipe that it answers on. No interrupt comes while it is not settled."""
+        answers, reply = os.pipe()
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            with warnings.catch_warnings():  # of threads: those of linear algebra, which stop themselves for a fork
+                warnings.simplefilter("ignore", DeprecationWarning)
+                process = os.fork()
+            if not process:
+                self._help(reply)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        os.close(reply)
+        return process, answers
+
+    def _help(self, reply: int) -> None:
+        """The life of a helping process. It leaves interrupts to its parent, collects no garbage (that would copy every
+        page), and says nothing about an error: its parent will meet it again."""
+        with suppress(BaseException):
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            gc.disable()
+            _workers.set(1)
+            answer = pickle.dumps(self._work(), pickle.HIGHEST_PROTOCOL)
+            with os.fdopen(reply, "wb") as stream:
+                stream.write(answer)
+        os._exit(0)
+
+
+def _read(answers: int, patience: float) -> dict[int, Any]:
+    """What a process did, if it answers until then (`time.monotonic()`); nothing where it failed."""
+    parts: list[bytes] = []
+    while select.select([answers], [], [], max(0.0, patience - time.monotonic()))[0]:
+        part = os.read(answers, 2**20)
+        if not part:
+            data = b"".join(parts)
+            return dict(pickle.loads(data)) if data else {}
+        parts.append(part)
+    return {}
