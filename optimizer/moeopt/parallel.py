@@ -55,7 +55,7 @@ def using(workers: int) -> Iterator[None]:
 
 
 def side_by_side(
-    function: Callable[[Item], Result], items: Sequence[Item], size: Callable[[Item], int] = lambda item: 0
+    function: Callable[[Item], Result], items: Sequence[Item], size: Callable[[Item], int] = lambda _: 0
 ) -> list[Result]:
     """The function of every item, in order; the largest items are begun first. Results must be picklable, and what the
     function changes elsewhere is lost."""

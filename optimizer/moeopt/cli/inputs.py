@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from moeopt.layout import Layout
 
 MAX_WORKERS = 1024
-"""Threads of a solver, or points of a sweep at once."""
+"""Processes of a solve and threads of its solver, or points of a sweep at once."""
 MAX_TOP = 1000
 """Layouts that --top lists; each of them is proven."""
 DEFAULTS = {"architecture": "qwen3-30b-a3b", "cluster": "h100-sxm"}

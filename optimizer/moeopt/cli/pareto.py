@@ -36,7 +36,7 @@ PLOTS = (".png", ".svg", ".html")
 @click.option("--plot", metavar="FILE", help="A picture (.png, .svg), or a page with every point's layout (.html).")
 @click.option("--csv", "csv_", metavar="FILE", help="The points as a table for spreadsheets.")
 @click.option("--time-limit", metavar="SEC", help="Stop after this long with the points found so far (60, 5min).")
-@click.option("--workers", metavar="N", help="Solver threads (default: one a core).")
+@click.option("--workers", metavar="N", help="Processes and solver threads (default: one a core, at most 8).")
 @click.option("--seed", metavar="N", default="0", show_default=True, help="Seed of the solver.")
 @output_options
 def pareto(**options: Any) -> int:

@@ -19,7 +19,7 @@ EXIT_CODES = {"optimal": 0, "feasible": 0, "infeasible": 3, "unknown": 4}
 @problem_options
 @click.option("--top", metavar="K", help="Also the K best distinct layouts.")
 @click.option("--time-limit", metavar="SEC", help="Stop after this long with the best layout and its bound (60, 5min).")
-@click.option("--workers", metavar="N", help="Solver threads (default: one a core).")
+@click.option("--workers", metavar="N", help="Processes and solver threads (default: one a core, at most 8).")
 @click.option("--seed", metavar="N", default="0", show_default=True, help="Seed of the solver.")
 @click.option("--no-screening", is_flag=True, help="Give the solver every layout; slower, and the same optimum.")
 @click.option(

@@ -29,6 +29,8 @@ _SAMPLED_TOPS = 4
 """Maxima of a chunk position that a sample looks at."""
 _BY_RANK_FROM = 2
 """From so many rounds on, what memory and the slowest rank rule out rank by rank is not walked."""
+_BEFORE_RANKS = 6
+"""So many rounds come before that, for all candidates of a schedule together."""
 _MOST_ROWS = 384
 """Rows of one ascent; larger groups are taken in parts."""
 
@@ -129,16 +131,25 @@ class _Part:
         """Leave out the base times of candidates with which no placement is within the target, rank by rank."""
         if not self.grid.has_placements(self.deepest) or (self.rows.replayed and self.rows.timed):
             return
-        of, base = base_times(self.grid, self.rows, self.prices, self.deepest, one=False)
-        mine = [np.flatnonzero(of == index) for index in range(self.size)]
+        of, base = self._left_by_few(min(rounds, _BEFORE_RANKS))
+        mine = [np.flatnonzero(of == index) for index in np.unique(of)]
         keep = np.ones(len(of), dtype=bool)
-        left = side_by_side(lambda index: self._left_by_rank(index, base[mine[index]], rounds), range(self.size))
+        left = side_by_side(lambda at: self._left_by_rank(int(of[at[0]]), base[at], rounds), mine)
         for at, parts in zip(mine, left, strict=True):
             for where, placed in zip(at.tolist(), parts, strict=True):
                 keep[where] = placed is not None
                 if placed is not None and len(placed.ending):
                     self._take(of[where : where + 1], base[where : where + 1], placed)
         self._bases = of[keep], base[keep]
+
+    def _left_by_few(self, rounds: int) -> tuple[Index, Array]:
+        """The base times that a few rounds of an ascent leave: whose, and which. They cost less than one rank's ways."""
+        left = [(np.zeros(0, dtype=np.int64), np.zeros(0))]
+        for ascent in self.ascents():
+            ascent.run(rounds)
+            left.append((ascent.of, ascent.tables.base_ns))
+        of, base = zip(*left, strict=True)
+        return np.concatenate(of), np.concatenate(base)
 
     def _take(self, of: Index, base: Array, placed: Placements) -> None:
         """A placement that was met."""
