@@ -25,7 +25,7 @@ TABLES = (".csv", ".parquet", ".json")
 @problem_options
 @click.option("--time-limit", metavar="SEC", help="Stop each point after this long with its best layout (60, 5min).")
 @click.option("--jobs", metavar="N", help="Points solved at once (default: one a core and worker).")
-@click.option("--workers", metavar="N", default="1", show_default=True, help="Processes and solver threads of each point.")
+@click.option("--workers", metavar="N", default="1", show_default=True, help="Processes and threads of each point.")
 @click.option("--seed", metavar="N", default="0", show_default=True, help="Seed of the solver.")
 @click.option("--ray", metavar="ADDRESS", help="Solve on a Ray cluster; local starts one on this machine.")
 @output_options

@@ -143,7 +143,7 @@ class _Part:
         self._bases = of[keep], base[keep]
 
     def _left_by_few(self, rounds: int) -> tuple[Index, Array]:
-        """The base times that a few rounds of an ascent leave: whose, and which. They cost less than one rank's ways."""
+        """The base times that some rounds of an ascent leave: whose, and which. They cost less than one rank's ways."""
         left = [(np.zeros(0, dtype=np.int64), np.zeros(0))]
         for ascent in self.ascents():
             ascent.run(rounds)
