@@ -11,7 +11,7 @@ from moeopt.dual.by_rank import ByRank
 from moeopt.dual.contents import Holding, TooMany
 from moeopt.dual.grid import Array, Grid, grid_of
 from moeopt.dual.prices import Prices, Rows, duration_ns, ub2_at
-from moeopt.dual.tables import NEVER, Index, Tables
+from moeopt.dual.tables import NEVER, Index, Mask, Tables
 from moeopt.dual.tops import SLACK, base_times, deepest_stage, tops_of
 from moeopt.dual.walks import Placements
 from moeopt.pipeline import PipelineLayout
@@ -129,29 +129,34 @@ class _Part:
             keep[mine] = self._open_by_rank(index, base[mine], rounds)
         self._bases = of[keep], base[keep]
 
-    def _open_by_rank(self, index: int, bases: Array, rounds: int) -> list[bool]:
+    def _open_by_rank(self, index: int, bases: Array, rounds: int) -> Mask:
         """Which base times of a candidate are left; placements met on the way are kept. By block the first layers of a
         stage have prices of their own, which ways of a rank do not know: all are left."""
         only = np.array([index])
         prices = self.prices.only(only)
         if prices.by_block:
-            return [True] * len(bases)
+            return np.ones(len(bases), dtype=bool)
         holding = Holding(self.question.problem, self.question.costs.rows(only), self.question.memory_bytes)
         try:
             ranks = ByRank(self.grid, self.rows, prices, holding, self.deepest)
         except TooMany:
-            return [True] * len(bases)
-        return [self._is_open_by_rank(ranks, index, base, rounds) for base in bases]
+            return np.ones(len(bases), dtype=bool)
+        open_ = ranks.may_hold(bases)
+        near = np.flatnonzero(open_)
+        tops = self._tops(ranks.prices.only(np.zeros_like(near)), bases[near])
+        for row, at in enumerate(near):
+            own = [top[row, np.isfinite(top[row])] for top in tops]
+            open_[at] = self._is_open_by_rank(ranks, index, bases[at], own, rounds)
+        return open_
 
-    def _is_open_by_rank(self, ranks: ByRank, index: int, base_ns: float, rounds: int) -> bool:
-        base = np.array([base_ns])
+    def _is_open_by_rank(self, ranks: ByRank, index: int, base_ns: float, tops: list[Array], rounds: int) -> bool:
         try:
-            placed = ranks.left(base_ns, [top[0] for top in self._tops(ranks.prices, base)], rounds)
+            placed = ranks.left(base_ns, tops, rounds)
         except TooMany:
             return True
         if placed is not None:
             measured = Measured.of(self.rows, ranks.prices, placed)
-            self.best.take(self.rows, placed, measured, np.array([index]), base)
+            self.best.take(self.rows, placed, measured, np.array([index]), np.array([base_ns]))
         return placed is not None
 
     def _tops(self, prices: Prices, base: Array, most: int | None = None) -> list[Array]:
