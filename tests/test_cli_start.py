@@ -9,7 +9,7 @@ import time
 import pytest
 
 import moeopt
-from moeopt.__main__ import run
+from moeopt.__main__ import BLAS_THREADS, run
 from moeopt.cli import COMMANDS, cli
 
 ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
@@ -29,6 +29,19 @@ def test_the_quick_commands_import_neither_the_solver_nor_numpy(arguments):
     loaded = {name.partition(".")[0] for name in done.stderr.split()}
     assert not loaded & {"ortools", "numpy", "pandas"}
     assert "moeopt" in loaded
+
+
+@pytest.mark.parametrize(("given", "taken"), [({}, "1"), (dict.fromkeys(BLAS_THREADS, "3"), "3")])
+def test_matrix_products_take_one_thread_unless_the_user_says_more(given, taken):
+    """The number of BLAS threads is settled before numpy is loaded, which reads it once; a user's own number stays."""
+    code = (
+        "import os, sys, moeopt.__main__ as m\n"
+        "sys.argv = ['moeopt', '--version']; loaded = 'numpy' in sys.modules\n"
+        "try: m.main()\nexcept SystemExit: print(loaded, *(os.environ[name] for name in m.BLAS_THREADS))"
+    )
+    environment = {key: value for key, value in ENVIRONMENT.items() if key not in BLAS_THREADS} | given
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == f"False {taken} {taken}"
 
 
 def test_version(capsys):

@@ -1,6 +1,7 @@
 """`python -m moeopt` and the `moeopt` command: runs the command line and turns every outcome into an exit code."""
 
 import contextlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -14,6 +15,9 @@ INTERRUPTED = 130
 """What shells give a process that ended on SIGINT: 128 + 2."""
 BUG = 70
 """EX_SOFTWARE of sysexits.h: an error that moeopt did not raise on purpose."""
+BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+"""How many threads numpy's matrix products use. Those here are small: on a busy machine threads wait for each other
+several times as long as they compute."""
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
@@ -50,7 +54,9 @@ def _complain(sentence: str, code: int) -> int:
 
 
 def main() -> None:
-    """The console script."""
+    """The console script. Nothing has loaded numpy before it."""
+    for name in BLAS_THREADS:
+        os.environ.setdefault(name, "1")
     sys.exit(run())
 
 

@@ -169,11 +169,17 @@ class _Part:
             ranks = ByRank(self.grid, self.rows, prices, holding, self.deepest)
         except TooMany:
             return [self.nothing] * len(bases)
-        return side_by_side(lambda base_ns: self._left_at(ranks, base_ns, rounds), bases.tolist())
+        near = np.flatnonzero(ranks.may_hold(bases))
+        tops = self._tops(prices.only(np.zeros_like(near)), bases[near])
+        asked = [(base, [top[row, np.isfinite(top[row])] for top in tops]) for row, base in enumerate(bases[near])]
+        left: list[Placements | None] = [None] * len(bases)
+        for at, placed in zip(near, side_by_side(lambda each: self._left_at(ranks, *each, rounds), asked), strict=True):
+            left[at] = placed
+        return left
 
-    def _left_at(self, ranks: ByRank, base_ns: float, rounds: int) -> Placements | None:
+    def _left_at(self, ranks: ByRank, base_ns: float, tops: list[Array], rounds: int) -> Placements | None:
         try:
-            return ranks.left(base_ns, [top[0] for top in self._tops(ranks.prices, np.array([base_ns]))], rounds)
+            return ranks.left(base_ns, tops, rounds)
         except TooMany:
             return self.nothing
 

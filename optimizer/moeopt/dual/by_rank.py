@@ -30,6 +30,8 @@ _PARTED_FROM = 40
 """From so many rounds on, what is left is looked at part by part."""
 _MOST_CELLS = 4_000_000
 """Chances times ways of one pass; a base time with more is left to the walks."""
+_NEAR_CELLS = 2**17
+"""Base times times ways that are looked at together."""
 
 
 class ByRank:
@@ -41,6 +43,16 @@ class ByRank:
         self.filling = Filling(grid, rows, prices, holding)
         self._ways: list[Contents] = [self.filling.contents(rank, deepest) for rank in range(grid.pp)]
         self._target = float(prices.target_ns[0]) * (1 + SLACK)
+
+    def may_hold(self, bases_ns: Array) -> Mask:
+        """The base times with which the ranks hold all layers together, each alone within the target by R1 and UB2."""
+        most = np.zeros(len(bases_ns))
+        for rank, ways in enumerate(self._ways):
+            size = max(_NEAR_CELLS // max(len(ways.total), 1), 1)
+            for first in range(0, len(bases_ns), size):
+                near, *_ = self._near(rank, bases_ns[first : first + size])
+                most[first : first + size] += np.where(near, ways.total, -np.inf).max(axis=1, initial=-np.inf)
+        return np.asarray(most >= self.filling.counted)
 
     def left(self, base_ns: float, tops: list[Array], rounds: int) -> Placements | None:
         """A placement within the target as far as was looked, at a base time of UB2; None where there is none. `tops`:
@@ -82,17 +94,25 @@ class ByRank:
 
     def _step(self, rank: int, base_ns: float, tops: list[Array]) -> Step:
         """The ways of a rank that R1 and UB2 allow, as no stage is longer than the longest of its position."""
-        ways, rows = self._ways[rank], self.rows
-        even = least_excess_ns(rows, self.grid, self.prices, base_ns)
-        above = np.maximum(ways.time_ns - base_ns, 0).sum(axis=1) if rows.surrogate else np.zeros(len(ways.total))
-        row = rows.schedule[2] * ways.time_ns.sum(axis=1) + self.filling.fill_ns[rank] if rows.timed else 0 * above
-        upper = rows.span * base_ns + rows.waves * above + np.maximum(rows.rounds * above, even)
-        near: Mask = row + upper <= self._target
-        ways = ways.only(near)
+        ways, (near, above, row) = self._ways[rank], self._near(rank, np.array([base_ns]))
+        near, above, ways = near[0], above[0], ways.only(near[0])
         top = np.stack([np.searchsorted(tops[c], ways.time_ns[:, c]) for c in range(self.grid.vpp)], axis=1)
         within: Mask = np.all(top < [len(each) for each in tops], axis=1)
         near[near] = within
-        return Step.of(self.filling.roles(rank), ways.only(within), rows.rounds * above[near], row[near], top[within])
+        cost = self.rows.rounds * above[near]
+        return Step.of(self.filling.roles(rank), ways.only(within), cost, row[near], top[within])
+
+    def _near(self, rank: int, bases_ns: Array) -> tuple[Mask, Array, Array]:
+        """The ways of a rank that R1 and UB2 allow, and what they take above the base time (base times x ways); and R1
+        (ways)."""
+        ways, rows, base = self._ways[rank], self.rows, bases_ns[:, None]
+        above = np.zeros((len(bases_ns), len(ways.total)))
+        for time_ns in ways.time_ns.T if rows.surrogate else ():
+            above += np.maximum(time_ns - base, 0)
+        row = rows.schedule[2] * ways.time_ns.sum(axis=1) + self.filling.fill_ns[rank] if rows.timed else 0 * above[0]
+        even = least_excess_ns(rows, self.grid, self.prices, base)
+        upper = rows.span * base + rows.waves * above + np.maximum(rows.rounds * above, even)
+        return np.asarray(row + upper <= self._target), above, row
 
     def _pass(self, steps: list[Step], chances: Maxima, cap_ns: Array, extra: list[Array] | None = None) -> RanksPass:
         return RanksPass(steps, (self.filling.prefix, self.filling.counted), chances.tops, cap_ns, extra)

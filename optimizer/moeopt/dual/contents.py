@@ -30,6 +30,10 @@ _MOST = 10_000
 """Ways of one rank that are looked at; a rank with more is not."""
 
 
+_CELLS = 2**17
+"""Entries of one array: ways times memory rows."""
+
+
 class Role(NamedTuple):
     """What a rank begins with and where it is: layers of the prefix before it and on it, and whether the layers end
     after it (0), on it (1) or before it (2), seen at the last chunk."""
@@ -91,6 +95,16 @@ class TooMany(Exception):  # noqa: N818 - not an error: a way out of the loops
     """A rank can be filled in more ways than are worth looking at."""
 
 
+@dataclass(frozen=True)
+class Frame:
+    """What a rank holds besides counted layers (roles x chunks x measures), and counted layers of every chunk at least
+    and at most (roles x chunks)."""
+
+    fixed: Array
+    fewest: Index
+    most: Index
+
+
 class Filling:
     """The ranks of one candidate. Measures are those of `_measures`."""
 
@@ -138,46 +152,60 @@ class Filling:
 
     def contents(self, rank: int, most: int) -> Contents:
         """Every way to fill a rank with at most so many counted layers a chunk. Raises TooMany."""
-        return Contents.joined([self._in_role(rank, *each, most) for each in enumerate(self.roles(rank))])
-
-    def _in_role(self, rank: int, number: int, role: Role, most: int) -> Contents:
-        fixed, fewest, limit = self._fixed(rank, role), self._fewest(rank, role), self._most(role, most)
-        flight = self._flight(rank)
-        room = self.holding.room(self.grid, flight)
-        start = fixed + self._window[np.minimum(fewest, self.counted)]
-        used = (start[:, 1] + flight * start[:, 2]).sum(axis=1)[None, :]
-        spent, longest = start[:, 0].sum(keepdims=True), self._longest_ns(rank)
-        counts = np.zeros((1, 0), dtype=np.int64)
+        frame, flight = self._frame(rank, most), self._flight(rank)
+        room, longest = self.holding.room(self.grid, flight), self._longest_ns(rank)
+        start = frame.fixed + self._window[np.minimum(frame.fewest, self.counted)]
+        role, counts = np.arange(len(start)), np.zeros((len(start), 0), dtype=np.int64)
+        used = (start[:, None, :, 1] + flight * start[:, None, :, 2]).sum(axis=2)
+        spent = start[:, :, 0].sum(axis=1)
         for chunk in range(self.grid.vpp):
-            steps = np.arange(fewest[chunk], limit[chunk] + 1)
-            steps = steps[fixed[chunk, 0] + self._window[steps, 0] <= self.prices.longest_ns[0]]
-            more = self._window[steps] - self._window[min(fewest[chunk], self.counted)]
-            grown = used[:, None] + more[None, :, 1:2] + flight[None, None, :, chunk] * more[None, :, 2:3]
-            later = spent[:, None] + more[:, 0]
-            kept, step = np.nonzero((grown <= room).all(axis=2) & (later <= longest))
-            if len(kept) > _MOST:
+            more, may = self._further(frame, chunk)
+            grow = more[:, :, None, 1] + flight[:, chunk] * more[:, :, None, 2]
+            later = spent[:, None] + more[role, :, 0]
+            way, step = np.nonzero(may[role] & (later <= longest))
+            fits, used = _fitting(used, grow, (way, role[way], step), room)
+            way, step = way[fits], step[fits]
+            role, spent, counts = role[way], later[way, step], np.column_stack([counts[way], step])
+            if np.bincount(role).max(initial=0) > _MOST:
                 raise TooMany
-            counts, used, spent = np.column_stack([counts[kept], steps[step]]), grown[kept, step], later[kept, step]
-        fits = (used + self._beside(rank, role, flight, counts) <= room).all(axis=1)
-        counts = counts[fits]
-        counts = counts[np.argsort(counts.sum(axis=1), kind="stable")]
-        times = (fixed[:, measure] + self._window[counts, measure] for measure in (0, 3, 4))
-        return Contents(np.full(len(counts), number), counts.sum(axis=1), counts, *times)
+        fits = np.flatnonzero((used + self._beside(rank, role, flight, counts) <= room).all(axis=1))
+        fits = fits[np.lexsort((counts[fits].sum(axis=1), role[fits]))]
+        role, counts = role[fits], counts[fits]
+        times = (frame.fixed[role, :, measure] + self._window[counts, measure] for measure in (0, 3, 4))
+        return Contents(role, counts.sum(axis=1), counts, *times)
 
-    def _beside(self, rank: int, role: Role, flight: Array, counts: Index) -> Array:
+    def _frame(self, rank: int, most: int) -> "Frame":
+        roles = self.roles(rank)
+        return Frame(
+            np.array([self._fixed(rank, role) for role in roles]).reshape(-1, self.grid.vpp, 5),
+            np.array([self._fewest(rank, role) for role in roles]).reshape(-1, self.grid.vpp),
+            np.array([self._most(role, most) for role in roles]).reshape(-1, self.grid.vpp),
+        )
+
+    def _further(self, frame: "Frame", chunk: int) -> tuple[Array, Mask]:
+        """What so many counted layers on a chunk add to the fewest (roles x layers x measures), and which it may hold
+        (roles x layers): as the role says, and no longer than any stage."""
+        fewest, most = frame.fewest[:, chunk, None], frame.most[:, chunk, None]
+        steps = np.arange(most.max(initial=0) + 1)
+        time = frame.fixed[:, chunk, None, 0] + self._window[steps, 0]
+        may = (steps >= fewest) & (steps <= most) & (time <= self.prices.longest_ns[0])
+        return self._window[steps] - self._window[np.minimum(fewest, self.counted)], may
+
+    def _beside(self, rank: int, role: Index, flight: Array, counts: Index) -> Array:
         """Bytes once on the rank for what it has, and what passes in its largest running piece: ways x memory rows."""
-        pieces = self._pieces(rank, role)
-        kinds = set(self.grid.layers[self.prefix :])
-        running = np.zeros((len(counts), len(flight)))
-        for chunk, held in enumerate(pieces):
-            runs = flight[:, chunk] > 0
-            for piece in held:
-                running = np.maximum(running, runs * self.holding.passing(piece))
-            least = min(self.holding.passing(kind) for kind in kinds)
-            running = np.maximum(running, (runs & (counts[:, chunk, None] > 0)) * least)
-        every = [piece for held in pieces for piece in held]
-        present = min(self.holding.once([*every, kind]) for kind in kinds)
-        return np.asarray(running + np.where(counts.any(axis=1), present, self.holding.once(every))[:, None])
+        held = [self._pieces(rank, each) for each in self.roles(rank)]
+        kinds, runs = set(self.grid.layers[self.prefix :]), flight > 0
+        largest = [[max(map(self.holding.passing, pieces), default=0) for pieces in chunks] for chunks in held]
+        pieces = (runs * np.array(largest, dtype=float).reshape(-1, 1, self.grid.vpp)).max(axis=2)
+        layers = np.zeros((len(counts), len(flight)), dtype=bool)
+        for chunk in range(self.grid.vpp):
+            layers |= (counts[:, chunk, None] > 0) & runs[:, chunk]
+        layer = min(map(self.holding.passing, kinds))
+        every = [[piece for pieces in chunks for piece in pieces] for chunks in held]
+        with_layer = np.array([min(self.holding.once([*each, kind]) for kind in kinds) for each in every])
+        without = np.array([self.holding.once(each) for each in every])
+        once = np.where(counts.any(axis=1), with_layer[role], without[role])
+        return np.asarray(np.maximum(pieces[role], layers * layer) + once[:, None])
 
     def _pieces(self, rank: int, role: Role) -> list[list[Piece]]:
         """What every chunk holds besides counted layers."""
@@ -224,6 +252,21 @@ class Filling:
     def _flight(self, rank: int) -> Array:
         """Memory rows of the rank x chunks."""
         return self.rows.flight[self.rows.resident[:, rank] > 0, rank :: self.grid.pp]
+
+
+def _fitting(used: Array, grow: Array, at: tuple[Index, Index, Index], room: Array) -> tuple[Index, Array]:
+    """Which further steps of ways fit, and the bytes used then (x memory rows). `at`: the way, its role and the step;
+    `grow`: bytes of a role's step. In parts, as most of a long list does not fit."""
+    way, role, step = at
+    size = max(_CELLS // max(len(room), 1), 1)
+    kept, bytes_ = [np.zeros(0, dtype=np.int64)], [np.zeros((0, len(room)))]
+    for first in range(0, len(way), size):
+        part = slice(first, first + size)
+        grown = used[way[part]] + grow[role[part], step[part]]
+        fits = np.flatnonzero((grown <= room).all(axis=1))
+        kept.append(first + fits)
+        bytes_.append(grown[fits])
+    return np.concatenate(kept), np.concatenate(bytes_)
 
 
 def prefix_of(grid: Grid) -> int:

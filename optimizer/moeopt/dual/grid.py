@@ -60,10 +60,23 @@ class Grid:
             counts[index + 1, self.kinds.index(layer)] += 1
         return counts
 
-    def compositions(self, chunk: int, deepest: int, block_layers: int = 0) -> Iterator[tuple[Composition, bool]]:
+    def compositions(self, chunk: int, deepest: int, block_layers: int = 0) -> tuple[Array, Array]:
         """What stages of one chunk position may hold, up to `deepest` layers, when so many of the first are recomputed
-        by block: (layers by kind, whether it begins with the first layer). A stage has at least one layer on each stage
-        before it but the first."""
+        by block: layers by kind (compositions x kinds), and whether it begins with the first layer (0 or 1). Known
+        ones are kept."""
+        asked = chunk, deepest, block_layers
+        if asked not in self._composed:
+            listed = list(self._compositions(*asked))
+            counts, begins = zip(*listed, strict=True)
+            self._composed[asked] = np.array(counts, dtype=float), np.array(begins, dtype=float)
+        return self._composed[asked]
+
+    @cached_property
+    def _composed(self) -> dict[tuple[int, int, int], tuple[Array, Array]]:
+        return {}
+
+    def _compositions(self, chunk: int, deepest: int, block_layers: int) -> Iterator[tuple[Composition, bool]]:
+        """The same one by one. A stage has at least one layer on each stage before it but the first."""
         yield (0,) * (2 * len(self.kinds)), chunk == 0
         first = max(chunk * self.pp - 1, 0)
         for count in range(1, min(deepest, len(self.layers)) + 1):

@@ -30,10 +30,10 @@ class Maxima:
         return Maxima(self.tops[which], self.value_ns[which])
 
 
-def least_excess_ns(rows: Rows, grid: Grid, prices: Prices, base_ns: float) -> float:
-    """What UB2 counts at least of all stages of one candidate above a base time."""
+def least_excess_ns(rows: Rows, grid: Grid, prices: Prices, base_ns: Array | float) -> Array:
+    """What UB2 counts at least of all stages of one candidate above base times."""
     work = float(duration_ns(prices.totals)[0])
-    return rows.rounds * max(work - grid.stages * base_ns, 0.0)
+    return np.asarray(rows.rounds * np.maximum(work - grid.stages * base_ns, 0.0))
 
 
 def maxima(rows: Rows, grid: Grid, prices: Prices, base_ns: float, tops: list[Array]) -> Maxima:

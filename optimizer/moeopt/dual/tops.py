@@ -43,9 +43,8 @@ def _stage_times(grid: Grid, prices: Prices, chunk: int, deepest: int) -> Array:
 def _times_under(grid: Grid, prices: Prices, chunk: int, deepest: int, block_layers: int) -> Array:
     """The same of candidates that recompute so many layers by block."""
     kinds = np.hstack([duration_ns(prices.kinds), duration_ns(prices.again)])
-    listed = list(grid.compositions(chunk, deepest, block_layers))
-    layers = kinds @ np.array([composition for composition, _ in listed], dtype=float).T
-    begins = np.array([begin for _, begin in listed])
+    counts, begins = grid.compositions(chunk, deepest, block_layers)
+    layers = kinds @ counts.T
     embedding, mtp, loss = (duration_ns(piece)[:, None] for piece in (prices.embedding, prices.mtp, prices.loss))
     times = [layers + embedding * begins]
     if chunk == grid.vpp - 1:
