@@ -19,6 +19,7 @@ from moeopt.candidate import Candidate
 from moeopt.constraints.placements import obeys
 from moeopt.cpsat.relaxation import Relaxation
 from moeopt.dual.prices import Cuts
+from moeopt.parallel import side_by_side
 from moeopt.pipeline import PipelineLayout
 from moeopt.schedule.combined import Counts
 from moeopt.schedule.replay import MOST_EXACT_OPERATIONS
@@ -30,10 +31,12 @@ from moeopt.solving.settings import Settings
 
 _ROUNDS = 200
 """Rounds of the linear program of one schedule, at most (it ends by itself after 20 to 100)."""
-_FEW_ROUNDS = 24
+_FEW_ROUNDS = 12
 """The same in a plain solve."""
-_DUAL_ROUNDS = 12
-"""Rounds of duality, each time that a schedule's bounds are raised."""
+_TOGETHER = 8
+"""Schedules of the lowest bounds that are looked at at once."""
+_RAISED = 1000
+"""Operations that could be replayed in the time that a candidate's bound is raised in."""
 _TURNS = 8
 """Times that duality and replays take turns at one schedule, at most."""
 _REPLAYED = 4
@@ -65,18 +68,20 @@ class Replayed:
 @dataclass(frozen=True)
 class Effort:
     """How much to spend: rows of the screening's first level that are looked at closer at first, those of the
-    lowest bounds; operations replayed by the linear programs (None: any), and whether CP-SAT is asked."""
+    lowest bounds; operations replayed by the linear programs (None: any); rounds of duality each time that bounds are
+    raised; and whether CP-SAT is asked."""
 
     rows: int | None
     operations: int | None
+    dual_rounds: int
     solver: bool
 
 
-CHEAP = Effort(1000, 200_000, False)
-"""What a solve does."""
+CHEAP = Effort(1000, 2_500_000, 2, False)
+"""What a solve does. (At the linear program's weights, further rounds of duality raise hardly any bound.)"""
 _GROWTH = 3
 """Where all rows that were looked at are settled, so many times as many are looked at next."""
-FULL = Effort(None, None, True)
+FULL = Effort(None, None, 12, True)
 """`--certify`."""
 
 
@@ -119,7 +124,7 @@ class Certifier:
         while not self.settings.expired:
             closer, settled = self._look_at(bounds, looked_at)
             answer = replace(closer, lower_bound_ns=max(closer.lower_bound_ns, answer.lower_bound_ns))
-            if not settled or looked_at >= len(bounds):
+            if not settled or looked_at >= len(bounds) or self._spent_all:
                 break
             looked_at *= _GROWTH
         return answer
@@ -161,44 +166,62 @@ class Certifier:
         return sorted(bounds)
 
     def _take_lowest(self, queue: Queue) -> bool:
-        """Raise the bounds of the schedule with the lowest one; False to stop."""
+        """Raise the bounds of the schedules with the lowest ones; False to stop."""
         if self.settings.expired:
             return False
-        candidate = queue.candidate(queue.lowest(1)[0])
-        schedule = Schedule(*candidate.schedule)
-        if schedule not in self._cuts and not self._refine(candidate, schedule):
-            return False
-        if schedule not in self._raised:
-            self._in_turns(queue, schedule)
-            self._raised.add(schedule)
-        elif self.effort.solver and self._solve(candidate):
+        lowest = queue.candidate(queue.lowest(1)[0])
+        if Schedule(*lowest.schedule) not in self._raised:
+            schedules = self._refined(self._next(queue))
+            if not schedules:
+                return False
+            self._in_turns(queue, schedules)
+            self._raised.update(schedules)
+        elif self.effort.solver and self._solve(lowest):
             queue.close(queue.lowest(1))
         else:
             return False
         queue.drop(self._limits)
         return True
 
-    def _in_turns(self, queue: Queue, schedule: Schedule) -> None:
-        """Raise the bounds of a schedule, add the critical paths of what duality proposes, and again."""
+    def _next(self, queue: Queue) -> dict[Schedule, Candidate]:
+        """The schedules of the lowest bounds that were not raised yet, each with its lowest candidate."""
+        found: dict[Schedule, Candidate] = {}
+        for position in queue.lowest(len(queue)):
+            candidate = queue.candidate(position)
+            schedule = Schedule(*candidate.schedule)
+            if schedule not in self._raised:
+                found.setdefault(schedule, candidate)
+            if len(found) == _TOGETHER:
+                break
+        return found
+
+    def _in_turns(self, queue: Queue, schedules: Sequence[Schedule]) -> None:
+        """Raise the bounds of schedules, add the critical paths of what duality proposes, and again."""
         for _ in range(_TURNS if self.effort.solver else 1):
-            known = len(self._cuts[schedule].rows)
-            self._raise(queue, schedule)
-            if len(self._cuts[schedule].rows) == known or self.settings.expired or self._spent_all:
+            known = {schedule: len(self._cuts[schedule].rows) for schedule in schedules}
+            self._raise(queue, schedules)
+            schedules = [schedule for schedule in schedules if len(self._cuts[schedule].rows) > known[schedule]]
+            if not schedules or self.settings.expired or self._spent_all:
                 return
 
     @property
     def _spent_all(self) -> bool:
         return self.effort.operations is not None and self.spent > self.effort.operations
 
-    def _raise(self, queue: Queue, schedule: Schedule) -> None:
-        """Bounds of a schedule's candidates by duality; placements proposed are replayed."""
-        positions = queue.of_schedule(schedule)
-        if not positions:
-            return
-        cuts = {(*schedule.shape, schedule.ep_overlap): self._cuts[schedule]}
-        listed = _LISTED if self.effort.solver and schedule.operations <= MOST_EXACT_OPERATIONS else 0
-        for left in queue.raise_bounds(positions, self._limits, _DUAL_ROUNDS, cuts, listed):
-            self._replay(left, schedule)
+    def _raise(self, queue: Queue, schedules: Sequence[Schedule]) -> None:
+        """Bounds of the schedules' candidates by duality; placements proposed are replayed."""
+        for listed in (0, _LISTED):
+            mine = [schedule for schedule in schedules if self._listed(schedule) == listed]
+            positions = [position for schedule in mine for position in queue.of_schedule(schedule)]
+            cuts = {(*schedule.shape, schedule.ep_overlap): self._cuts[schedule] for schedule in mine}
+            self.spent += len(positions) * _RAISED
+            if positions:
+                for left in queue.raise_bounds(positions, self._limits, self.effort.dual_rounds, cuts, listed):
+                    self._replay(left, Schedule(*left.candidate.schedule))
+
+    def _listed(self, schedule: Schedule) -> int:
+        """How many placements of a candidate are listed."""
+        return _LISTED if self.effort.solver and schedule.operations <= MOST_EXACT_OPERATIONS else 0
 
     def _replay(self, left: Left, schedule: Schedule) -> None:
         """Placements of one candidate: all that are left, or the most promising ones."""
@@ -208,21 +231,41 @@ class Certifier:
             if item.cut is not None:
                 self._cuts[schedule].add(item.cut)
 
-    def _refine(self, candidate: Candidate, schedule: Schedule) -> bool:
-        """Critical paths for one order of operations; False where that exceeds the effort."""
+    def _refined(self, lowest: dict[Schedule, Candidate]) -> list[Schedule]:
+        """Critical paths for orders of operations, by a candidate of each; those that the effort allows."""
+        asked: list[tuple[Schedule, int]] = []
+        planned = self.spent
+        for schedule in lowest:
+            if schedule not in self._cuts:
+                rounds = self._rounds(schedule, planned)
+                if rounds is None:
+                    break
+                asked.append((schedule, rounds))
+                planned += 2 * schedule.operations * rounds
+        found = side_by_side(lambda each: self._relaxed(lowest[each[0]], *each), asked, lambda each: each[0].operations)
+        for (schedule, _), (cuts, rounds) in zip(asked, found, strict=True):
+            self._cuts[schedule] = cuts
+            self.spent += 2 * schedule.operations * rounds
+        return [schedule for schedule in lowest if schedule in self._cuts]
+
+    def _rounds(self, schedule: Schedule, spent: int) -> int | None:
+        """How often a schedule's linear program may be solved and replayed; None where not even once."""
         most = self.effort.operations
-        if most is not None and self.spent + schedule.operations > most:
-            return False
+        if most is None:
+            return _ROUNDS
+        if spent + schedule.operations > most:
+            return None
+        return min(_FEW_ROUNDS, (most - spent) // (2 * schedule.operations))
+
+    def _relaxed(self, candidate: Candidate, schedule: Schedule, rounds: int) -> tuple[Cuts, int]:
+        """Critical paths of one order of operations, and how many rounds it took."""
         relaxation = Relaxation(candidate, schedule)
         if schedule.operations > MOST_EXACT_OPERATIONS:
             relaxation.solve()
         else:
-            rounds = _ROUNDS if most is None else min(_FEW_ROUNDS, (most - self.spent) // (2 * schedule.operations))
             relaxation.refine(rounds, lambda: self.settings.expired)
-            self.spent += 2 * schedule.operations * relaxation.rounds
             self._say(f"replay: {schedule} in {relaxation.rounds} rounds")
-        self._cuts[schedule] = relaxation.weighed
-        return True
+        return relaxation.weighed, relaxation.rounds
 
     # CP-SAT and replays in turns ------------------------------------------------------------------------------------
 
