@@ -171,14 +171,11 @@ class Screening:
             return
         table = RecomputeTable(self.problem, degrees, mode, limits)
         limit_ns = limits.time_of(degrees)
-        for recompute in settings:
-            choices = _with(mode, recompute)
-            if not choices_legal(self.problem, choices):
-                continue
-            time = table.time_bound(recompute, limits.replayed)
+        settings = [setting for setting in settings if choices_legal(self.problem, _with(mode, setting))]
+        for recompute, time in table.time_bounds(settings, limits.replayed):
             keep = (time <= limit_ns) & ((recompute.num_layers or 0) <= table.deepest(recompute))
             if keep.any():
-                keep[keep] &= legal_rows(self.problem, select(degrees, keep), choices)
+                keep[keep] &= legal_rows(self.problem, select(degrees, keep), _with(mode, recompute))
             if keep.any():
                 yield table.pair(recompute, np.flatnonzero(keep), time)
 
