@@ -18,7 +18,7 @@ from moeopt.layout import Choices, Degrees, Recompute
 from moeopt.problem.problem import Problem
 from moeopt.screening.average import memory_bound
 from moeopt.screening.limits import Column, Limits
-from moeopt.screening.pairs import Pair, bounded
+from moeopt.screening.pairs import Pair, bounded, weighed
 from moeopt.screening.table import RecomputeTable
 from moeopt.screening.work import Work, work_bound
 from moeopt.space import (
@@ -147,12 +147,16 @@ class Screening:
     # Level 2 ------------------------------------------------------------------------------------------------------
 
     def pairs(
-        self, limits: Limits, settings: Sequence[Recompute] | None = None, every_batch: bool = True
+        self,
+        limits: Limits,
+        settings: Sequence[Recompute] | None = None,
+        every_batch: bool = True,
+        counted: bool = True,
     ) -> list[Pair]:
         """Everything whose bounds allow a layout within the limits, chunks and recompute decided.
 
         `settings` are the recompute settings to ask about (default: all). `every_batch` False: of an open batch only
-        the smallest and the largest of each row. `pause` is called now and then where the batch is open, and may raise.
+        the smallest and the largest of each row. `counted` False: what ranks can hold is not counted. `pause` is called now and then where the batch is open, and may raise.
         """
         settings = self.recomputes if settings is None else settings
         result = []
@@ -162,7 +166,7 @@ class Screening:
                 if not self.problem.workload.batches.exact:
                     self.pause()
                 result += list(self._expand(block.mode, degrees, limits, settings))
-        return bounded(self.problem, result, limits)
+        return (bounded if counted else weighed)(self.problem, result, limits)
 
     def _expand(self, mode: Choices, degrees: Degrees, limits: Limits, settings: Sequence[Recompute]) -> Iterator[Pair]:
         degrees, _ = with_chunks(self.problem, degrees)
