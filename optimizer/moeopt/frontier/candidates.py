@@ -19,7 +19,7 @@ from moeopt.frontier.placements import are_few, every_placement
 from moeopt.pipeline import PipelineLayout
 from moeopt.problem.problem import Problem
 from moeopt.schedule.bounds import lower_bound_rows
-from moeopt.screening import Block, Pair, Screening
+from moeopt.screening import Block, Pair, Screening, tightened
 from moeopt.screening.pairs import bounded
 from moeopt.solving.incumbent import Found, place
 from moeopt.solving.queue import FILLS, Queue
@@ -31,6 +31,9 @@ Key = tuple[object, ...]
 _EARLY = 0.1
 """Seconds that a solver may stop before its time limit; one that stops earlier was interrupted by the user."""
 _SAMPLES = 4
+"""Rows to be placed at each fill level of memory ..."""
+_LOOKED_AT, _MORE = 24, 4
+"""... of so many that are looked at first, and so many times as many while too few of them are left."""
 _QUICK = 6.0
 """Seconds of the smaller model: what is not ruled out by then is asked in full."""
 
@@ -111,14 +114,24 @@ class Candidates:
         table = _Table(pairs)
         return (self.entry(*table.row(i)) for i in np.lexsort((table.memory, table.time)))
 
-    def samples(self, pairs: Sequence[Pair], limit_bytes: int) -> list[Entry]:
-        """A few rows worth placing: the fastest by bound at several fill levels of memory, and the lightest."""
-        table, picked = _Table(pairs), dict[int, None]()
-        for fill in FILLS:
-            fitting = np.flatnonzero(table.memory <= int(fill * limit_bytes))
-            picked |= dict.fromkeys(fitting[np.argsort(table.time[fitting], kind="stable")[:_SAMPLES]].tolist())
-        picked |= dict.fromkeys(np.argsort(table.memory, kind="stable")[:_SAMPLES].tolist())
-        return [self.entry(*table.row(i)) for i in picked]
+    def samples(self, region: Region) -> list[Entry]:
+        """A few rows of a region worth placing: the fastest by bound at several fill levels of memory, and the
+        lightest. What ranks can hold is counted of the rows that may be among them alone."""
+        pairs = self.within(region.gpus).screening.pairs(region.limits, counted=False)
+        pairs = [pair.only(pair.memory <= region.limits.memory_bytes) for pair in pairs]
+        looked_at = _LOOKED_AT
+        while pairs:
+            table = _Table(pairs)
+            chosen = table.levels(region.limits.memory_bytes, looked_at)
+            rows = [position for known in chosen for position in known.positions]
+            left = tightened(self.problem, table.only(rows), region.limits)
+            counted = _Table(left)
+            found = counted.levels(region.limits.memory_bytes, _SAMPLES)
+            if all(known.reaches(few) for known, few in zip(chosen, found, strict=True)):
+                picked = dict.fromkeys(position for few in found for position in few.positions)
+                return [self.entry(*counted.row(position)) for position in picked]
+            looked_at *= _MORE
+        return []
 
     def entry(self, pair: Pair, index: int) -> Entry:
         """One row as a candidate."""
@@ -202,14 +215,47 @@ class Candidates:
         return Encoding(self.problem, [entry.candidate], horizon_ns, limit_bytes, "few" if few_rows else "all")
 
 
+@dataclass(frozen=True)
+class _Level:
+    """The lowest rows by one of the bounds, and their values; `rest`: there are more."""
+
+    positions: list[int]
+    values: list[int]
+    rest: bool
+
+    @classmethod
+    def of(cls, bound: Column, rows: Column, count: int) -> "_Level":
+        """So many of some rows."""
+        lowest = rows[np.argsort(bound[rows], kind="stable")[:count]]
+        return cls(lowest.tolist(), bound[lowest].tolist(), len(rows) > count)
+
+    def reaches(self, few: "_Level") -> bool:
+        """Whether no row behind these is among the few lowest of those that are left."""
+        return not self.rest or (len(few.values) == _SAMPLES and few.values[-1] < self.values[-1])
+
+
 class _Table:
     """Rows of several pairs as one."""
 
     def __init__(self, pairs: Sequence[Pair]) -> None:
         self.pairs = pairs
-        self.time = np.concatenate([pair.time for pair in pairs])
-        self.memory = np.concatenate([pair.memory for pair in pairs])
+        none = [np.zeros(0, dtype=np.int64)]
+        self.time = np.concatenate([pair.time for pair in pairs] or none)
+        self.memory = np.concatenate([pair.memory for pair in pairs] or none)
         self._ends = np.cumsum([pair.size for pair in pairs])
+
+    def levels(self, limit_bytes: int, count: int) -> list["_Level"]:
+        """So many of the fastest rows at each fill level of memory, and so many of the lightest."""
+        fitting = [np.flatnonzero(self.memory <= int(fill * limit_bytes)) for fill in FILLS]
+        fastest = [_Level.of(self.time, rows, count) for rows in fitting]
+        return [*fastest, _Level.of(self.memory, np.arange(len(self.memory)), count)]
+
+    def only(self, positions: Sequence[int]) -> list[Pair]:
+        """The pairs with these rows alone."""
+        mask = np.zeros(len(self.time), dtype=bool)
+        mask[list(positions)] = True
+        parts = np.split(mask, self._ends[:-1])
+        return [pair.only(part) for pair, part in zip(self.pairs, parts, strict=True) if part.any()]
 
     def row(self, position: int) -> tuple[Pair, int]:
         """The pair of a row, and its index there."""

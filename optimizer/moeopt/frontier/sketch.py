@@ -67,10 +67,7 @@ def _walk(goals: Goals, candidates: Candidates, gpus: int) -> Iterator[Found]:
 
 
 def _placed(candidates: Candidates, region: Region) -> Iterator[Found]:
-    pairs = candidates.pairs(region)
-    if not pairs:
-        return
-    for entry in candidates.samples(pairs, region.limits.memory_bytes):
+    for entry in candidates.samples(region):
         if candidates.settings.expired:
             raise Stopped
         found = candidates.place(entry, region)

@@ -50,12 +50,14 @@ def placement_lower_bound(
 ) -> Number:
     """A value that `ledger_pipeline_ns` reaches or exceeds however the total work is spread over the stages.
 
+    Columns may be of settings x rows where those of the shape are of rows.
+
     `pieces` lists (count, forward + backward time) of equal indivisible pieces, part of the total: the decoder layers
     of one kind, or one MTP module. Each entry is used on its own. Stage times are integers, the result is rounded up.
     """
-    totals = (pp, vpp, num_microbatches, group, total_forward_ns, total_backward_ns, hop_ns)
-    if any(map(is_column, totals)) or any(is_column(value) for piece in pieces for value in piece):
-        pp, vpp, num_microbatches, group, *_ = np.broadcast_arrays(*totals)
+    shape = (pp, vpp, num_microbatches, group)
+    if any(map(is_column, shape)):
+        pp, vpp, num_microbatches, group = np.broadcast_arrays(*shape)
     work = total_forward_ns + total_backward_ns
     plain = _plain_bound(pp, num_microbatches, work, total_backward_ns, hop_ns, pieces, ep_overlap)
     rows = _ceil_share(num_microbatches, work, pp)

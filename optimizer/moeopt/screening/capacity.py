@@ -13,6 +13,7 @@ limits. The MTP modules are tried on every rank; the stages after them hold no l
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,7 +44,7 @@ class Ceilings:
         return Ceilings(self.chunk_ns[index], self.rank_ns[index], self.memory_bytes)
 
 
-_MOST_CELLS = 2**21
+_MOST_CELLS = 2**20
 """Entries of one array: larger groups of rows are taken in parts."""
 
 
@@ -58,7 +59,10 @@ def can_hold(
         for first in range(0, len(chosen), part):
             index = chosen[first : first + part]
             flight = _flights(pp, vpp, degrees, index, ep_overlap)
-            result[index] = _Ranks(problem, costs.rows(index), ceilings.rows(index), flight).enough()
+            for vectors in dict.fromkeys((1, flight.shape[2])):  # what one vector rules out is most of it
+                left = np.flatnonzero(result[index])
+                rows, some = index[left], flight[left, :, :vectors]
+                result[rows] = _Ranks(problem, costs.rows(rows), ceilings.rows(rows), some).enough()
     return result
 
 
@@ -66,13 +70,19 @@ def _flights(pp: int, vpp: int, degrees: Degrees, index: NDArray[np.int64], ep_o
     """Micro-batches in flight: rows x ranks x vectors x chunks, the last vector repeated where a rank has fewer."""
     shapes = np.stack([degrees.num_microbatches[index], degrees.interleave_group[index], ep_overlap[index]], axis=1)
     unique, origin = np.unique(shapes, axis=0, return_inverse=True)
-    listed = [
-        [in_flight_vectors(pp, vpp, int(m), int(group), rank, bool(overlap)) for rank in range(pp)]
-        for m, group, overlap in unique
-    ]
-    most = max(len(vectors) for ranks in listed for vectors in ranks)
-    padded = [[[*vectors, *[vectors[-1]] * (most - len(vectors))] for vectors in ranks] for ranks in listed]
-    return np.array(padded, dtype=np.int64)[origin.reshape(-1)]
+    listed = [_vectors(pp, vpp, *shape) for shape in unique.tolist()]
+    most = max(vectors.shape[1] for vectors in listed)
+    padded = [np.pad(vectors, ((0, 0), (0, most - vectors.shape[1]), (0, 0)), "edge") for vectors in listed]
+    return np.array(padded)[origin.reshape(-1)]
+
+
+@lru_cache(maxsize=4096)
+def _vectors(pp: int, vpp: int, num_microbatches: int, group: int, ep_overlap: int) -> Column:
+    """The same of one schedule: ranks x vectors x chunks."""
+    shape = pp, vpp, num_microbatches, group
+    ranks = [in_flight_vectors(*shape, rank, bool(ep_overlap)) for rank in range(pp)]
+    most = max(len(vectors) for vectors in ranks)
+    return np.array([[*vectors, *[vectors[-1]] * (most - len(vectors))] for vectors in ranks], dtype=np.int64)
 
 
 @dataclass(frozen=True)
@@ -103,6 +113,28 @@ class _Fill:
         return np.asarray(np.where(room < 0, _NOTHING_FITS, held))
 
 
+@dataclass(frozen=True)
+class _Cases:
+    """What a rank may be (columns), all looked at together."""
+
+    rank: NDArray[np.int64]
+    started: NDArray[np.bool_]
+    """Stage 0, where the rank has it, holds a counted layer; then it holds those before it too."""
+    ends: NDArray[np.bool_]
+    """The last chunk holds the MTP modules, and layers or none; or it is behind them and holds nothing."""
+    mtp: NDArray[np.bool_]
+    """It holds the MTP modules."""
+
+    @classmethod
+    def of(cls, pp: int, has_mtp: bool) -> "_Cases":
+        """Every rank with layers on its last chunk; where there are MTP modules, every rank with these, and every one
+        behind them; and rank 0 without a counted layer on stage 0."""
+        kinds = 3 if has_mtp else 1
+        kind = np.append(np.repeat(np.arange(kinds), pp), 0)
+        started = np.arange(len(kind)) < kinds * pp
+        return cls(np.append(np.tile(np.arange(pp), kinds), 0), started, kind > 0, kind == 1)
+
+
 class _Ranks:
     """The ranks of rows that share a pipeline grid; arrays are rows x ranks x vectors x chunks, or fewer axes."""
 
@@ -126,39 +158,28 @@ class _Ranks:
 
     def _total(self, counted: Sort) -> Column:
         """Counted layers that the ranks hold together at most."""
-        plain = self._held(counted, "layers")
-        plain[:, 0] = np.maximum(plain[:, 0], self._held(counted, "layers", slice(0, 1), False)[:, 0])
-        if not self.problem.mtp_layers:
+        held = self._held(counted, _Cases.of(self.pp, self.problem.mtp_layers > 0))
+        plain, *others = np.split(held[:, :-1], (held.shape[1] - 1) // self.pp, axis=1)
+        plain[:, 0] = np.maximum(plain[:, 0], held[:, -1])
+        if not others:
             return np.asarray(plain.sum(axis=1))
-        modules, none = self._held(counted, "mtp"), self._held(counted, "nothing")
+        modules, none = others
         before = np.cumsum(plain, axis=1) - plain
         after = none.sum(axis=1)[:, None] - np.cumsum(none, axis=1)
         totals = before + modules + after
         first = 0 if self.pp == 1 else 1
         return np.asarray(totals[:, first:].max(axis=1))
 
-    def _held(self, counted: Sort, final: str, ranks: slice = slice(None), started: bool = True) -> Column:
-        """Counted layers of each rank at most: rows x ranks.
-
-        `final` tells what the rank's last chunk holds: layers, the MTP modules and layers, or nothing. `started`:
-        whether stage 0 holds a counted layer; then it holds those before it too.
-        """
-        number = np.arange(self.pp)[ranks]
-        stages = number[:, None] + self.pp * np.arange(self.vpp)[None, :]
-        last = self.pp * self.vpp - 1
-        flight = self.flight[:, ranks]
-        must = (stages > 0) & (stages < last)
-        if final != "layers":
-            must[:, -1] = False
-        certain = self._certain(counted)[stages] & must
-        start = stages == 0
-        if started:
-            certain = certain | start
-        open_ = ~start | started
-        if final == "nothing":
-            open_ = open_ & (np.arange(self.vpp) < self.vpp - 1)[None, :]
+    def _held(self, counted: Sort, cases: "_Cases") -> Column:
+        """Counted layers of a rank at most, in each of some cases: rows x cases, which take the place of ranks here."""
+        stages = cases.rank[:, None] + self.pp * np.arange(self.vpp)
+        final = np.arange(self.vpp) == self.vpp - 1
+        flight, start = self.flight[:, cases.rank], stages == 0
+        must = (stages > 0) & (stages < self.pp * self.vpp - 1) & ~(final & cases.ends[:, None])
+        certain = (self._certain(counted)[stages] & must) | (start & cases.started[:, None])
+        open_ = (~start | cases.started[:, None]) & ~(final & (cases.ends & ~cases.mtp)[:, None])
         # Time of a chunk and of a rank.
-        extra = self._special(self.costs.time, stages, final)
+        extra = self._special(self.costs.time, stages, cases)
         moments, static, kept = (self._windows(name, counted) for name in ("time", "static", "kept"))
         base, first, more = (self._spread(moments, name, start) for name in ("base", "first", "more"))
         left = self.chunk_ns[:, None, None] - extra
@@ -172,7 +193,7 @@ class _Ranks:
             self._spread(static, name, start)[:, :, None, :] + flight * self._spread(kept, name, start)[:, :, None, :]
             for name in ("base", "first", "more")
         ]
-        room = self._room(stages, flight, must | certain, final)
+        room = self._room(stages, flight, must | certain, cases)
         held = np.minimum(held, shape.count(room, *prices).min(axis=2))
         return np.where(impossible.any(axis=2), _NOTHING_FITS, held)
 
@@ -198,7 +219,7 @@ class _Ranks:
         anywhere, at_start = (getattr(window, name)[:, None, None] for window in windows)
         return np.asarray(np.where(start[None], at_start, anywhere))
 
-    def _special(self, prices: Mapping[Piece, Number], stages: Column, final: str) -> Column:
+    def _special(self, prices: Mapping[Piece, Number], stages: Column, cases: "_Cases") -> Column:
         """What the pieces beside decoder layers add: rows x ranks x chunks."""
         last = self.pp * self.vpp - 1
 
@@ -206,20 +227,21 @@ class _Ranks:
             return np.asarray(prices[piece])[:, None, None]
 
         total = column("embedding") * (stages == 0) + column("loss") * (stages == last)
-        if final == "mtp":
-            total = total + self.problem.mtp_layers * column("mtp") * (stages >= self.pp * (self.vpp - 1))
+        if cases.mtp.any():
+            modules = (stages >= self.pp * (self.vpp - 1)) & cases.mtp[:, None]
+            total = total + self.problem.mtp_layers * column("mtp") * modules
         return np.asarray(total)
 
-    def _room(self, stages: Column, flight: Column, sure: NDArray[np.bool_], final: str) -> Column:
+    def _room(self, stages: Column, flight: Column, sure: NDArray[np.bool_], cases: "_Cases") -> Column:
         """Bytes that are left for layers, for every vector in flight: rows x ranks x vectors."""
         last = self.pp * self.vpp - 1
 
         def column(value: Number) -> Column:
             return np.asarray(value)[:, None, None]
 
-        kept = self._special(self.costs.kept, stages, final) + column(self.costs.chunk_kept)
+        kept = self._special(self.costs.kept, stages, cases) + column(self.costs.chunk_kept)
         in_flight = (flight * kept[:, :, None, :]).sum(axis=3)
-        always = self._special(self.costs.static, stages, final).sum(axis=2)[:, :, None]
+        always = self._special(self.costs.static, stages, cases).sum(axis=2)[:, :, None]
         holds_layer = np.any(sure, axis=1)[None, :, None]
         passes_layer = np.any(sure[:, None, :] & (flight >= 1), axis=3)
         passes_loss = np.any((stages == last)[:, None, :] & (flight >= 1), axis=3)

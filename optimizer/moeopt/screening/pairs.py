@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -57,8 +58,13 @@ class Pair:
 
 def bounded(problem: Problem, pairs: Sequence[Pair], limits: Limits) -> list[Pair]:
     """What is left of the pairs within limits, with their memory bounds: by these, then by counting rank by rank."""
+    return tightened(problem, weighed(problem, pairs, limits), limits)
+
+
+def weighed(problem: Problem, pairs: Sequence[Pair], limits: Limits) -> list[Pair]:
+    """The pairs with their memory bounds, most of those that are too heavy left out; nothing is counted."""
     pairs = [_with_recomputed(problem, pair, limits) for pair in pairs]
-    pairs = [pair for pair in pairs if pair.size]
+    pairs = _light(problem, [pair for pair in pairs if pair.size], limits)
     if not pairs:
         return []
     rows = Joined(pairs, limits)
@@ -72,8 +78,17 @@ def bounded(problem: Problem, pairs: Sequence[Pair], limits: Limits) -> list[Pai
             )
         ]
     )
-    known = [replace(pair, memory=part) for pair, part in zip(pairs, rows.split(memory), strict=True)]
-    return tightened(problem, known, limits)
+    return [replace(pair, memory=part) for pair, part in zip(pairs, rows.split(memory), strict=True)]
+
+
+def _light(problem: Problem, pairs: Sequence[Pair], limits: Limits) -> list[Pair]:
+    """Without the rows that are too heavy whatever their chunks take. (By block a layer's bytes depend on that.)"""
+    if not pairs:
+        return []
+    rows = Joined(pairs, limits)
+    light = memory_bound(problem, rows.degrees, rows.costs) <= limits.memory_bytes
+    light |= np.asarray(rows.costs.block_layers > 0)
+    return [pair.only(mask) for pair, mask in zip(pairs, rows.split(light), strict=True) if mask.any()]
 
 
 def _with_recomputed(problem: Problem, pair: Pair, limits: Limits) -> Pair:
@@ -138,15 +153,28 @@ def longest_ns(degrees: Degrees, work: Work, limits: Limits) -> tuple[Column, Co
 
 
 class Joined:
-    """The rows of all pairs one after the other, with the longest chunk and rank (ns, one micro-batch) of any placement
-    within the limits."""
+    """The rows of all pairs one after the other."""
 
     def __init__(self, pairs: Sequence[Pair], limits: Limits) -> None:
         self.degrees = concatenate([pair.degrees for pair in pairs])
         self.costs = Costs.concatenate([pair.costs for pair in pairs])
         self._ends = np.cumsum([pair.size for pair in pairs])[:-1]
         self.work = Work.concatenate([pair.work for pair in pairs])
-        self.chunk_ns, self.rank_ns = longest_ns(self.degrees, self.work, limits)
+        self._limits = limits
+
+    @cached_property
+    def _longest_ns(self) -> tuple[Column, Column]:
+        return longest_ns(self.degrees, self.work, self._limits)
+
+    @property
+    def chunk_ns(self) -> Column:
+        """The longest chunk (ns, one micro-batch) of any placement within the limits."""
+        return self._longest_ns[0]
+
+    @property
+    def rank_ns(self) -> Column:
+        """The longest rank."""
+        return self._longest_ns[1]
 
     def split(self, column: NDArray[Any]) -> list[NDArray[Any]]:
         """A column of all rows by pair."""

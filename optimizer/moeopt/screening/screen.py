@@ -19,7 +19,7 @@ from moeopt.parallel import side_by_side
 from moeopt.problem.problem import Problem
 from moeopt.screening.average import memory_bound
 from moeopt.screening.limits import Column, Limits
-from moeopt.screening.pairs import Pair, bounded
+from moeopt.screening.pairs import Pair, bounded, weighed
 from moeopt.screening.table import RecomputeTable
 from moeopt.screening.work import Work, work_bound
 from moeopt.space import (
@@ -166,16 +166,26 @@ class Screening:
     # Level 2 ------------------------------------------------------------------------------------------------------
 
     def pairs(
-        self, limits: Limits, settings: Sequence[Recompute] | None = None, every_batch: bool = True
+        self,
+        limits: Limits,
+        settings: Sequence[Recompute] | None = None,
+        every_batch: bool = True,
+        counted: bool = True,
     ) -> list[Pair]:
         """Everything whose bounds allow a layout within the limits, chunks and recompute decided.
 
         `settings` are the recompute settings to ask about (default: all). `every_batch` False: of an open batch only
-        the smallest and the largest of each row. `pause` is called now and then where the batch is open, and may raise.
+        the smallest and the largest of each row. `counted` False: what ranks can hold is not counted. `pause` is called
+        now and then where the batch is open, and may raise.
         """
         settings = self.recomputes if settings is None else settings
         rows = list(self._rows(limits, every_batch))
-        parts = side_by_side(lambda item: self._bounded(*item, limits, settings), rows, lambda item: len(item[1].tp))
+        count = bounded if counted else weighed
+        parts = side_by_side(
+            lambda item: count(self.problem, self._expanded(*item, limits, settings), limits),
+            rows,
+            lambda item: len(item[1].tp),
+        )
         return [pair for part in parts for pair in part]
 
     def _rows(self, limits: Limits, every_batch: bool) -> Iterator[tuple[Choices, Degrees]]:
@@ -183,14 +193,15 @@ class Screening:
         for block in self.blocks:
             keep = block.within(limits)
             for degrees in block.batches(self.problem, keep, limits, every_batch) if keep.any() else ():
-                for part in np.array_split(np.arange(len(degrees.tp)), -(-len(degrees.tp) // _TOGETHER)):
-                    yield block.mode, select(degrees, part)
+                every = np.arange(len(degrees.tp))
+                for first in range(0, len(every), _TOGETHER):
+                    yield block.mode, select(degrees, every[first : first + _TOGETHER])
 
-    def _bounded(self, mode: Choices, degrees: Degrees, limits: Limits, settings: Sequence[Recompute]) -> list[Pair]:
-        """What is left of some of these rows, chunks and recompute decided."""
+    def _expanded(self, mode: Choices, degrees: Degrees, limits: Limits, settings: Sequence[Recompute]) -> list[Pair]:
+        """Some of these rows with chunks and recompute decided."""
         if not self.problem.workload.batches.exact:
             self.pause()
-        return bounded(self.problem, list(self._expand(mode, degrees, limits, settings)), limits)
+        return list(self._expand(mode, degrees, limits, settings))
 
     def _expand(self, mode: Choices, degrees: Degrees, limits: Limits, settings: Sequence[Recompute]) -> Iterator[Pair]:
         degrees, _ = with_chunks(self.problem, degrees)
@@ -199,14 +210,11 @@ class Screening:
             return
         table = RecomputeTable(self.problem, degrees, mode, limits)
         limit_ns = limits.time_of(degrees)
-        for recompute in settings:
-            choices = _with(mode, recompute)
-            if not choices_legal(self.problem, choices):
-                continue
-            time = table.time_bound(recompute, limits.replayed)
+        settings = [setting for setting in settings if choices_legal(self.problem, _with(mode, setting))]
+        for recompute, time in table.time_bounds(settings, limits.replayed):
             keep = (time <= limit_ns) & ((recompute.num_layers or 0) <= table.deepest(recompute))
             if keep.any():
-                keep[keep] &= legal_rows(self.problem, select(degrees, keep), choices)
+                keep[keep] &= legal_rows(self.problem, select(degrees, keep), _with(mode, recompute))
             if keep.any():
                 yield table.pair(recompute, np.flatnonzero(keep), time)
 

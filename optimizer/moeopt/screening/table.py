@@ -1,7 +1,7 @@
 """What each recompute setting adds in time and frees in memory, over rows of one mode."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields, replace
 from functools import cached_property
 
 import numpy as np
@@ -19,6 +19,9 @@ from moeopt.screening.limits import Column, Limits
 from moeopt.screening.pairs import Pair, longest_ns
 from moeopt.screening.work import Work, time_bound
 from moeopt.space import select
+
+_MOST_CELLS = 2**15
+"""Settings times rows whose bounds are computed at once."""
 
 
 class RecomputeTable:
@@ -50,12 +53,26 @@ class RecomputeTable:
         """Prices of decoder layers alone."""
         return {kind: prices[kind] for kind in self.problem.architecture.kinds}
 
-    def time_bound(self, recompute: Recompute, replayed: bool = False) -> Column:
-        """Bound on the step time under a recompute setting."""
-        piece_ns = self._piece_ns(recompute)
-        pieces = [(count, piece_ns[piece]) for piece, count in self.counts.items()]
-        ep_overlap = self.mode.overlap.ep_all_to_all
-        return time_bound(self.degrees, self._work(recompute), self.time.hop_ns, pieces, ep_overlap, replayed)
+    def time_bounds(self, settings: Sequence[Recompute], replayed: bool = False) -> Iterator[tuple[Recompute, Column]]:
+        """Bounds on the step time under each recompute setting, for several settings at once where rows are few."""
+        at_once = max(_MOST_CELLS // max(len(self.degrees.tp), 1), 1)
+        for first in range(0, len(settings), at_once):
+            some = settings[first : first + at_once]
+            yield from zip(some, self._time_bounds(some, replayed), strict=True)
+
+    def _time_bounds(self, settings: Sequence[Recompute], replayed: bool) -> Column:
+        """The same of some: settings x rows."""
+        piece_ns = [self._piece_ns(recompute) for recompute in settings]
+        pieces = [
+            (count, self._stacked([prices[piece] for prices in piece_ns])) for piece, count in self.counts.items()
+        ]
+        works = [self._work(recompute) for recompute in settings]
+        work = Work(*(self._stacked([getattr(each, field.name) for each in works]) for field in fields(Work)))
+        return time_bound(self.degrees, work, self.time.hop_ns, pieces, self.mode.overlap.ep_all_to_all, replayed)
+
+    def _stacked(self, columns: Sequence[Number]) -> Column:
+        shape = self.degrees.tp.shape
+        return np.stack([np.broadcast_to(np.asarray(column, dtype=np.int64), shape) for column in columns])
 
     def pair(self, recompute: Recompute, index: Column, time: Column) -> Pair:
         """Some rows under a setting; the bound on their memory is left open."""
