@@ -13,7 +13,7 @@ from enumeration import block_problem, peak_bytes, placed, placements, random_pr
 from moeopt.accounting.ledger import Ledger
 from moeopt.dual import raised, sampled
 from moeopt.dual.bounds import Answer
-from moeopt.dual.grid import Grid, grid_of
+from moeopt.dual.grid import Grid, first_of_each, grid_of
 from moeopt.dual.pairs import ask_pairs
 from moeopt.dual.prices import MEASURES, Prices, Rows, sums_over_layers
 from moeopt.dual.tables import Tables
@@ -272,3 +272,15 @@ def test_a_band_has_every_placement() -> None:
             assert all(low[s] <= before[s] <= high[s] for s in range(ending + 1)), (grid, counts)
             assert PipelineLayout.from_counts(grid.pp, counts, grid.mtp_layers, ending).pp == grid.pp
             assert all(a <= b for a, b in pairwise(before))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_distinct_rows_are_numpy_s(seed: int) -> None:
+    """The first of each distinct row in lexicographic order, whatever number of words the rows need."""
+    rng = np.random.default_rng(seed)
+    shape = int(rng.integers(0, 60)), int(rng.integers(1, 70))
+    rows = rng.integers(0, int(rng.choice([1, 2, 3, 200, 2**40])), size=shape)
+    rows = np.concatenate([rows, rows[rng.integers(0, max(len(rows), 1), size=min(len(rows), 30))]])
+    distinct, first = np.unique(rows, axis=0, return_index=True)
+    assert (rows[first_of_each(rows)] == distinct).all()
+    assert first_of_each(rows).tolist() == first.tolist()

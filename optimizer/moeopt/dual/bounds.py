@@ -226,7 +226,7 @@ class _Part:
             return self.nothing, True
         complete = all(item.complete for item in listed)
         placed = Placements.unique([item.placed for item in listed])
-        mine = self.prices.only(np.full(len(placed.ending), index))
+        mine = self.prices.times(index, len(placed.ending))
         held = mine.held(placed.counts, placed.ending)
         time = duration_ns(held)
         upper = [ub2_at(self.rows, np.full(len(time), base), time) for base in {item.base_ns for item in listed}]

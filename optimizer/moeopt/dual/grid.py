@@ -13,6 +13,9 @@ Array = NDArray[np.float64]
 Composition = tuple[int, ...]
 """Layers of a stage by kind, in order of the kinds' first appearance; then the same of those recomputed by block."""
 
+_WORD_BITS = 62
+"""Bits of a word that rows of small integers are packed into."""
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -125,3 +128,21 @@ def on_simplex(points: Array) -> Array:
     last = (ordered - excess / number > 0).sum(axis=1) - 1
     level = np.take_along_axis(excess, last[:, None], axis=1) / (last[:, None] + 1)
     return np.asarray(np.maximum(points - level, 0.0))
+
+
+def first_of_each(rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where each distinct row (of integers from 0) first is, in lexicographic order of the rows.
+
+    Columns are packed into as few words as hold them: sorting whole rows takes several times as long.
+    """
+    bits = int(rows.max(initial=1)).bit_length()
+    words = []
+    for first in range(0, rows.shape[1], _WORD_BITS // bits):
+        word = np.zeros(len(rows), dtype=np.int64)
+        for column in rows[:, first : first + _WORD_BITS // bits].T:
+            word = (word << bits) | column
+        words.append(word)
+    order = np.lexsort(words[::-1])
+    new = np.ones(len(rows), dtype=bool)
+    new[1:] = np.any([word[order[1:]] != word[order[:-1]] for word in words], axis=0)
+    return np.asarray(order[new])

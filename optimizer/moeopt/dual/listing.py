@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from moeopt.dual.grid import Array
+from moeopt.dual.grid import Array, first_of_each
 from moeopt.dual.tables import Index
 from moeopt.dual.walks import Placements, Walks
 
@@ -54,15 +54,13 @@ class Listing:
             parts = self._step(stage, parts)
         counts = np.concatenate([found for found, _ in self._found])
         ending = np.concatenate([np.full(len(found), stage) for found, stage in self._found])
-        _, first = np.unique(np.column_stack([counts, ending]), axis=0, return_index=True)
-        return Placements(counts[first], ending[first])
+        return Placements(counts, ending).distinct
 
     def _with_tops(self, stage: int, parts: _Parts) -> _Parts:
         """Every top of a new position. The same beginning may be there with several tops of the last one: the lowest
         comes first, and is the cheapest."""
         if stage:
-            _, first = np.unique(parts.counts[:, :stage], axis=0, return_index=True)
-            parts = parts.only(first)
+            parts = parts.only(first_of_each(parts.counts[:, :stage]))
         go = self._onward[stage][:, parts.placed - self.tables.low[stage]].T
         which, top = np.nonzero(parts.value[:, None] + go <= self.target)
         return _Parts(parts.counts[which], parts.placed[which], top, parts.value[which])

@@ -265,6 +265,11 @@ class Prices:
         """Some of the candidates."""
         return Prices(*(getattr(self, field.name)[index] for field in fields(self)))
 
+    def times(self, index: int, count: int) -> "Prices":
+        """One of the candidates, so many times (not copied)."""
+        columns = (getattr(self, field.name) for field in fields(self))
+        return Prices(*(np.broadcast_to(column[index], (count, *column.shape[1:])) for column in columns))
+
 
 def ub2_at(rows: Rows, base_ns: Array, stage_ns: Array) -> Array:
     """UB2 of placements (placements x stages) with given base times."""

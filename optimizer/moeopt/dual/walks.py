@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from moeopt.dual.grid import Array
+from moeopt.dual.grid import Array, first_of_each
 from moeopt.dual.prices import Prices, Rows
 from moeopt.dual.tables import NEVER, Index, Mask, Tables
 
@@ -56,9 +56,14 @@ class Placements:
     @classmethod
     def unique(cls, parts: Sequence["Placements"]) -> "Placements":
         """The placements of all parts, each once."""
-        both = [np.column_stack([part.counts, part.ending]) for part in parts]
-        rows = np.unique(np.concatenate(both), axis=0)
-        return cls(rows[:, :-1], rows[:, -1])
+        return cls(
+            np.concatenate([part.counts for part in parts]), np.concatenate([part.ending for part in parts])
+        ).distinct
+
+    @property
+    def distinct(self) -> "Placements":
+        """Each of them once, in order."""
+        return self.only(first_of_each(np.column_stack([self.counts, self.ending])))
 
     def only(self, mask: NDArray[Any]) -> "Placements":
         """Some of the rows."""
