@@ -53,9 +53,7 @@ class RecomputeTable:
         """Prices of decoder layers alone."""
         return {kind: prices[kind] for kind in self.problem.architecture.kinds}
 
-    def time_bounds(
-        self, settings: Sequence[Recompute], replayed: bool = False
-    ) -> Iterator[tuple[Recompute, Column]]:
+    def time_bounds(self, settings: Sequence[Recompute], replayed: bool = False) -> Iterator[tuple[Recompute, Column]]:
         """Bounds on the step time under each recompute setting, for several settings at once where rows are few."""
         at_once = max(_MOST_CELLS // max(len(self.degrees.tp), 1), 1)
         for first in range(0, len(settings), at_once):
@@ -65,7 +63,9 @@ class RecomputeTable:
     def _time_bounds(self, settings: Sequence[Recompute], replayed: bool) -> Column:
         """The same of some: settings x rows."""
         piece_ns = [self._piece_ns(recompute) for recompute in settings]
-        pieces = [(count, self._stacked([prices[piece] for prices in piece_ns])) for piece, count in self.counts.items()]
+        pieces = [
+            (count, self._stacked([prices[piece] for prices in piece_ns])) for piece, count in self.counts.items()
+        ]
         works = [self._work(recompute) for recompute in settings]
         work = Work(*(self._stacked([getattr(each, field.name) for each in works]) for field in fields(Work)))
         return time_bound(self.degrees, work, self.time.hop_ns, pieces, self.mode.overlap.ep_all_to_all, replayed)
