@@ -156,7 +156,8 @@ class Screening:
         """Everything whose bounds allow a layout within the limits, chunks and recompute decided.
 
         `settings` are the recompute settings to ask about (default: all). `every_batch` False: of an open batch only
-        the smallest and the largest of each row. `counted` False: what ranks can hold is not counted. `pause` is called now and then where the batch is open, and may raise.
+        the smallest and the largest of each row. `counted` False: what ranks can hold is not counted. `pause` is called
+        now and then where the batch is open, and may raise.
         """
         settings = self.recomputes if settings is None else settings
         result = []
