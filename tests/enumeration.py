@@ -4,6 +4,7 @@ The listing shares the exact reader (the ledger), the legality rules and the spa
 nothing of its bounds, heuristics, encoding or solver.
 """
 
+import os
 import random
 from collections.abc import Iterator
 from fractions import Fraction
@@ -20,6 +21,14 @@ from moeopt.pipeline import PipelineLayout
 from moeopt.problem.loading import load_architecture, load_problem
 from moeopt.problem.problem import Problem
 from moeopt.space import enumerate_degrees, row, with_chunks, with_microbatches
+
+NUMBER = "MOEOPT_RANDOM_PROBLEMS"
+"""Environment variable for a long run: how many random problems the tests of frontiers and conflicts take."""
+
+
+def random_seeds(usual: int) -> range:
+    """Seeds of so many random problems, or of as many as the environment asks for."""
+    return range(int(os.environ.get(NUMBER, usual)))
 
 
 def random_problem(seed: int) -> Problem:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from enumeration import legal_candidates, placed, random_problem
+from enumeration import legal_candidates, placed, random_problem, random_seeds
 from moeopt.configurations import modes, recomputes
 from moeopt.constraints import constrain
 from moeopt.constraints.evaluate import Placed, Reader
@@ -28,7 +28,7 @@ from moeopt.space import default_group, divisors
 from test_constraints_search import random_constraint
 
 GIB = 2**30
-SEEDS = range(160)
+SEEDS = random_seeds(160)
 BATCH = 20
 ORDER = ("tp", "pp", "cp", "dp", "ep", "etp", "micro_batch_size", "vpp")
 

@@ -9,7 +9,7 @@ from fractions import Fraction
 
 import pytest
 
-from enumeration import legal_candidates, peak_bytes, placed, placements, random_problem
+from enumeration import legal_candidates, peak_bytes, placed, placements, random_problem, random_seeds
 from moeopt.candidate import Candidate
 from moeopt.configurations import modes
 from moeopt.frontier import pareto
@@ -18,7 +18,7 @@ from moeopt.frontier.placements import FEW, are_few, every_placement
 from moeopt.problem.problem import Bound, Problem
 from moeopt.space import enumerate_degrees, row, with_chunks
 
-SEEDS = range(60)
+SEEDS = random_seeds(60)
 BATCH = 20
 OBJECTIVES = [
     ("step_time", "peak_memory"),
