@@ -29,7 +29,7 @@ _SAMPLED_TOPS = 4
 """Maxima of a chunk position that a sample looks at."""
 _BY_RANK_FROM = 2
 """From so many rounds on, what memory and the slowest rank rule out rank by rank is not walked."""
-_BEFORE_RANKS = 6
+_BEFORE_RANKS = 3
 """So many rounds come before that, for all candidates of a schedule together."""
 _MOST_ROWS = 384
 """Rows of one ascent; larger groups are taken in parts."""
