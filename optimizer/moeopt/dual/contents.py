@@ -28,8 +28,6 @@ _LONGEST_PREFIX = 6
 """Each place where a prefix may be cut is a role; a longer one is counted with the other layers."""
 _MOST = 10_000
 """Ways of one rank that are looked at; a rank with more is not."""
-
-
 _CELLS = 2**17
 """Entries of one array: ways times memory rows."""
 
@@ -60,11 +58,6 @@ class Contents:
     def only(self, mask: Mask) -> "Contents":
         """Some of the ways."""
         return Contents(*(getattr(self, field.name)[mask] for field in fields(self)))
-
-    @classmethod
-    def joined(cls, parts: Sequence["Contents"]) -> "Contents":
-        """The ways of several roles."""
-        return cls(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)))
 
 
 @dataclass(frozen=True)

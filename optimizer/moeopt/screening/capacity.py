@@ -76,7 +76,7 @@ def _flights(pp: int, vpp: int, degrees: Degrees, index: NDArray[np.int64], ep_o
     return np.array(padded)[origin.reshape(-1)]
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=1024)
 def _vectors(pp: int, vpp: int, num_microbatches: int, group: int, ep_overlap: int) -> Column:
     """The same of one schedule: ranks x vectors x chunks."""
     shape = pp, vpp, num_microbatches, group
