@@ -96,9 +96,10 @@ class ScaledModel:
 
     def forbid(self, pipeline: PipelineLayout) -> None:
         """Leave a placement out, which was judged exactly."""
-        ending = [(int(bool(pipeline.chunks[stage].mtp)), literal) for stage, literal in self.placement.mtp.items()]
-        pairs = [*((chunk.layers, held) for chunk, held in zip(pipeline.chunks, self.placement.layers, strict=True)), *ending]
-        self.cp.add_forbidden_assignments([variable for _, variable in pairs], [tuple(value for value, _ in pairs)])
+        placement = self.placement
+        values = {held: chunk.layers for held, chunk in zip(placement.layers, pipeline.chunks, strict=True)}
+        values |= {literal: int(bool(pipeline.chunks[stage].mtp)) for stage, literal in placement.mtp.items()}
+        self.cp.add_forbidden_assignments(list(values), [tuple(values.values())])
 
     def solve(self, solver: cp_model.CpSolver, settings: Settings, effort: float) -> Outcome:
         """Any placement that satisfies the rows so far; `effort` in the solver's deterministic time. The same answer

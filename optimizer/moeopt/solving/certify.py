@@ -38,7 +38,7 @@ _FEW_ROUNDS = 24
 """The same in a plain solve."""
 _DUAL_ROUNDS = 12
 """Rounds of duality, each time that a schedule's bounds are raised."""
-_TURNS = 8
+_TURNS = 2
 """Times that duality and replays take turns at one schedule, at most."""
 _REPLAYED = 4
 """Placements of one candidate that are replayed in a turn where not all are known ..."""

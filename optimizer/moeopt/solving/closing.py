@@ -1,4 +1,4 @@
-"""Candidates closed by CP-SAT: none of their placements is below the best replayed step. Several at once, a thread each.
+"""Candidates closed by CP-SAT, several at once: none of their placements is below the best replayed step.
 
 For each candidate the scaled model is solved, the placement found is replayed, and its critical path (and those of
 placements around it) are rows of the next solve; until no placement is left, or this was done often enough for once.
