@@ -28,9 +28,9 @@ from moeopt.screening.costs import Costs, static_bytes
 from moeopt.screening.work import Work
 from moeopt.solving.settings import Settings
 
-_BITS = 14
-"""Limits become numbers of so many bits: 12 to 16 are solved in about the same time, exact ones several times slower,
-and with 11 many candidates are left."""
+_BITS = 18
+"""Limits become numbers of so many bits. With 14, placements within rounding of the limit are left, and take seconds to
+find; 20 and more gain nothing, and with 11 many candidates are left."""
 Integers: TypeAlias = NDArray[np.int64]
 PricesOf: TypeAlias = Callable[[Piece], Integers]
 """Price of one piece: rows x stages."""
