@@ -26,8 +26,8 @@ from moeopt.problem.loading import load_problem
 from moeopt.problem.problem import Problem
 from moeopt.resolve import complete, degrees_of
 from moeopt.search import solve
-from moeopt.solving.certify import Replayed
 from moeopt.solving.incumbent import Found
+from moeopt.solving.replayed import Replayed
 from moeopt.solving.settings import ENGINE
 from replay_laws import check_laws
 from space_count import count as count_space

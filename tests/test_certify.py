@@ -22,8 +22,9 @@ from moeopt.schedule.replay import replay
 from moeopt.schedule.shape import Schedule
 from moeopt.screening import Screening
 from moeopt.search import solve
-from moeopt.solving.certify import CHEAP, FULL, Certificate, Certifier, Replayed
+from moeopt.solving.certify import CHEAP, FULL, Certificate, Certifier
 from moeopt.solving.incumbent import Found
+from moeopt.solving.replayed import Replayed
 from moeopt.solving.settings import Settings
 from schedule_cases import random_shape, random_times
 

@@ -20,8 +20,9 @@ from moeopt.layout import Degrees, Layout
 from moeopt.pipeline import PipelineLayout
 from moeopt.problem.problem import Problem
 from moeopt.solving.branch import Result
-from moeopt.solving.certify import Certificate, Replayed
+from moeopt.solving.certify import Certificate
 from moeopt.solving.incumbent import Found
+from moeopt.solving.replayed import Replayed
 
 SCHEMA = "moeopt/1"
 NS_PER_SECOND = 10**9

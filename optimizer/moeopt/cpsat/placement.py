@@ -95,7 +95,15 @@ class Placement:
             self.cp.add_min_equality(value, [place, leading])
         else:
             self.cp.add_element(place, table, value)
+            self._near_mean(place, value, table)
         return value
+
+    def _near_mean(self, place: Expression, value: cp_model.IntVar, table: Sequence[int]) -> None:
+        """What an element constraint does not tell a linear relaxation: where kinds alternate, layers of one kind among
+        the first ones are as good as their share of all."""
+        total, leading = len(table) - 1, table[-1]
+        excess = [total * before - leading * count for count, before in enumerate(table)]
+        self.cp.add_linear_constraint(total * value - leading * place, min(excess), max(excess))
 
     def pieces(self, block_layers: int) -> dict[Piece, list[Expression]]:
         """Count of each piece a stage, when so many of its first layers are recomputed by block (0: none)."""

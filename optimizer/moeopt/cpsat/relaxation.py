@@ -19,7 +19,7 @@ from moeopt.schedule.shape import Schedule
 
 _DAMPED = (1.0, 0.3)
 """How far from the best point known towards the program's optimum each round replays."""
-_CLOSE = 2e-4
+_CLOSE = 3e-3
 """Rounds end where the best replay is within this share of the program's value."""
 _LARGE = 10**6
 """Integer times of a replay: the longest stage takes about this."""

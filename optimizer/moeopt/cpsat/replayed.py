@@ -15,7 +15,7 @@ from ortools.sat.python import cp_model
 from moeopt.candidate import Candidate
 from moeopt.cpsat.encode import Encoding
 from moeopt.cpsat.expressions import Expression
-from moeopt.cpsat.solve import rules_out, run
+from moeopt.cpsat.solve import run
 from moeopt.pipeline import PipelineLayout
 from moeopt.schedule.combined import Counts
 from moeopt.solving.settings import Settings
@@ -61,10 +61,6 @@ class ReplayedModel(Encoding):
     def tighten(self, limit_ns: int) -> None:
         """Only steps within a lower limit matter from now on."""
         self.cp.add(self.time <= limit_ns)
-
-    def refuted(self, settings: Settings) -> bool:
-        """Whether a quick solve shows that no placement is within the limit."""
-        return rules_out(self, settings)
 
     def solve(self, settings: Settings) -> Outcome:
         """Any placement that satisfies the rows so far."""

@@ -214,7 +214,7 @@ class Prices:
             measures("loss"),
             hop_ns,
             end_ns,
-            memory_bytes - _fixed_bytes(grid, rows, costs),
+            memory_bytes - fixed_bytes(grid, rows, costs),
             time_ns,
             rows.share * pipeline - rows.even_hops * hop_ns,
             longest_ns,
@@ -290,7 +290,7 @@ def _measures(costs: Costs, piece: Piece) -> tuple[object, ...]:
     return forward[piece], costs.time[piece] - costs.forward[piece], costs.static[piece], costs.kept[piece]
 
 
-def _fixed_bytes(grid: Grid, rows: Rows, costs: Costs) -> Array:
+def fixed_bytes(grid: Grid, rows: Rows, costs: Costs) -> Array:
     """Bytes of every memory row that do not depend on the placement: candidates x memory rows. What a running layer
     takes counts where a stage is certain to have one."""
     stages = range(grid.stages)

@@ -55,7 +55,7 @@ class Costs:
         passing = {piece: size - terms.queued_bytes.get(piece, 0) for piece, size in terms.transient_bytes.items()}
         again: dict[Piece, Piece] = {kind: Recomputed.of(kind) if block_layers else kind for kind in kinds}
         costs = cls(
-            {piece: _static_bytes(terms, piece) for piece in kept},
+            {piece: static_bytes(terms, piece) for piece in kept},
             kept,
             piece_ns,
             forward_ns or {},
@@ -140,7 +140,7 @@ class Costs:
         return self.map(lambda value: value[index])
 
 
-def _static_bytes(terms: MemoryTerms, piece: Piece) -> Number:
+def static_bytes(terms: MemoryTerms, piece: Piece) -> Number:
     """Weights, gradients and optimizer state of one piece, unpadded and rounded down."""
     replicated = terms.weight_bytes_per_element + terms.gradient_bytes_per_element
     state = terms.optimizer_bytes_per_shard_element

@@ -7,62 +7,50 @@ surrogate; the replay is the exact time of the same costs. Bounds on a candidate
 2. the rows that no replay goes below, combined by duality over whole layers (`moeopt.dual`);
 3. the same with critical paths of replays as further rows: of a linear program's points (`moeopt.cpsat.relaxation`),
    then of the placements that duality proposes, as long as these raise the bound;
-4. CP-SAT over the placements, with those paths as rows, in turns with replays (`moeopt.cpsat.replayed`).
+4. CP-SAT over the placements, with those paths as rows in rounded numbers, in turns with replays, for several
+   candidates at once (`moeopt.solving.closing`); where rounding and what it leaves out tell too little, exactly
+   (`moeopt.cpsat.replayed`).
 
 The schedule of the candidate with the lowest bound is taken first, so at any moment that bound holds for every layout.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from moeopt.candidate import Candidate
-from moeopt.constraints.placements import obeys
 from moeopt.cpsat.relaxation import Relaxation
 from moeopt.dual.prices import Cuts
 from moeopt.parallel import side_by_side
 from moeopt.pipeline import PipelineLayout
-from moeopt.schedule.combined import Counts
 from moeopt.schedule.replay import MOST_EXACT_OPERATIONS
 from moeopt.schedule.shape import Schedule
 from moeopt.screening import Limits, Screening
 from moeopt.solving.incumbent import Found
 from moeopt.solving.queue import Left, Queue
+from moeopt.solving.replayed import Replayed, Timed, around
 from moeopt.solving.settings import Settings
 
-_ROUNDS = 200
-"""Rounds of the linear program of one schedule, at most (it ends by itself after 20 to 100)."""
+if TYPE_CHECKING:
+    from moeopt.solving.closing import Attempt
+
+_ROUNDS = 80
+"""Rounds of the linear program of one schedule, at most: 100 more raise its bound by some 0.03 % of the step."""
 _FEW_ROUNDS = 12
 """The same in a plain solve."""
 _TOGETHER = 8
 """Schedules of the lowest bounds that are looked at at once."""
 _RAISED = 1000
 """Operations that could be replayed in the time that a candidate's bound is raised in."""
-_TURNS = 8
+_TURNS = 2
 """Times that duality and replays take turns at one schedule, at most."""
 _REPLAYED = 4
 """Placements of one candidate that are replayed in a turn where not all are known ..."""
 _LISTED = 400
 """... and how many of them are all replayed, to settle it."""
-_NEIGHBOURS = 120
-"""Placements one layer away that are replayed for their cuts, each time that CP-SAT finds a placement."""
-
-
-@dataclass(frozen=True)
-class Replayed:
-    """A placement with its replayed step."""
-
-    found: Found
-    step_ns: int
-    cut: Counts | None
-    """The critical path; None where the replay was extrapolated."""
-
-    @classmethod
-    def judge(cls, found: Found) -> "Replayed":
-        """Replay a placement."""
-        ledger = found.candidate.ledger
-        step, result = ledger.step_time(found.pipeline), ledger.replay(found.pipeline)
-        cut = None if result.cut is None else (result.cut.forward, result.cut.backward, result.cut.hops)
-        return cls(found, step.total_ns - step.pipeline_ns + result.total_ns, cut)
+_AT_ONCE = 4
+"""Candidates that CP-SAT is asked about before what it found is shared, a worker."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +103,8 @@ class Certifier:
         self._raised: set[Schedule] = set()
         """Schedules whose bounds were raised below the ceiling."""
         self._cuts: dict[Schedule, Cuts] = {}
+        self._attempts: Counter[tuple[object, ...]] = Counter()
+        """By candidate: how often CP-SAT was asked without an end."""
 
     def run(self) -> Certificate:
         """As far as the effort and the deadline allow."""
@@ -176,9 +166,7 @@ class Certifier:
                 return False
             self._in_turns(queue, schedules)
             self._raised.update(schedules)
-        elif self.effort.solver and self._solve(lowest):
-            queue.close(queue.lowest(1))
-        else:
+        elif not self.effort.solver or not self._close(queue):
             return False
         queue.drop(self._limits)
         return True
@@ -269,24 +257,46 @@ class Certifier:
 
     # CP-SAT and replays in turns ------------------------------------------------------------------------------------
 
-    def _solve(self, candidate: Candidate) -> bool:
-        """Whether no placement of the candidate is below the best step; False where the time was over before."""
-        from moeopt.cpsat.replayed import ReplayedModel  # half a second to import, rarely needed
+    def _close(self, queue: Queue) -> bool:
+        """Ask CP-SAT about the lowest candidates, as far as their schedules' bounds were raised; False to stop."""
+        from moeopt.solving.closing import Asked, Closing  # half a second to import the solver, rarely needed
 
-        schedule = Schedule(*candidate.schedule)
-        cuts, limit = self._cuts[schedule], self.best.step_ns - 1
+        limit, attempts = (self.best.step_ns - 1, self.problem.memory_limit), self._attempts
+        positions, asked = [], []
+        for position in queue.lowest(_AT_ONCE * self.settings.workers):
+            candidate = queue.candidate(position)
+            schedule = Schedule(*candidate.schedule)
+            if schedule not in self._raised:
+                break
+            positions.append(position)
+            asked.append(Asked(candidate, *limit, tuple(self._cuts[schedule].rows), attempts[candidate.key]))
+        found = Closing(self.settings).run(asked)
+        closed = [self._take(attempt) for attempt in found]
+        queue.close([position for position, done in zip(positions, closed, strict=True) if done])
+        return closed[0] or (found[0].status == "open" and not self.settings.expired)
+
+    def _take(self, attempt: "Attempt") -> bool:
+        """Keep what an attempt found; whether its candidate is settled."""
+        candidate = attempt.candidate
+        for item in attempt.better:
+            self._improve(item)
+        for cut in attempt.cuts:
+            self._cuts[Schedule(*candidate.schedule)].add(cut)
+        self._attempts[candidate.key] += 1
+        return attempt.status == "closed" or (attempt.status == "loose" and self._solve(candidate))
+
+    def _solve(self, candidate: Candidate) -> bool:
+        """Whether no placement of the candidate is below the best step, by the exact model; False where the time was
+        over before."""
+        from moeopt.cpsat.replayed import ReplayedModel
+
+        cuts, limit = self._cuts[Schedule(*candidate.schedule)], self.best.step_ns - 1
         model = ReplayedModel(candidate, limit, self.problem.memory_limit, cuts.rows)
-        if model.refuted(self.settings):
-            return True
         while not self.settings.expired:
             outcome = model.solve(self.settings)
-            if outcome.status == "none":
-                return True
             if outcome.pipeline is None:
-                return False
-            found = [self._judge(candidate, placed) for placed in self._around(candidate, outcome.pipeline)]
-            if found[0].cut is None:
-                return False
+                return outcome.status == "none"
+            found = [self._judge(candidate, placed) for placed in around(candidate, outcome.pipeline)]
             new = [item.cut for item in found if item.cut is not None]
             for cut in new:
                 cuts.add(cut)
@@ -296,32 +306,19 @@ class Certifier:
                 model.tighten(limit)
         return False
 
-    def _judge(self, candidate: Candidate, pipeline: PipelineLayout) -> Replayed:
+    def _judge(self, candidate: Candidate, pipeline: PipelineLayout) -> Timed:
         """Replay a placement; the best one that fits is kept."""
-        found = Found.judge(candidate, pipeline)
-        item = Replayed.judge(found)
-        fits = found.peak_bytes <= self.problem.memory_limit and obeys(candidate, pipeline, found.time_ns)
-        if fits and item.step_ns < self.best.step_ns:
+        timed = Timed.of(candidate, pipeline)
+        better = timed.fitting() if timed.step_ns < self.best.step_ns else None
+        if better is not None:
+            self._improve(better)
+        return timed
+
+    def _improve(self, item: Replayed) -> None:
+        """Keep a placement that fits, if it is the best."""
+        if item.step_ns < self.best.step_ns:
             self.best = item
             self._say(f"replay: best step {item.step_ns:,}")
-        return item
-
-    def _around(self, candidate: Candidate, pipeline: PipelineLayout) -> list[PipelineLayout]:
-        """A placement, and some with one layer moved from one of its slowest chunks to one of its fastest."""
-        forward, backward = candidate.ledger.stage_times(candidate.ledger.contents(pipeline))
-        counts = [chunk.layers for chunk in pipeline.chunks]
-        last = max(s for s, chunk in enumerate(pipeline.chunks) if chunk.mtp or (chunk.loss and not pipeline.mtp))
-        moves = sorted(
-            (forward[target] + backward[target] - forward[source] - backward[source], source, target)
-            for source in range(last + 1)
-            for target in range(last + 1)
-            if source != target and counts[source] > (0 < source < last)
-        )
-        placed = [pipeline]
-        for _, source, target in moves[:_NEIGHBOURS]:
-            moved = [n - (s == source) + (s == target) for s, n in enumerate(counts)]
-            placed.append(PipelineLayout.from_counts(pipeline.pp, moved, pipeline.mtp, last))
-        return placed
 
     def _say(self, text: str) -> None:
         if self.settings.progress is not None:

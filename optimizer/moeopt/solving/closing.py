@@ -1,0 +1,131 @@
+"""Candidates closed by CP-SAT, several at once: none of their placements is below the best replayed step.
+
+For each candidate the scaled model is solved, the placement found is replayed, and its critical path (and those of
+placements around it) are rows of the next solve; until no placement is left, or this was done often enough for once.
+"""
+
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ortools.sat.python import cp_model
+
+from moeopt.candidate import Candidate
+from moeopt.cpsat.replayed import Outcome
+from moeopt.cpsat.scaled import ScaledModel
+from moeopt.schedule.combined import Counts
+from moeopt.solving.replayed import Replayed, Timed, around
+from moeopt.solving.settings import Settings
+
+_EFFORT = 4.0
+"""Deterministic time of a solve at the first attempt (about as many seconds); each further one takes twice as long."""
+_SOLVES = 12
+"""Solves of an attempt: then what it found is given to other candidates of the schedule."""
+_LOOSE = 3
+"""Placements of an attempt that are fast enough and do not fit: after more the scaled model tells too little."""
+_POLL_SECONDS = 0.05
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A candidate, the longest step that still matters, rows that are known, and how often it was attempted."""
+
+    candidate: Candidate
+    limit_ns: int
+    limit_bytes: int
+    cuts: Sequence[Counts]
+    attempts: int
+
+
+@dataclass
+class Attempt:
+    """What came of it. `closed`: no placement is better than the limit and `better`; `open`: some may be; `loose`:
+    the scaled model finds placements that do not fit; `extrapolated`: replays have no critical path."""
+
+    candidate: Candidate
+    status: Literal["closed", "open", "loose", "extrapolated"] = "open"
+    better: list[Replayed] = field(default_factory=list)
+    """Placements within the limit that fit, each better than the one before."""
+    cuts: list[Counts] = field(default_factory=list)
+
+
+class Closing:
+    """Attempts at several candidates at once."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._stop = threading.Event()
+        self._running: set[cp_model.CpSolver] = set()
+
+    def run(self, asked: Sequence[Asked]) -> list[Attempt]:
+        """One attempt each. Ctrl-C stops all of them and is passed on."""
+        with ThreadPoolExecutor(self.settings.workers) as pool:
+            futures = [pool.submit(self._attempt, one) for one in asked]
+            try:
+                wait(futures)
+            except KeyboardInterrupt:
+                self._halt(futures)
+                raise
+            return [future.result() for future in futures]
+
+    def _halt(self, futures: Sequence["Future[Attempt]"]) -> None:
+        """Stop the solvers, those too that were about to start."""
+        self._stop.set()
+        while wait(futures, _POLL_SECONDS).not_done:
+            for solver in tuple(self._running):
+                solver.stop_search()
+
+    def _attempt(self, asked: Asked) -> Attempt:
+        attempt = Attempt(asked.candidate)
+        model, loose = self._model(asked, attempt), 0
+        for _ in range(_SOLVES * 2**asked.attempts):
+            outcome = self._solve(model, _EFFORT * 2**asked.attempts)
+            if outcome.pipeline is None:
+                attempt.status = "closed" if outcome.status == "none" else "open"
+                break
+            limit = model.limit_ns
+            timed = [Timed.of(asked.candidate, placed) for placed in around(asked.candidate, outcome.pipeline)]
+            if timed[0].cut is None:
+                attempt.status = "extrapolated"
+                break
+            self._learn(asked, attempt, timed)
+            if _limit_ns(asked, attempt) < limit:
+                model = self._model(asked, attempt)
+                continue
+            model.add_cuts([item.cut for item in timed if item.cut is not None])
+            model.forbid(outcome.pipeline)
+            loose += timed[0].step_ns <= limit
+            if loose > _LOOSE:
+                attempt.status = "loose"
+                break
+        return attempt
+
+    def _learn(self, asked: Asked, attempt: Attempt, timed: Sequence[Timed]) -> None:
+        """Keep critical paths, and placements that are better."""
+        for item in timed:
+            if item.cut is not None:
+                attempt.cuts.append(item.cut)
+            better = item.fitting() if item.step_ns <= _limit_ns(asked, attempt) else None
+            if better is not None:
+                attempt.better.append(better)
+
+    def _model(self, asked: Asked, attempt: Attempt) -> ScaledModel:
+        cuts = [*asked.cuts, *attempt.cuts]
+        return ScaledModel(asked.candidate, _limit_ns(asked, attempt), asked.limit_bytes, cuts)
+
+    def _solve(self, model: ScaledModel, effort: float) -> Outcome:
+        if self._stop.is_set() or self.settings.expired:
+            return Outcome("open")
+        solver = cp_model.CpSolver()
+        self._running.add(solver)
+        try:
+            return model.solve(solver, self.settings, effort)
+        finally:
+            self._running.discard(solver)
+
+
+def _limit_ns(asked: Asked, attempt: Attempt) -> int:
+    """The longest step that still matters."""
+    return attempt.better[-1].step_ns - 1 if attempt.better else asked.limit_ns
