@@ -11,7 +11,8 @@ surrogate; the replay is the exact time of the same costs. Bounds on a candidate
    candidates at once (`moeopt.solving.closing`); where rounding and what it leaves out tell too little, exactly
    (`moeopt.cpsat.replayed`).
 
-The schedule of the candidate with the lowest bound is taken first, so at any moment that bound holds for every layout.
+The schedules of the candidates with the lowest bounds are taken first, and the lowest bound that is left holds for every
+layout at any moment.
 """
 
 from collections import Counter
