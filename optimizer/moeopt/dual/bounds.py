@@ -29,8 +29,6 @@ _SAMPLED_TOPS = 4
 """Maxima of a chunk position that a sample looks at."""
 _BY_RANK_FROM = 2
 """From so many rounds on, what memory and the slowest rank rule out rank by rank is not walked."""
-_BEFORE_RANKS = 3
-"""So many rounds come before that, for all candidates of a schedule together."""
 _MOST_ROWS = 384
 """Rows of one ascent; larger groups are taken in parts."""
 
@@ -100,6 +98,18 @@ def raised(question: Question, rounds: int, most: int | None = None) -> Answer:
     )
 
 
+def filled(question: Question, rounds: int) -> Answer:
+    """The candidates that are settled rank by rank, and placements of the others that were met; no better bounds."""
+    part = _Part(question)
+    part.settle_by_rank(rounds)
+    open_ = [part.is_open(index) for index in range(part.size)]
+    return Answer(
+        np.where(open_, question.time_ns * 0, question.time_ns + 1),
+        [part.met(index) for index in range(part.size)],
+        [not each for each in open_],
+    )
+
+
 def sampled(question: Question, rounds: int) -> Answer:
     """No bounds, but placements, from one base time of each candidate."""
     part = _Part(question)
@@ -131,7 +141,7 @@ class _Part:
         """Leave out the base times of candidates with which no placement is within the target, rank by rank."""
         if not self.grid.has_placements(self.deepest) or (self.rows.replayed and self.rows.timed):
             return
-        of, base = self._left_by_few(min(rounds, _BEFORE_RANKS))
+        of, base = base_times(self.grid, self.rows, self.prices, self.deepest, one=False)
         mine = [np.flatnonzero(of == index) for index in np.unique(of)]
         keep = np.ones(len(of), dtype=bool)
         left = side_by_side(lambda at: self._left_by_rank(int(of[at[0]]), base[at], rounds), mine)
@@ -142,14 +152,9 @@ class _Part:
                     self._take(of[where : where + 1], base[where : where + 1], placed)
         self._bases = of[keep], base[keep]
 
-    def _left_by_few(self, rounds: int) -> tuple[Index, Array]:
-        """The base times that some rounds of an ascent leave: whose, and which. They cost less than one rank's ways."""
-        left = [(np.zeros(0, dtype=np.int64), np.zeros(0))]
-        for ascent in self.ascents():
-            ascent.run(rounds)
-            left.append((ascent.of, ascent.tables.base_ns))
-        of, base = zip(*left, strict=True)
-        return np.concatenate(of), np.concatenate(base)
+    def is_open(self, index: int) -> bool:
+        """Whether a candidate has base times that are left, as far as that was looked at."""
+        return self._bases is None or index in self._bases[0]
 
     def _take(self, of: Index, base: Array, placed: Placements) -> None:
         """A placement that was met."""

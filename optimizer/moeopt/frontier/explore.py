@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 
+from moeopt.dual import filled, raised
 from moeopt.frontier.boxes import Boxes, Corner, Point, Resolution, dominates, inside
 from moeopt.frontier.candidates import Candidates, Entry, Key, Stopped, Undecided
 from moeopt.frontier.goals import Goals, Region
@@ -14,8 +16,13 @@ from moeopt.solving.incumbent import Found
 from moeopt.solving.queue import Queue
 from moeopt.solving.settings import Settings
 
-_ROUNDS = (1, 12, 40)
-"""Bounds of a box's rows are raised by so many rounds of duality."""
+_STEPS = (
+    partial(raised, rounds=1, most=0),
+    partial(filled, rounds=12),
+    partial(raised, rounds=12),
+    partial(raised, rounds=40),
+)
+"""What settles a box's rows, cheapest first."""
 _NEAR = 1.4
 """A box that allows more than this times its fastest bound is first searched at so much, then so much more ..."""
 _SAMPLED, _SAMPLE_ROUNDS = 16, 3
@@ -115,10 +122,10 @@ class Exploration:
         queue = self.candidates.queue(pairs)
         if self._placed_near(queue, region, corner):
             return None
-        for rounds, positions in queue.batches(_ROUNDS):
+        for step, positions in queue.batches(_STEPS):
             if self.settings.expired:
                 raise Stopped
-            for left in queue.raise_bounds(positions, region.limits, rounds, most=0 if rounds == _ROUNDS[0] else None):
+            for left in queue.raise_bounds(positions, region.limits, step):
                 for pipeline in left.placed:
                     self._take(self.candidates.judged(left.candidate, pipeline, region))
                     if corner not in self.boxes.open:

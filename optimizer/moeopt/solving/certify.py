@@ -11,17 +11,19 @@ surrogate; the replay is the exact time of the same costs. Bounds on a candidate
    candidates at once (`moeopt.solving.closing`); where rounding and what it leaves out tell too little, exactly
    (`moeopt.cpsat.replayed`).
 
-The schedules of the candidates with the lowest bounds are taken first, and the lowest bound that is left holds for every
-layout at any moment.
+The schedules of the candidates with the lowest bounds are taken first, and at any moment the lowest bound that is left
+holds for every layout.
 """
 
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from moeopt.candidate import Candidate
 from moeopt.cpsat.relaxation import Relaxation
+from moeopt.dual import raised
 from moeopt.dual.prices import Cuts
 from moeopt.parallel import side_by_side
 from moeopt.pipeline import PipelineLayout
@@ -205,7 +207,8 @@ class Certifier:
             cuts = {(*schedule.shape, schedule.ep_overlap): self._cuts[schedule] for schedule in mine}
             self.spent += len(positions) * _RAISED
             if positions:
-                for left in queue.raise_bounds(positions, self._limits, self.effort.dual_rounds, cuts, listed):
+                ask = partial(raised, rounds=self.effort.dual_rounds, most=listed)
+                for left in queue.raise_bounds(positions, self._limits, ask, cuts):
                     self._replay(left, Schedule(*left.candidate.schedule))
 
     def _listed(self, schedule: Schedule) -> int:

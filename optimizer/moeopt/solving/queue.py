@@ -2,14 +2,14 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from moeopt.candidate import Candidate
-from moeopt.dual import raised, sampled
-from moeopt.dual.pairs import ask_pairs
+from moeopt.dual import sampled
+from moeopt.dual.pairs import Ask, ask_pairs
 from moeopt.dual.prices import Cuts
 from moeopt.pipeline import PipelineLayout
 from moeopt.problem.problem import Problem
@@ -19,6 +19,7 @@ from moeopt.screening import Column, Limits, Pair, tightened
 from moeopt.space import row
 
 Mask: TypeAlias = NDArray[np.bool_]
+Step = TypeVar("Step")
 FILLS = (1.0, 0.93, 0.85, 0.75, 0.6)
 """Shares of the memory limit that samples are taken at: the best rows whose memory bound is below it."""
 _FEWEST, _MOST = 8, 128
@@ -66,14 +67,14 @@ class Queue:
         """Positions of the open rows with the lowest bounds."""
         return [int(i) for i in self._order[self._open[self._order]][:count]]
 
-    def batches(self, rounds: Sequence[int]) -> Iterator[tuple[int, list[int]]]:
-        """For each number of rounds of duality every open row, lowest bounds first: the rounds, and the positions to
-        raise next; twice as many each time, as what the first ones tell spares the others."""
-        for count in rounds:
+    def batches(self, steps: Sequence[Step]) -> Iterator[tuple[Step, list[int]]]:
+        """For each step every open row, lowest bounds first: the step, and the positions to raise next; twice as many
+        each time, as what the first ones tell spares the others."""
+        for step in steps:
             self._raised[:] = False
             width = _FEWEST
             while positions := self._not_raised(width):
-                yield count, positions
+                yield step, positions
                 width = min(2 * width, _MOST)
 
     def _not_raised(self, count: int) -> list[int]:
@@ -94,14 +95,13 @@ class Queue:
         self,
         positions: Sequence[int],
         limits: Limits,
-        rounds: int,
+        ask: Ask,
         cuts: Mapping[Schedule, Cuts] | None = None,
-        most: int | None = None,
     ) -> list[Left]:
-        """Raise the bounds of some rows by duality; those are settled that have none, or only a few placements left
-        within the limits (at most `most` of each). What is worth judging; positions count anew after it."""
+        """Raise the bounds of some rows; those with no placement left within the limits are settled, and those with so
+        few that all are listed. What is worth judging; positions count anew after it."""
         picked, asked = self._picked(positions)
-        answer = ask_pairs(self.problem, asked, limits, lambda question: raised(question, rounds, most), cuts)
+        answer = ask_pairs(self.problem, asked, limits, ask, cuts)
         time = np.concatenate([pair.time for pair in self.pairs])
         time[picked] = np.maximum(time[picked], answer.bound_ns)
         found = []

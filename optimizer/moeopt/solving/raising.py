@@ -1,7 +1,9 @@
 """Candidates settled by duality: better bounds, better layouts on the way, and lists of placements that are left."""
 
 from collections.abc import Callable
+from functools import partial
 
+from moeopt.dual import raised
 from moeopt.solving.best import Best
 from moeopt.solving.incumbent import Found
 from moeopt.solving.queue import Queue
@@ -46,7 +48,7 @@ class Raising:
 
     def _raise(self, positions: list[int], rounds: int) -> None:
         known = self.best.threshold
-        for left in self.queue.raise_bounds(positions, self.best.limits, rounds):
+        for left in self.queue.raise_bounds(positions, self.best.limits, partial(raised, rounds=rounds)):
             judged = [self.best.judged(left.candidate, pipeline) for pipeline in left.placed]
             fitting = [found for found in judged if found is not None]
             for found in fitting:
