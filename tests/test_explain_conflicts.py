@@ -28,7 +28,7 @@ from moeopt.space import default_group, divisors
 from test_constraints_search import random_constraint
 
 GIB = 2**30
-SEEDS = random_seeds(160)
+SEEDS = random_seeds(400)
 BATCH = 20
 ORDER = ("tp", "pp", "cp", "dp", "ep", "etp", "micro_batch_size", "vpp")
 

@@ -29,7 +29,7 @@ def has_child() -> bool:
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3, 8])
-@pytest.mark.parametrize("count", [0, 1, 2, 7, 200])
+@pytest.mark.parametrize("count", [0, 1, 2, 7, 1024, 3000])
 def test_results_come_in_order(workers: int, count: int) -> None:
     """One result an item, in the order of the items, for any number of processes; each sees what the caller holds."""
     offset = count * 10

@@ -23,9 +23,9 @@ Result = TypeVar("Result")
 
 MOST_WORKERS = 8
 _TICKET = 4
-"""Bytes of an item's number: a pipe hands them over whole."""
-_MOST_ITEMS = 4096
-"""As many numbers as any pipe holds."""
+"""Bytes of a ticket: a pipe hands them over whole."""
+_MOST_TICKETS = 1024
+"""As many as any pipe holds: the smallest is a page."""
 _PATIENCE_SECONDS, _PATIENCE_FACTOR = 60, 10
 """A process that takes this and so many times as long as the own part took is given up."""
 _workers: ContextVar[int] = ContextVar("workers", default=1)
@@ -60,10 +60,10 @@ def side_by_side(
     """The function of every item, in order; the largest items are begun first. Results must be picklable, and what the
     function changes elsewhere is lost."""
     helpers = min(_workers.get(), len(items)) - 1
-    if helpers < 1 or len(items) > _MOST_ITEMS or not _can_fork():
+    if helpers < 1 or not _can_fork():
         return [function(item) for item in items]
     order = sorted(range(len(items)), key=lambda number: -size(items[number]))
-    done = _Shift(function, items).run(order, helpers)
+    done = _Shift(function, items, order).run(helpers)
     return [done[number] if number in done else function(item) for number, item in enumerate(items)]
 
 
@@ -72,16 +72,19 @@ def _can_fork() -> bool:
 
 
 class _Shift:
-    """Processes that draw the numbers of the items from one pipe until it is empty."""
+    """Processes that draw tickets from one pipe until it is empty. A ticket is for one item; for some where there are
+    many."""
 
-    def __init__(self, function: Callable[[Any], Any], items: Sequence[Any]) -> None:
+    def __init__(self, function: Callable[[Any], Any], items: Sequence[Any], order: Sequence[int]) -> None:
         self.function, self.items = function, items
-        self._tickets, self._desk = os.pipe()
+        size = -(-len(order) // _MOST_TICKETS)
+        self._parts = [order[first : first + size] for first in range(0, len(order), size)]
+        self._tickets, desk = os.pipe()
+        os.write(desk, b"".join(number.to_bytes(_TICKET, "little") for number in range(len(self._parts))))
+        os.close(desk)
 
-    def run(self, order: Sequence[int], helpers: int) -> dict[int, Any]:
-        """Results by number, as far as no process failed."""
-        os.write(self._desk, b"".join(number.to_bytes(_TICKET, "little") for number in order))
-        os.close(self._desk)
+    def run(self, helpers: int) -> dict[int, Any]:
+        """Results by number of the item, as far as no process failed."""
         started, began = list[tuple[int, int]](), time.monotonic()
         try:
             for _ in range(helpers):
@@ -100,11 +103,11 @@ class _Shift:
                 os.waitpid(process, 0)
 
     def _work(self) -> dict[int, Any]:
-        """What one process does: one item after the other, until all are begun."""
+        """What one process does: one ticket after the other, until all are drawn."""
         done: dict[int, Any] = {}
         while ticket := os.read(self._tickets, _TICKET):
-            number = int.from_bytes(ticket, "little")
-            done[number] = self.function(self.items[number])
+            for number in self._parts[int.from_bytes(ticket, "little")]:
+                done[number] = self.function(self.items[number])
         return done
 
     def _start(self) -> tuple[int, int]:

@@ -52,8 +52,9 @@ _REPLAYED = 4
 """Placements of one candidate that are replayed in a turn where not all are known ..."""
 _LISTED = 400
 """... and how many of them are all replayed, to settle it."""
-_AT_ONCE = 4
-"""Candidates that CP-SAT is asked about before what it found is shared, a worker."""
+_AT_ONCE = 8
+"""Candidates that CP-SAT is asked about before what it found is shared: for any number of workers, as answers depend
+on it."""
 
 
 @dataclass(frozen=True)
@@ -267,7 +268,7 @@ class Certifier:
 
         limit, attempts = (self.best.step_ns - 1, self.problem.memory_limit), self._attempts
         positions, asked = [], []
-        for position in queue.lowest(_AT_ONCE * self.settings.workers):
+        for position in queue.lowest(_AT_ONCE):
             candidate = queue.candidate(position)
             schedule = Schedule(*candidate.schedule)
             if schedule not in self._raised:
