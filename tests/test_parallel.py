@@ -4,6 +4,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -107,6 +108,20 @@ def test_an_interrupt_leaves_no_process() -> None:
         side_by_side(work, range(6))
     assert not has_child()
     assert time.monotonic() - began < 30
+
+
+def test_without_processes_the_work_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no process can be started, all results are there still, and no pipe is left open."""
+
+    def refused() -> int:
+        raise BlockingIOError("no more processes")
+
+    monkeypatch.setattr("moeopt.parallel._fork", refused)
+    open_files = Path("/proc/self/fd")
+    before = sum(1 for _ in open_files.iterdir()) if open_files.is_dir() else 0
+    with using(3):
+        assert side_by_side(lambda item: item + 1, range(9)) == list(range(1, 10))
+    assert before == (sum(1 for _ in open_files.iterdir()) if open_files.is_dir() else 0)
 
 
 def test_threads_do_not_fork() -> None:

@@ -88,7 +88,7 @@ class _Shift:
         started, began = list[tuple[int, int]](), time.monotonic()
         try:
             for _ in range(helpers):
-                started.append(self._start())
+                self._start(started)
             with using(1):
                 done = self._work()
             patience = time.monotonic() + _PATIENCE_SECONDS + _PATIENCE_FACTOR * (time.monotonic() - began)
@@ -110,20 +110,22 @@ class _Shift:
                 done[number] = self.function(self.items[number])
         return done
 
-    def _start(self) -> tuple[int, int]:
-        """A process that works, and the pipe that it answers on. No interrupt comes while it is not settled."""
-        answers, reply = os.pipe()
+    def _start(self, started: list[tuple[int, int]]) -> None:
+        """One more process that works, and the pipe that it answers on. An interrupt waits until it is noted."""
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            with warnings.catch_warnings():  # of threads: those of linear algebra, which stop themselves for a fork
-                warnings.simplefilter("ignore", DeprecationWarning)
-                process = os.fork()
-            if not process:
-                self._help(reply)
+            answers, reply = os.pipe()
+            try:
+                process = _fork()
+            except OSError:  # there are too many processes: those that work do it all
+                os.close(answers)
+            else:
+                if not process:
+                    self._help(reply)
+                started.append((process, answers))
+            os.close(reply)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        os.close(reply)
-        return process, answers
 
     def _help(self, reply: int) -> None:
         """The life of a helping process. It leaves interrupts to its parent, collects no garbage (that would copy every
@@ -136,6 +138,13 @@ class _Shift:
             with os.fdopen(reply, "wb") as stream:
                 stream.write(answer)
         os._exit(0)
+
+
+def _fork() -> int:
+    """As `os.fork`, which would warn of threads: those of linear algebra, which stop themselves for a fork."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return os.fork()
 
 
 def _read(answers: int, patience: float) -> dict[int, Any]:

@@ -104,7 +104,7 @@ def filled(question: Question, rounds: int) -> Answer:
     part.settle_by_rank(rounds)
     open_ = [part.is_open(index) for index in range(part.size)]
     return Answer(
-        np.where(open_, question.time_ns * 0, question.time_ns + 1),
+        np.where(open_, 0, question.time_ns + 1),
         [part.met(index) for index in range(part.size)],
         [not each for each in open_],
     )
