@@ -20,13 +20,9 @@ def process_of(_: int) -> int:
     return os.getpid()
 
 
-def has_child() -> bool:
-    """Whether a process of this one is left, running or not waited for."""
-    try:
-        os.waitpid(-1, os.WNOHANG)
-    except ChildProcessError:
-        return False
-    return True
+def children() -> set[str]:
+    """Processes that this one started, running or not waited for; none where the system does not tell."""
+    return {child for path in Path("/proc/self/task").glob("*/children") for child in path.read_text().split()}
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3, 8])
@@ -43,10 +39,11 @@ def test_results_come_in_order(workers: int, count: int) -> None:
 @linux_only
 def test_several_processes_work() -> None:
     """Inside `using(3)` items are worked on by at most three processes and more than one; outside of it by this one."""
+    before = children()
     with using(3):
         assert 1 < len(set(side_by_side(process_of, range(9)))) <= 3
     assert set(side_by_side(process_of, range(3))) == {os.getpid()}
-    assert not has_child()
+    assert children() == before
 
 
 def test_inner_work_is_done_in_turn() -> None:
@@ -66,9 +63,10 @@ def test_an_error_is_the_caller_s() -> None:
         time.sleep(0.01)
         raise ValueError(f"item {item}")
 
+    before = children()
     with using(3), pytest.raises(ValueError, match="item"):
         side_by_side(fail, range(6))
-    assert not has_child()
+    assert children() == before
 
 
 def _die(_: int) -> None:
@@ -82,7 +80,7 @@ def _unpicklable(parent: int) -> object:
 @pytest.mark.parametrize("spoil", [_die, _unpicklable])
 def test_what_a_process_does_not_return_is_done_here(spoil: Callable[[int], object]) -> None:
     """A helping process that dies or cannot send its results costs time, not results."""
-    parent = os.getpid()
+    parent, before = os.getpid(), children()
 
     def work(item: int) -> object:
         time.sleep(0.01)
@@ -90,12 +88,12 @@ def test_what_a_process_does_not_return_is_done_here(spoil: Callable[[int], obje
 
     with using(3):
         assert side_by_side(work, range(12)) == list(range(12))
-    assert not has_child()
+    assert children() == before
 
 
 def test_an_interrupt_leaves_no_process() -> None:
     """Where the own part is interrupted the others are ended, and the interrupt is the caller's."""
-    parent = os.getpid()
+    parent, before = os.getpid(), children()
 
     def work(item: int) -> int:
         if os.getpid() == parent:
@@ -106,7 +104,7 @@ def test_an_interrupt_leaves_no_process() -> None:
     began = time.monotonic()
     with using(3), pytest.raises(KeyboardInterrupt):
         side_by_side(work, range(6))
-    assert not has_child()
+    assert children() == before
     assert time.monotonic() - began < 30
 
 

@@ -8,12 +8,12 @@ from ortools.sat.python import cp_model
 
 from enumeration import block_problem, legal_candidates, peak_bytes, placed, random_problem
 from moeopt.candidate import Candidate
+from moeopt.cpsat import closing
+from moeopt.cpsat.closing import Asked, Closing
 from moeopt.cpsat.replayed import Outcome
 from moeopt.cpsat.scaled import ScaledModel, step_end_at_least_ns
 from moeopt.problem.problem import Problem
 from moeopt.schedule.combined import Counts
-from moeopt.solving import closing
-from moeopt.solving.closing import Asked, Closing
 from moeopt.solving.replayed import Timed
 from moeopt.solving.settings import Settings
 

@@ -8,7 +8,7 @@ surrogate; the replay is the exact time of the same costs. Bounds on a candidate
 3. the same with critical paths of replays as further rows: of a linear program's points (`moeopt.cpsat.relaxation`),
    then of the placements that duality proposes, as long as these raise the bound;
 4. CP-SAT over the placements, with those paths as rows in rounded numbers, in turns with replays, for several
-   candidates at once (`moeopt.solving.closing`); where rounding and what it leaves out tell too little, exactly
+   candidates at once (`moeopt.cpsat.closing`); where rounding and what it leaves out tell too little, exactly
    (`moeopt.cpsat.replayed`).
 
 The schedules of the candidates with the lowest bounds are taken first, and at any moment the lowest bound that is left
@@ -36,7 +36,7 @@ from moeopt.solving.replayed import Replayed, Timed, around
 from moeopt.solving.settings import Settings
 
 if TYPE_CHECKING:
-    from moeopt.solving.closing import Attempt
+    from moeopt.cpsat.closing import Attempt
 
 _ROUNDS = 80
 """Rounds of the linear program of one schedule, at most: 100 more raise its bound by some 0.03 % of the step."""
@@ -264,7 +264,7 @@ class Certifier:
 
     def _close(self, queue: Queue) -> bool:
         """Ask CP-SAT about the lowest candidates, as far as their schedules' bounds were raised; False to stop."""
-        from moeopt.solving.closing import Asked, Closing  # half a second to import the solver, rarely needed
+        from moeopt.cpsat.closing import Asked, Closing  # half a second to import the solver, rarely needed
 
         limit, attempts = (self.best.step_ns - 1, self.problem.memory_limit), self._attempts
         positions, asked = [], []
