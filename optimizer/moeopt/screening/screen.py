@@ -87,7 +87,7 @@ class Block:
             yield select(degrees, time <= limits.time_of(degrees))
 
 
-_MODES = 16
+_MODES = 8
 """Modes that are looked at without a look at the time."""
 _TOGETHER = 192
 """Rows whose chunks are expanded together."""

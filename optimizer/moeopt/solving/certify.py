@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 
 _ROUNDS = 80
 """Rounds of the linear program of one schedule, at most: 100 more raise its bound by some 0.03 % of the step."""
+_MOST_REPLAYED = 4_000_000
+"""Operations that these replay, at most where that leaves as many rounds as a plain solve has: longer orders take
+seconds otherwise, for little."""
 _FEW_ROUNDS = 12
 """The same in a plain solve."""
 _TOGETHER = 8
@@ -245,7 +248,7 @@ class Certifier:
         """How often a schedule's linear program may be solved and replayed; None where not even once."""
         most = self.effort.operations
         if most is None:
-            return _ROUNDS
+            return max(_FEW_ROUNDS, min(_ROUNDS, _MOST_REPLAYED // (2 * schedule.operations)))
         if spent + schedule.operations > most:
             return None
         return min(_FEW_ROUNDS, (most - spent) // (2 * schedule.operations))
