@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-MOST_WORKERS = 8
+_MOST_WORKERS = 8
 _TICKET = 4
 """Bytes of a ticket: a pipe hands them over whole."""
 _MOST_TICKETS = 1024
@@ -36,7 +36,7 @@ _elsewhere: set[int] = set()
 def default_workers() -> int:
     """One a core that this process may use, at most eight."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, MOST_WORKERS)
+    return min(cores, _MOST_WORKERS)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from typing import Any
 
 from moeopt.errors import InputError
 from moeopt.explain import explain
-from moeopt.parallel import default_workers, using
+from moeopt.parallel import using
 from moeopt.problem.problem import Problem
 from moeopt.solution import infeasible_answer, solved_answer, unknown_answer
 from moeopt.solving.branch import Result, Search
@@ -45,8 +45,7 @@ def solve(
     if certify:
         check_certifiable(problem)
     started = time.monotonic()
-    deadline = None if time_limit is None else started + time_limit
-    settings = Settings(workers=workers or default_workers(), seed=seed, deadline=deadline, progress=progress)
+    settings = Settings.starting(started, time_limit, workers, seed, progress)
     with using(settings.workers):
         half = replace(settings, deadline=started + time_limit / 2) if certify and time_limit is not None else settings
         search, result = _searched(problem, half, top, screening)

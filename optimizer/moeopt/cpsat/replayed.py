@@ -6,7 +6,7 @@ whose replay is above the limit is cut off by its own path, one below it is a be
 means that there is none.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,7 +15,7 @@ from ortools.sat.python import cp_model
 from moeopt.candidate import Candidate
 from moeopt.cpsat.encode import Encoding
 from moeopt.cpsat.expressions import Expression
-from moeopt.cpsat.solve import run
+from moeopt.cpsat.solve import configure, run
 from moeopt.pipeline import PipelineLayout
 from moeopt.schedule.combined import Counts
 from moeopt.solving.settings import Settings
@@ -30,6 +30,15 @@ class Outcome:
 
     status: Literal["none", "found", "open"]
     pipeline: PipelineLayout | None = None
+
+    @classmethod
+    def of(cls, status: cp_model.CpSolverStatus, read: Callable[[], PipelineLayout]) -> "Outcome":
+        """From the solver's status; `read` is asked for the placement where there is one."""
+        if status == cp_model.INFEASIBLE:
+            return cls("none")
+        if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
+            return cls("open")
+        return cls("found", read())
 
 
 class ReplayedModel(Encoding):
@@ -65,14 +74,6 @@ class ReplayedModel(Encoding):
     def solve(self, settings: Settings) -> Outcome:
         """Any placement that satisfies the rows so far."""
         solver = cp_model.CpSolver()
-        solver.parameters.num_workers = settings.workers
-        solver.parameters.random_seed = settings.seed
+        configure(solver, settings)
         solver.parameters.subsolvers.extend(_SUBSOLVERS)
-        if settings.seconds_left is not None:
-            solver.parameters.max_time_in_seconds = settings.seconds_left
-        status = run(solver, self.cp)
-        if status == cp_model.INFEASIBLE:
-            return Outcome("none")
-        if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
-            return Outcome("open")
-        return Outcome("found", self.read(solver)[1])
+        return Outcome.of(run(solver, self.cp), lambda: self.read(solver)[1])

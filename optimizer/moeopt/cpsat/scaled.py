@@ -20,6 +20,7 @@ from moeopt.accounting.pieces import Piece, Recomputed, piece_counts, priced_tot
 from moeopt.candidate import Candidate
 from moeopt.cpsat.placement import Placement
 from moeopt.cpsat.replayed import Outcome
+from moeopt.cpsat.solve import configure, hurry
 from moeopt.dual.grid import grid_of
 from moeopt.dual.prices import Rows, fixed_bytes
 from moeopt.pipeline import PipelineLayout
@@ -103,22 +104,11 @@ class ScaledModel:
 
     def solve(self, solver: cp_model.CpSolver, settings: Settings, effort: float) -> Outcome:
         """Any placement that satisfies the rows so far; `effort` in the solver's deterministic time. The same answer
-        every time where the deadline does not strike: one worker, and hardly any presolve (all of it is slower)."""
-        solver.parameters.num_workers = 1
-        solver.parameters.random_seed = settings.seed
+        every time where the deadline does not strike."""
+        configure(solver, settings)
+        hurry(solver, effort)
         solver.parameters.catch_sigint_signal = False
-        solver.parameters.max_presolve_iterations = 1
-        solver.parameters.cp_model_probing_level = 0
-        solver.parameters.symmetry_level = 0
-        solver.parameters.max_deterministic_time = effort
-        if settings.seconds_left is not None:
-            solver.parameters.max_time_in_seconds = settings.seconds_left
-        status = solver.solve(self.cp)
-        if status == cp_model.INFEASIBLE:
-            return Outcome("none")
-        if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
-            return Outcome("open")
-        return Outcome("found", self.placement.read(solver))
+        return Outcome.of(solver.solve(self.cp), lambda: self.placement.read(solver))
 
 
 def costs_of(candidate: Candidate) -> Costs:

@@ -26,7 +26,8 @@ class Outcome:
 def minimise(encoding: Encoding, goal: Expression, settings: Settings, label: str) -> Outcome:
     """Minimise one expression. The layout's integers come from the exact reader, which must agree with the model's."""
     encoding.cp.minimize(goal)
-    solver = _solver(settings)
+    solver = cp_model.CpSolver()
+    configure(solver, settings)
     callback = _Report(settings.progress, label) if settings.progress else None
     status = run(solver, encoding.cp, callback, keep=True)
     if status == cp_model.MODEL_INVALID:
@@ -46,13 +47,27 @@ def minimise(encoding: Encoding, goal: Expression, settings: Settings, label: st
 def rules_out(encoding: Encoding, settings: Settings, effort: float = QUICK) -> bool:
     """Whether the model has no solution at all; False also where that was not settled within the effort (deterministic
     time: about so many seconds)."""
-    solver = _solver(settings)
+    solver = cp_model.CpSolver()
+    configure(solver, settings)
+    hurry(solver, effort)
+    return bool(run(solver, encoding.cp) == cp_model.INFEASIBLE)
+
+
+def configure(solver: cp_model.CpSolver, settings: Settings) -> None:
+    """Workers, seed and time limit."""
+    solver.parameters.num_workers = settings.workers
+    solver.parameters.random_seed = settings.seed
+    if settings.seconds_left is not None:
+        solver.parameters.max_time_in_seconds = settings.seconds_left
+
+
+def hurry(solver: cp_model.CpSolver, effort: float) -> None:
+    """One worker, hardly any presolve (all of it takes longer than it saves), and so much deterministic time."""
     solver.parameters.num_workers = 1
     solver.parameters.max_presolve_iterations = 1
     solver.parameters.cp_model_probing_level = 0
     solver.parameters.symmetry_level = 0
     solver.parameters.max_deterministic_time = effort
-    return bool(run(solver, encoding.cp) == cp_model.INFEASIBLE)
 
 
 def run(
@@ -74,15 +89,6 @@ def run(
             if not keep:
                 raise
             return solving.result()
-
-
-def _solver(settings: Settings) -> cp_model.CpSolver:
-    solver = cp_model.CpSolver()
-    solver.parameters.num_workers = settings.workers
-    solver.parameters.random_seed = settings.seed
-    if settings.seconds_left is not None:
-        solver.parameters.max_time_in_seconds = settings.seconds_left
-    return solver
 
 
 class _Report(cp_model.CpSolverSolutionCallback):

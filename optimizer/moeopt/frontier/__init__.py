@@ -11,9 +11,9 @@ from moeopt.frontier.candidates import Candidates
 from moeopt.frontier.explore import Exploration
 from moeopt.frontier.goals import Goals, check_objectives, essential
 from moeopt.frontier.resolution import automatic, read_resolution
-from moeopt.parallel import default_workers, using
+from moeopt.parallel import using
 from moeopt.problem.problem import Problem
-from moeopt.solving.settings import ENGINE, Progress, Settings
+from moeopt.solving.settings import Progress, Settings
 from moeopt.space import check_names
 
 
@@ -45,12 +45,7 @@ def pareto(
             "or solve for the cost of a token (objective cost)"
         )
     started = time.monotonic()
-    settings = Settings(
-        workers=workers or default_workers(),
-        seed=seed,
-        deadline=None if time_limit is None else started + time_limit,
-        progress=progress,
-    )
+    settings = Settings.starting(started, time_limit, workers, seed, progress)
     with using(settings.workers):
         candidates = Candidates(problem, settings)
         if resolution == "auto":
@@ -60,12 +55,5 @@ def pareto(
         goals = Goals(problem, tuple(names[j] for j in chosen))
         exploration = Exploration(goals, candidates, steps.only(chosen), settings)
         complete = exploration.run()
-        facts = {
-            "legal_layouts": exploration.candidates.screening.rows,
-            "candidates_given_to_solver": exploration.asked,
-            "seconds": round(time.monotonic() - started, 3),
-            "engine": ENGINE,
-            "seed": seed,
-            "workers": settings.workers,
-        }
+        facts = settings.facts(candidates.screening.rows, exploration.asked, time.monotonic() - started)
     return answer(Goals(problem, names), exploration, complete, stated, facts)

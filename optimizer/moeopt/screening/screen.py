@@ -157,11 +157,15 @@ class Screening:
 
     def _sharing(self, block: Block) -> Block:
         """A block whose rows are those of an earlier one, where they are the same."""
-        degrees, longest = (
-            self._legal.setdefault(b"".join(np.asarray(column).tobytes() for column in vars(rows).values()), rows)
-            for rows in (block.degrees, block.longest)
+
+        def shared(rows: Degrees) -> Degrees:
+            key = b"".join(np.asarray(column).tobytes() for column in vars(rows).values())
+            return self._legal.setdefault(key, rows)
+
+        degrees = shared(block.degrees)
+        return replace(
+            block, degrees=degrees, longest=degrees if block.longest is block.degrees else shared(block.longest)
         )
-        return replace(block, degrees=degrees, longest=longest)
 
     # Level 2 ------------------------------------------------------------------------------------------------------
 

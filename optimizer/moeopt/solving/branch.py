@@ -20,7 +20,7 @@ from moeopt.solving.first import ROUNDS, First
 from moeopt.solving.incumbent import Found
 from moeopt.solving.queue import Queue
 from moeopt.solving.raising import Raising
-from moeopt.solving.settings import ENGINE, Settings, Stopped
+from moeopt.solving.settings import Settings, Stopped
 from moeopt.solving.ties import break_tie
 from moeopt.space import check_names
 
@@ -124,15 +124,7 @@ class Search:
 
     def facts(self, seconds: float) -> dict[str, Any]:
         """What the contract's `search` object holds."""
-        return {
-            "legal_layouts": self.screening.rows,
-            "candidates_given_to_solver": self.asked,
-            "seconds": round(seconds, 3),
-            "engine": ENGINE,
-            "seed": self.settings.seed,
-            "workers": self.settings.workers,
-            "screening": self.screens,
-        }
+        return {**self.settings.facts(self.screening.rows, self.asked, seconds), "screening": self.screens}
 
     def _prove(self) -> None:
         """Ask CP-SAT what is left; it is imported here, as most solves leave nothing."""

@@ -242,6 +242,8 @@ class Certifier:
         for (schedule, _), (cuts, rounds) in zip(asked, found, strict=True):
             self._cuts[schedule] = cuts
             self.spent += 2 * schedule.operations * rounds
+            if schedule.operations <= MOST_EXACT_OPERATIONS:
+                self._say(f"replay: {schedule} in {rounds} rounds")
         return [schedule for schedule in lowest if schedule in self._cuts]
 
     def _rounds(self, schedule: Schedule, spent: int) -> int | None:
@@ -260,7 +262,6 @@ class Certifier:
             relaxation.solve()
         else:
             relaxation.refine(rounds, lambda: self.settings.expired)
-            self._say(f"replay: {schedule} in {relaxation.rounds} rounds")
         return relaxation.weighed, relaxation.rounds
 
     # CP-SAT and replays in turns ------------------------------------------------------------------------------------

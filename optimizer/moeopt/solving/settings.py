@@ -4,6 +4,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
+from typing import Any
+
+from moeopt.parallel import default_workers
 
 ENGINE = f"ortools {version('ortools')}"
 Progress = Callable[[str], None]
@@ -17,6 +20,25 @@ class Settings:
     seed: int = 0
     deadline: float | None = None
     progress: Progress | None = None
+
+    @classmethod
+    def starting(
+        cls, now: float, time_limit: float | None, workers: int | None, seed: int, progress: Progress | None
+    ) -> "Settings":
+        """For a search that starts now (`time.monotonic()`) and may take `time_limit` seconds; `workers` None: one a
+        core, at most eight."""
+        return cls(workers or default_workers(), seed, None if time_limit is None else now + time_limit, progress)
+
+    def facts(self, legal_layouts: int, asked: int, seconds: float) -> dict[str, Any]:
+        """What the contract's `search` object holds of any search."""
+        return {
+            "legal_layouts": legal_layouts,
+            "candidates_given_to_solver": asked,
+            "seconds": round(seconds, 3),
+            "engine": ENGINE,
+            "seed": self.seed,
+            "workers": self.workers,
+        }
 
     @property
     def seconds_left(self) -> float | None:
