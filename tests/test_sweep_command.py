@@ -125,13 +125,13 @@ def test_a_second_run_solves_only_what_is_missing(problem_file: Path, tmp_path: 
 
 
 def test_a_torn_line_costs_one_row(problem_file: Path, tmp_path: Path) -> None:
-    """A line cut off at any place is skipped, solved again, and takes no other row with it."""
+    """A line cut off anywhere in its record is skipped, solved again, and takes no other row with it."""
     path = tmp_path / "rows.jsonl"
     tasks = [task(problem_file, gpus) for gpus in (1, 2)]
     assert run(tasks, Journal(path), one_by_one, lambda _: None)
     whole = path.read_bytes()
     lines = whole.splitlines(keepends=True)
-    for cut in range(0, len(lines[1]), 97):
+    for cut in (*range(0, len(lines[1]) - 1, 97), len(lines[1]) - 2):
         path.write_bytes(lines[0] + lines[1][:cut])
         journal = Journal(path)
         assert list(journal.records) == ["gpus-1"]
@@ -139,6 +139,19 @@ def test_a_torn_line_costs_one_row(problem_file: Path, tmp_path: Path) -> None:
         assert run(tasks, journal, one_by_one, solved.append)
         assert [record["key"] for record in solved] == ["gpus-2"]
         assert list(Journal(path).records) == ["gpus-1", "gpus-2"]
+
+
+def test_a_row_without_its_end_of_line_is_whole(problem_file: Path, tmp_path: Path) -> None:
+    """A line that lost its end of line alone counts as done, and the next row begins a line of its own."""
+    path = tmp_path / "rows.jsonl"
+    tasks = [task(problem_file, gpus) for gpus in (1, 2)]
+    assert run(tasks[:1], Journal(path), one_by_one, lambda _: None)
+    path.write_bytes(path.read_bytes().removesuffix(b"\n"))
+    journal, solved = Journal(path), list[Record]()
+    assert list(journal.records) == ["gpus-1"]
+    assert run(tasks, journal, one_by_one, solved.append)
+    assert [record["key"] for record in solved] == ["gpus-2"]
+    assert (list(Journal(path).records), Journal(path).torn) == (["gpus-1", "gpus-2"], 0)
 
 
 def test_an_unsettled_row_is_tried_again_with_more_time(tmp_path: Path) -> None:
