@@ -2,33 +2,20 @@
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
-from functools import partial
 from itertools import islice
 
-from moeopt.dual import filled, raised
 from moeopt.frontier.boxes import Boxes, Corner, Point, Resolution, dominates, inside
 from moeopt.frontier.candidates import Candidates, Entry, Key, Stopped, Undecided
 from moeopt.frontier.goals import Goals, Region
+from moeopt.frontier.look import Look, Seen
 from moeopt.frontier.sketch import sketch
-from moeopt.screening import MOST_NS, Limits, Pair
+from moeopt.parallel import side_by_side
+from moeopt.screening import Pair
 from moeopt.solving.incumbent import Found
-from moeopt.solving.queue import Queue
 from moeopt.solving.settings import Settings
 
-_STEPS = (
-    partial(raised, rounds=1, most=0),
-    partial(filled, rounds=12),
-    partial(raised, rounds=12),
-    partial(raised, rounds=40),
-)
-"""What settles a box's rows, cheapest first."""
-_NEAR = 1.4
-"""A box that allows more than this times its fastest bound is first searched at so much, then so much more ..."""
-_SAMPLED, _SAMPLE_ROUNDS = 16, 3
-"""... among so many rows at each fill level of memory, with so many rounds of duality ..."""
-_MANY = 100
-"""... and a box with more rows at last as it is."""
+_TOGETHER = 8
+"""Boxes that are looked into at once, in processes side by side."""
 _BATCH = 4
 """Candidates asked at once, a worker."""
 _PATIENCE, _MORE = 3.0, 4.0
@@ -54,7 +41,7 @@ class Exploration:
             for found in sketch(self.goals, self.candidates):
                 self._take(found)
             while self.boxes.open:
-                self._visit(min(self.boxes.open, key=lambda corner: (self._patience(corner), corner)))
+                self._visit()
         except Stopped as stop:
             self._take(stop.found)
             return False
@@ -78,22 +65,38 @@ class Exploration:
         else:
             self._say()
 
-    def _visit(self, corner: Corner) -> None:
-        """Find a layout in the box of a corner, or close it."""
-        if self.settings.expired:
+    def _visit(self) -> None:
+        """Look into the next boxes, and have the solver decide of what duality leaves of them."""
+        patience = min(self._patience(corner) for corner in self.boxes.open)
+        corners = sorted(corner for corner in self.boxes.open if self._patience(corner) == patience)[:_TOGETHER]
+        seen = side_by_side(self._look, corners)
+        self._pairs |= {corner: each.rows for corner, each in zip(corners, seen, strict=True)}
+        for found in (found for each in seen for found in each.found):
+            self._take(found)
+        if any(each.stopped for each in seen):
             raise Stopped
-        region = self.goals.region(corner)
-        pairs = self.candidates.pairs(region, self._around(corner))
-        if not pairs:
-            self.boxes.close(corner)
-            return
-        self._pairs[corner] = pairs
-        left = self._raise(pairs, region, corner)
-        if left is None:
-            return
-        entries = [entry for entry in self.candidates.entries(left) if not self._is_refuted(entry, corner)]
+        for corner in corners:
+            if corner in self.boxes.open:
+                self._decide(corner)
+        self._forget()
+
+    def _forget(self) -> None:
+        """Drop the lists that no open box needs."""
+        needed = [outer for outer in self._pairs if any(inside(corner, outer) for corner in self.boxes.open)]
+        self._pairs = {outer: self._pairs[outer] for outer in needed}
+
+    def _look(self, corner: Corner) -> Seen:
+        """What duality tells of a box; nothing new where it was asked before."""
+        if corner in self._waits:
+            return Seen(rows=self._pairs[corner])
+        return Look(self.goals, self.candidates, self.goals.region(corner)).run(self._around(corner))
+
+    def _decide(self, corner: Corner) -> None:
+        """Find a layout in a box, or close it."""
+        entries = self.candidates.entries(self._pairs[corner])
+        left = [entry for entry in entries if not self._is_refuted(entry, corner)]
         try:
-            empty = self._prove(entries, region, corner)
+            empty = self._prove(left, self.goals.region(corner), corner)
         except Undecided as late:  # a hard box waits until the others are done
             self._waits[corner] = _MORE * self._patience(corner)
             self._take(late.found)
@@ -107,56 +110,12 @@ class Exploration:
         return self._waits.get(corner, _PATIENCE)
 
     def _around(self, corner: Corner) -> list[Pair] | None:
-        """The shortest list of rows known for a box around this one; lists that no open box needs are dropped."""
-        self._pairs = {
-            outer: pairs for outer, pairs in self._pairs.items() if any(inside(c, outer) for c in self.boxes.open)
-        }
+        """The shortest list of rows known for a box around this one."""
         listed = [pairs for outer, pairs in self._pairs.items() if inside(corner, outer)]
         return min(listed, key=lambda pairs: sum(pair.size for pair in pairs), default=None)
 
     def _is_refuted(self, entry: Entry, corner: Corner) -> bool:
         return any(inside(corner, other) for other in self._refuted.get(entry.key, ()))
-
-    def _raise(self, pairs: Sequence[Pair], region: Region, corner: Corner) -> list[Pair] | None:
-        """What duality leaves of a box's rows; None where a layout was found in it."""
-        queue = self.candidates.queue(pairs)
-        if self._placed_near(queue, region, corner):
-            return None
-        for step, positions in queue.batches(_STEPS):
-            if self.settings.expired:
-                raise Stopped
-            for left in queue.raise_bounds(positions, region.limits, step):
-                for pipeline in left.placed:
-                    self._take(self.candidates.judged(left.candidate, pipeline, region))
-                    if corner not in self.boxes.open:
-                        return None
-        return queue.open_pairs()
-
-    def _placed_near(self, queue: Queue, region: Region, corner: Corner) -> bool:
-        """Whether a sample of the rows found a layout in the box; the fastest is taken. Where far more time is allowed
-        than the fastest bound, the time grows from there: a slow layout found at once would leave the box to be
-        searched again and again for a faster one."""
-        longest = max(int(region.limits.time_of(pair.degrees).max()) for pair in queue.pairs)
-        time_ns = int(_NEAR * queue.bound.min())
-        while time_ns < longest or len(queue) > _MANY:
-            if self.settings.expired:
-                raise Stopped
-            nearer = replace(region.limits, time_ns=min(time_ns, longest))
-            placed = queue.placements(self._sample(queue, nearer), nearer, _SAMPLE_ROUNDS)
-            judged = [self.candidates.judged(candidate, pipeline, region) for candidate, pipeline in placed]
-            self._take(min((found for found in judged if found is not None), key=self.goals.point, default=None))
-            if corner not in self.boxes.open:
-                return True
-            if time_ns >= longest:
-                return False
-            time_ns = max(int(_NEAR * time_ns), time_ns + 1)
-        return False
-
-    @staticmethod
-    def _sample(queue: Queue, limits: Limits) -> list[int]:
-        """Rows of the lowest bounds within a time, and of the lowest ones at several fill levels of memory."""
-        picked = queue.sampled(limits.memory_bytes, _SAMPLED, _SAMPLED)
-        return [at for at in sorted(picked) if queue.bound[at] <= (limits.time_ns or MOST_NS)]
 
     def _prove(self, entries: Sequence[Entry], region: Region, corner: Corner) -> bool:
         """Ask every candidate; True where none has a layout in the box, False where one was found."""

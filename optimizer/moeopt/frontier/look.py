@@ -1,0 +1,103 @@
+"""A look into one box by duality alone: a layout in it, or the rows that may still have one."""
+
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+from moeopt.candidate import Candidate
+from moeopt.dual import filled, raised
+from moeopt.frontier.candidates import Candidates
+from moeopt.frontier.goals import Goals, Region
+from moeopt.pipeline import PipelineLayout
+from moeopt.screening import MOST_NS, Limits, Pair
+from moeopt.solving.incumbent import Found
+from moeopt.solving.queue import Queue
+
+_STEPS = (
+    partial(raised, rounds=1, most=0),
+    partial(filled, rounds=12),
+    partial(raised, rounds=12),
+    partial(raised, rounds=40),
+)
+"""What settles a box's rows, cheapest first."""
+_NEAR = 1.4
+"""A box that allows more than this times its fastest bound is first searched at so much, then so much more ..."""
+_SAMPLED, _SAMPLE_ROUNDS = 16, 3
+"""... among so many rows at each fill level of memory, with so many rounds of duality ..."""
+_MANY = 100
+"""... and a box with more rows at last as it is."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a look told of a box: layouts in it; the rows that may have others, with their bounds; and whether time
+    ran out first."""
+
+    found: list[Found] = field(default_factory=list)
+    rows: list[Pair] = field(default_factory=list)
+    stopped: bool = False
+
+
+class _Expired(Exception):  # noqa: N818 - not an error: a way out of the loops
+    """The time is over."""
+
+
+class Look:
+    """One box being looked into."""
+
+    def __init__(self, goals: Goals, candidates: Candidates, region: Region) -> None:
+        self.goals, self.candidates, self.region = goals, candidates, region
+
+    def run(self, outer: list[Pair] | None) -> Seen:
+        """Search the rows of a list that is known of a box around, or all rows, until a layout is found."""
+        pairs = self.candidates.pairs(self.region, outer)
+        if not pairs:
+            return Seen()
+        queue = self.candidates.queue(pairs)
+        try:
+            found = self._near(queue) or self._raise(queue)
+        except _Expired:
+            return Seen(rows=queue.open_pairs(), stopped=True)
+        problem = self.candidates.problem  # without what a candidate has worked out: results are sent
+        found = [replace(each, candidate=replace(each.candidate, problem=problem)) for each in found]
+        return Seen(found, queue.open_pairs())
+
+    def _near(self, queue: Queue) -> list[Found]:
+        """The fastest layout that a sample of the rows has in the box, if any. Where far more time is allowed than the
+        fastest bound, the time grows from there: a slow layout found at once would leave the box to be searched again
+        and again for a faster one."""
+        longest = max(int(self.region.limits.time_of(pair.degrees).max()) for pair in queue.pairs)
+        time_ns = int(_NEAR * queue.bound.min())
+        while time_ns < longest or len(queue) > _MANY:
+            self._check_time()
+            nearer = replace(self.region.limits, time_ns=min(time_ns, longest))
+            placed = queue.placements(_sample(queue, nearer), nearer, _SAMPLE_ROUNDS)
+            if found := [layout for each in placed if (layout := self._judged(*each))]:
+                return [min(found, key=self.goals.point)]
+            if time_ns >= longest:
+                break
+            time_ns = max(int(_NEAR * time_ns), time_ns + 1)
+        return []
+
+    def _raise(self, queue: Queue) -> list[Found]:
+        """Raise bounds until no row is left, duality can do no more, or layouts were found. All placements of a row
+        that is settled are judged: the rows that stay open are all that boxes inside this one have to know."""
+        for step, positions in queue.batches(_STEPS):
+            self._check_time()
+            left = queue.raise_bounds(positions, self.region.limits, step)
+            placed = [(each.candidate, pipeline) for each in left for pipeline in each.placed]
+            if found := [layout for each in placed if (layout := self._judged(*each))]:
+                return found
+        return []
+
+    def _judged(self, candidate: Candidate, pipeline: PipelineLayout) -> Found | None:
+        return self.candidates.judged(candidate, pipeline, self.region)
+
+    def _check_time(self) -> None:
+        if self.candidates.settings.expired:
+            raise _Expired
+
+
+def _sample(queue: Queue, limits: Limits) -> list[int]:
+    """Rows of the lowest bounds within a time, and of the lowest ones at several fill levels of memory."""
+    picked = queue.sampled(limits.memory_bytes, _SAMPLED, _SAMPLED)
+    return [at for at in sorted(picked) if queue.bound[at] <= (limits.time_ns or MOST_NS)]
