@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any, TypeVar
@@ -65,6 +65,20 @@ def side_by_side(
     order = sorted(range(len(items)), key=lambda number: -size(items[number]))
     done = _Shift(function, items, order).run(helpers)
     return [done[number] if number in done else function(item) for number, item in enumerate(items)]
+
+
+def bundles(items: Iterable[Item], size: Callable[[Item], int], least: int) -> Iterator[list[Item]]:
+    """The items in order, in lists that each have at least this size together; the last one what is left."""
+    bundle: list[Item] = []
+    total = 0
+    for item in items:
+        bundle.append(item)
+        total += size(item)
+        if total >= least:
+            yield bundle
+            bundle, total = [], 0
+    if bundle:
+        yield bundle
 
 
 def _can_fork() -> bool:

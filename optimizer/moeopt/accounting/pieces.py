@@ -74,10 +74,8 @@ def contents(architecture: Architecture, chunk: Chunk, block_layers: int = 0) ->
 
 def piece_counts(problem: Problem, recomputed: bool = False) -> dict[Piece, int]:
     """How many of each piece the whole architecture holds; `recomputed`: when every layer is recomputed by block."""
-    counts: dict[Piece, int] = {}
-    for kind in problem.architecture.layers:
-        piece = Recomputed.of(kind) if recomputed else kind
-        counts[piece] = counts.get(piece, 0) + 1
+    layers = problem.architecture.layers_of_kind
+    counts: dict[Piece, int] = {Recomputed.of(kind) if recomputed else kind: count for kind, count in layers.items()}
     counts["embedding"] = counts["loss"] = 1
     if problem.mtp_layers:
         counts["mtp"] = problem.mtp_layers

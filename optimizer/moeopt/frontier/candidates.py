@@ -16,7 +16,7 @@ from moeopt.cpsat.prices import longest_end_ns
 from moeopt.cpsat.solve import minimise, rules_out
 from moeopt.frontier.goals import Region
 from moeopt.frontier.placements import are_few, every_placement
-from moeopt.parallel import side_by_side
+from moeopt.parallel import bundles, side_by_side
 from moeopt.pipeline import PipelineLayout
 from moeopt.problem.problem import Problem
 from moeopt.schedule.bounds import lower_bound_rows
@@ -87,7 +87,10 @@ class Candidates:
             (pair.time <= region.limits.time_of(pair.degrees)) & (pair.degrees.gpus <= region.gpus) for pair in outer
         ]
         left = [pair.only(mask) for pair, mask in zip(outer, masks, strict=True) if mask.any()]
-        parts = side_by_side(lambda part: bounded(self.problem, part, region.limits), list(_parts(left)))
+        parts = side_by_side(
+            lambda part: bounded(self.problem, part, region.limits),
+            list(bundles(left, lambda pair: pair.size, _TOGETHER)),
+        )
         return [pair for part in parts for pair in part]
 
     def thinned(self, pick: Callable[[Column, Column, Column], NDArray[np.bool_]]) -> "Candidates":
@@ -236,18 +239,6 @@ class _Level:
     def reaches(self, few: "_Level") -> bool:
         """Whether no row behind these is among the few lowest of those that are left."""
         return not self.rest or (len(few.values) == _SAMPLES and few.values[-1] < self.values[-1])
-
-
-def _parts(pairs: Sequence[Pair]) -> Iterator[list[Pair]]:
-    """Pairs in turn, until so many rows are together."""
-    part: list[Pair] = []
-    for pair in pairs:
-        part.append(pair)
-        if sum(each.size for each in part) >= _TOGETHER:
-            yield part
-            part = []
-    if part:
-        yield part
 
 
 class _Table:

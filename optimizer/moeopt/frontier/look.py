@@ -2,9 +2,11 @@
 
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import chain
 
 from moeopt.candidate import Candidate
 from moeopt.dual import filled, raised
+from moeopt.dual.pairs import Ask
 from moeopt.frontier.candidates import Candidates
 from moeopt.frontier.goals import Goals, Region
 from moeopt.pipeline import PipelineLayout
@@ -12,13 +14,10 @@ from moeopt.screening import MOST_NS, Limits, Pair
 from moeopt.solving.incumbent import Found
 from moeopt.solving.queue import Queue
 
-_STEPS = (
-    partial(raised, rounds=1, most=0),
-    partial(filled, rounds=12),
-    partial(raised, rounds=12),
-    partial(raised, rounds=40),
-)
-"""What settles a box's rows, cheapest first."""
+_CLOSE = 0.92
+"""One round of duality settles some of the rows whose bound is above this share of the allowed time, cheaply; ..."""
+_STEPS = partial(filled, rounds=12), partial(raised, rounds=12), partial(raised, rounds=40)
+"""... these settle the others."""
 _NEAR = 1.4
 """A box that allows more than this times its fastest bound is first searched at so much, then so much more ..."""
 _SAMPLED, _SAMPLE_ROUNDS = 16, 3
@@ -65,7 +64,7 @@ class Look:
         """The fastest layout that a sample of the rows has in the box, if any. Where far more time is allowed than the
         fastest bound, the time grows from there: a slow layout found at once would leave the box to be searched again
         and again for a faster one."""
-        longest = max(int(self.region.limits.time_of(pair.degrees).max()) for pair in queue.pairs)
+        longest = self._longest_ns(queue)
         time_ns = int(_NEAR * queue.bound.min())
         while time_ns < longest or len(queue) > _MANY:
             self._check_time()
@@ -78,16 +77,25 @@ class Look:
             time_ns = max(int(_NEAR * time_ns), time_ns + 1)
         return []
 
+    def _longest_ns(self, queue: Queue) -> int:
+        return max(int(self.region.limits.time_of(pair.degrees).max()) for pair in queue.pairs)
+
     def _raise(self, queue: Queue) -> list[Found]:
-        """Raise bounds until no row is left, duality can do no more, or layouts were found. All placements of a row
-        that is settled are judged: the rows that stay open are all that boxes inside this one have to know."""
-        for step, positions in queue.batches(_STEPS):
-            self._check_time()
-            left = queue.raise_bounds(positions, self.region.limits, step)
-            placed = [(each.candidate, pipeline) for each in left for pipeline in each.placed]
-            if found := [layout for each in placed if (layout := self._judged(*each))]:
-                return found
-        return []
+        """Raise bounds until no row is left, duality can do no more, or layouts were found."""
+        close = queue.batches(above=int(_CLOSE * self._longest_ns(queue)))
+        batches = chain(
+            ((partial(raised, rounds=1, most=0), positions) for positions in close),
+            ((step, positions) for step in _STEPS for positions in queue.batches()),
+        )
+        return next((found for step, positions in batches if (found := self._left(queue, positions, step))), [])
+
+    def _left(self, queue: Queue, positions: list[int], step: Ask) -> list[Found]:
+        """Raise the bounds of some rows; layouts of these. All placements of a row that is settled are judged: the rows
+        that stay open are all that boxes inside this one have to know."""
+        self._check_time()
+        left = queue.raise_bounds(positions, self.region.limits, step)
+        placed = [(each.candidate, pipeline) for each in left for pipeline in each.placed]
+        return [found for each in placed if (found := self._judged(*each))]
 
     def _judged(self, candidate: Candidate, pipeline: PipelineLayout) -> Found | None:
         return self.candidates.judged(candidate, pipeline, self.region)

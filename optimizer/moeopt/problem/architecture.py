@@ -1,5 +1,6 @@
 """The transformer's dimensions, in Hugging Face's names (never "model": CP-SAT has one too)."""
 
+from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any, Literal
@@ -213,7 +214,12 @@ class Architecture(Input):
     @cached_property
     def kinds(self) -> tuple[LayerKind, ...]:
         """The distinct layer kinds, in order of first appearance."""
-        return tuple(dict.fromkeys(self.layers))
+        return tuple(self.layers_of_kind)
+
+    @cached_property
+    def layers_of_kind(self) -> dict[LayerKind, int]:
+        """How many decoder layers there are of each kind, in order of first appearance."""
+        return dict(Counter(self.layers))
 
     @property
     def mtp_kind(self) -> LayerKind:

@@ -25,7 +25,7 @@ from moeopt.problem.problem import Problem
 from moeopt.schedule.in_flight import in_flight_vectors
 from moeopt.screening.costs import Costs
 from moeopt.screening.limits import Column
-from moeopt.screening.windows import Sort, Window, sorts, window
+from moeopt.screening.windows import Counted, Window, counted_sorts
 
 _NOTHING_FITS = -(10**6)
 """Layers of a rank that cannot even hold what it must."""
@@ -141,22 +141,20 @@ class _Ranks:
     def __init__(self, problem: Problem, costs: Costs, ceilings: Ceilings, flight: Column) -> None:
         self.problem, self.costs, self.flight = problem, costs, flight
         self.count, self.pp, _, self.vpp = flight.shape
-        self.layers = problem.architecture.layers
         self.limit_bytes = ceilings.memory_bytes
         self.chunk_ns, self.rank_ns = ceilings.chunk_ns, ceilings.rank_ns
         cheapest = np.minimum.reduce([costs.time[kind] for kind in problem.architecture.kinds])
         self._deepest = int((self.chunk_ns // np.maximum(cheapest, 1)).max(initial=0)) + 2
         """More layers than any stage has time for."""
-        self._known: dict[tuple[str, Sort], list[Window]] = {}
 
     def enough(self) -> NDArray[np.bool_]:
         """Whether the layers fit, by every way of counting."""
         result = np.ones(self.count, dtype=bool)
-        for counted in sorts(self.layers):
-            result &= self._total(counted) >= sum(layer in counted for layer in self.layers)
+        for counted in counted_sorts(self.problem.architecture.layers):
+            result &= self._total(counted) >= counted.total
         return result
 
-    def _total(self, counted: Sort) -> Column:
+    def _total(self, counted: Counted) -> Column:
         """Counted layers that the ranks hold together at most."""
         held = self._held(counted, _Cases.of(self.pp, self.problem.mtp_layers > 0))
         plain, *others = np.split(held[:, :-1], (held.shape[1] - 1) // self.pp, axis=1)
@@ -170,7 +168,7 @@ class _Ranks:
         first = 0 if self.pp == 1 else 1
         return np.asarray(totals[:, first:].max(axis=1))
 
-    def _held(self, counted: Sort, cases: "_Cases") -> Column:
+    def _held(self, counted: Counted, cases: "_Cases") -> Column:
         """Counted layers of a rank at most, in each of some cases: rows x cases, which take the place of ranks here."""
         stages = cases.rank[:, None] + self.pp * np.arange(self.vpp)
         final = np.arange(self.vpp) == self.vpp - 1
@@ -197,21 +195,15 @@ class _Ranks:
         held = np.minimum(held, shape.count(room, *prices).min(axis=2))
         return np.where(impossible.any(axis=2), _NOTHING_FITS, held)
 
-    def _certain(self, counted: Sort) -> NDArray[np.bool_]:
+    def _certain(self, counted: Counted) -> NDArray[np.bool_]:
         """Stages all of whose layers are counted ones, whatever the placement: stage s starts at layer s - 1 or
         later, as inner stages are not empty."""
-        final = max((index for index, layer in enumerate(self.layers) if layer not in counted), default=-1)
-        return np.arange(self.pp * self.vpp) - 1 > final
+        return np.arange(self.pp * self.vpp) - 1 > counted.last_other
 
-    def _windows(self, name: str, counted: Sort) -> list[Window]:
+    def _windows(self, name: str, counted: Counted) -> list[Window]:
         """By one of the costs: a window anywhere, and one at the start."""
-        if (name, counted) not in self._known:
-            kinds = self.problem.architecture.kinds
-            columns = [getattr(self.costs, name)[kind] for kind in kinds]
-            self._known[name, counted] = [
-                window(self.layers, columns, counted, self._deepest, at_start) for at_start in (False, True)
-            ]
-        return self._known[name, counted]
+        columns = [getattr(self.costs, name)[kind] for kind in self.problem.architecture.kinds]
+        return [counted.window(columns, self._deepest, at_start) for at_start in (False, True)]
 
     @staticmethod
     def _spread(windows: list[Window], name: str, start: NDArray[np.bool_]) -> Column:

@@ -8,6 +8,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,11 +16,11 @@ from numpy.typing import NDArray
 from moeopt.configurations import modes, recomputes
 from moeopt.frameworks.megatron_core import choices_legal, degree_rules, legal
 from moeopt.layout import Choices, Degrees, Recompute
-from moeopt.parallel import side_by_side
+from moeopt.parallel import bundles, side_by_side
 from moeopt.problem.problem import Problem
 from moeopt.screening.average import memory_bound
 from moeopt.screening.limits import Column, Limits
-from moeopt.screening.pairs import Pair, bounded, weighed
+from moeopt.screening.pairs import Pair, tightened, weighed
 from moeopt.screening.table import RecomputeTable
 from moeopt.screening.work import Work, work_bound
 from moeopt.space import (
@@ -36,6 +37,8 @@ _OPEN = frozenset({"vpp", "interleave_group"})
 """Degrees that the first level leaves open."""
 _SLICE = 2**18
 """Rows whose batches are listed at once."""
+Rows: TypeAlias = tuple[Choices, Degrees]
+"""Rows of one mode."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,9 @@ class Block:
 _MODES = 8
 """Modes that are looked at without a look at the time."""
 _TOGETHER = 192
-"""Rows whose chunks are expanded together."""
+"""Rows whose chunks are expanded together ..."""
+_COUNTED = 384
+"""... and of which so many are counted together."""
 
 
 class Screening:
@@ -183,16 +188,19 @@ class Screening:
         now and then where the batch is open, and may raise.
         """
         settings = self.recomputes if settings is None else settings
-        rows = list(self._rows(limits, every_batch))
-        count = bounded if counted else weighed
+        count = tightened if counted else lambda _problem, pairs, _limits: pairs
         parts = side_by_side(
-            lambda item: count(self.problem, self._expanded(*item, limits, settings), limits),
-            rows,
-            lambda item: len(item[1].tp),
+            lambda rows: count(self.problem, self._weighed(rows, limits, settings), limits),
+            list(bundles(self._rows(limits, every_batch), _size, _COUNTED)),
+            lambda rows: sum(_size(some) for some in rows),
         )
         return [pair for part in parts for pair in part]
 
-    def _rows(self, limits: Limits, every_batch: bool) -> Iterator[tuple[Choices, Degrees]]:
+    def _weighed(self, rows: Sequence[Rows], limits: Limits, settings: Sequence[Recompute]) -> list[Pair]:
+        parts = [weighed(self.problem, self._expanded(*some, limits, settings), limits) for some in rows]
+        return [pair for part in parts for pair in part]
+
+    def _rows(self, limits: Limits, every_batch: bool) -> Iterator[Rows]:
         """Rows of the first level within the limits."""
         for block in self.blocks:
             keep = block.within(limits)
@@ -221,6 +229,10 @@ class Screening:
                 keep[keep] &= legal_rows(self.problem, select(degrees, keep), _with(mode, recompute))
             if keep.any():
                 yield table.pair(recompute, np.flatnonzero(keep), time)
+
+
+def _size(rows: Rows) -> int:
+    return len(rows[1].tp)
 
 
 def legal_rows(problem: Problem, degrees: Degrees, choices: Choices) -> NDArray[np.bool_]:

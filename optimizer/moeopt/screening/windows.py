@@ -6,25 +6,13 @@ the others cost what a window that contains them must hold.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import TypeAlias
+from functools import cached_property, lru_cache
 
 import numpy as np
+from numpy.typing import NDArray
 
 from moeopt.problem.architecture import LayerKind
 from moeopt.screening.limits import Column
-
-Sort: TypeAlias = frozenset[LayerKind]
-
-
-@lru_cache(maxsize=64)
-def sorts(layers: tuple[LayerKind, ...]) -> tuple[Sort, ...]:
-    """What to count: the commonest kind; and all layers, unless the others only come first."""
-    commonest = max(dict.fromkeys(layers), key=layers.count)
-    leading = layers.index(commonest)
-    if all(layer == commonest for layer in layers[leading:]):
-        return (frozenset([commonest]),)
-    return frozenset([commonest]), frozenset(layers)
 
 
 @dataclass(frozen=True)
@@ -37,38 +25,74 @@ class Window:
     more: Column
 
 
-def window(
-    layers: tuple[LayerKind, ...], columns: Sequence[Column], counted: Sort, deepest: int, at_start: bool = False
-) -> Window:
-    """Of costs by kind (one column each), with at most `deepest` counted layers a stage. `at_start`: of the stage that
-    begins with the first layer."""
-    stacked = np.stack(columns)
-    ways = _shortest(layers, counted, at_start)[: max(deepest, 1)]
-    costs = [(np.array(way, dtype=np.int64) @ stacked).min(axis=0) for way in ways]
-    rises = [(cost - costs[0]) // size for size, cost in enumerate(costs[1:], start=1)]
-    more = np.minimum.reduce(rises) if rises else costs[0]
-    return Window(stacked.min(axis=0), costs[0], more)
+@dataclass(frozen=True)
+class _Ways:
+    """The different ways, as layers by kind, of the shortest windows with one counted layer, with two, ...: `starts`
+    has the first row of each size."""
+
+    layers: NDArray[np.int64]
+    starts: NDArray[np.int64]
 
 
-@lru_cache(maxsize=256)
-def _shortest(layers: tuple[LayerKind, ...], counted: Sort, at_start: bool) -> tuple[tuple[tuple[int, ...], ...], ...]:
-    """For m = 1, 2, ... counted layers: the different ways, as layers by kind, of a shortest window that has them."""
-    kinds = tuple(dict.fromkeys(layers))
-    places = [index for index, layer in enumerate(layers) if layer in counted]
-    before = [[0] * len(kinds)]
-    for layer in layers:
-        before.append([count + (kind == layer) for count, kind in zip(before[-1], kinds, strict=True)])
-    result = []
-    for size in range(1, len(places) + 1):
-        firsts = [0] if at_start else range(len(places) - size + 1)
-        ways = {
-            tuple(
-                end - start
-                for end, start in zip(
-                    before[places[j + size - 1] + 1], before[0 if at_start else places[j]], strict=True
-                )
-            )
-            for j in firsts
-        }
-        result.append(tuple(sorted(ways)))
-    return tuple(result)
+@dataclass(frozen=True, eq=False)
+class Counted:
+    """The layers of some kinds among an architecture's."""
+
+    layers: tuple[LayerKind, ...]
+    kinds: frozenset[LayerKind]
+
+    @cached_property
+    def _places(self) -> list[int]:
+        return [index for index, layer in enumerate(self.layers) if layer in self.kinds]
+
+    @property
+    def total(self) -> int:
+        """How many there are."""
+        return len(self._places)
+
+    @cached_property
+    def last_other(self) -> int:
+        """The place of the last layer that is not counted; -1 where all are."""
+        return max((index for index, layer in enumerate(self.layers) if layer not in self.kinds), default=-1)
+
+    def window(self, columns: Sequence[Column], deepest: int, at_start: bool = False) -> Window:
+        """Of costs by kind (one column each), with at most `deepest` counted layers a stage. `at_start`: of the stage
+        that begins with the first layer."""
+        stacked = np.stack(columns)
+        ways = self._ways_at_start if at_start else self._ways_anywhere
+        sizes = min(max(deepest, 1), self.total)
+        end = ways.starts[sizes] if sizes < self.total else len(ways.layers)
+        costs = np.minimum.reduceat(ways.layers[:end] @ stacked, ways.starts[:sizes], axis=0)
+        rises = (costs[1:] - costs[0]) // np.arange(1, sizes)[:, None]
+        return Window(stacked.min(axis=0), costs[0], rises.min(axis=0) if sizes > 1 else costs[0])
+
+    @cached_property
+    def _ways_anywhere(self) -> _Ways:
+        return self._shortest(at_start=False)
+
+    @cached_property
+    def _ways_at_start(self) -> _Ways:
+        return self._shortest(at_start=True)
+
+    def _shortest(self, at_start: bool) -> _Ways:
+        every = tuple(dict.fromkeys(self.layers))
+        is_kind = np.array([[layer == kind for kind in every] for layer in self.layers], dtype=np.int64)
+        before = np.concatenate([np.zeros((1, len(every)), dtype=np.int64), np.cumsum(is_kind, axis=0)])
+        places = np.array(self._places)
+        ways = []
+        for size in range(1, self.total + 1):
+            ends = before[places[size - 1 :] + 1]
+            windows = ends[:1] if at_start else ends - before[places[: len(ends)]]
+            ways.append(np.unique(windows, axis=0))
+        return _Ways(np.concatenate(ways), np.cumsum([0, *(len(way) for way in ways[:-1])]))
+
+
+@lru_cache(maxsize=64)
+def counted_sorts(layers: tuple[LayerKind, ...]) -> tuple[Counted, ...]:
+    """What to count: the commonest kind; and all layers, unless the others only come first."""
+    commonest = max(dict.fromkeys(layers), key=layers.count)
+    leading = layers.index(commonest)
+    alone = Counted(layers, frozenset([commonest]))
+    if all(layer == commonest for layer in layers[leading:]):
+        return (alone,)
+    return alone, Counted(layers, frozenset(layers))

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,6 @@ from moeopt.screening import Column, Limits, Pair, tightened
 from moeopt.space import row
 
 Mask: TypeAlias = NDArray[np.bool_]
-Step = TypeVar("Step")
 FILLS = (1.0, 0.93, 0.85, 0.75, 0.6)
 """Shares of the memory limit that samples are taken at: the best rows whose memory bound is below it."""
 _FEWEST, _MOST = 8, 128
@@ -67,18 +66,17 @@ class Queue:
         """Positions of the open rows with the lowest bounds."""
         return [int(i) for i in self._order[self._open[self._order]][:count]]
 
-    def batches(self, steps: Sequence[Step]) -> Iterator[tuple[Step, list[int]]]:
-        """For each step every open row, lowest bounds first: the step, and the positions to raise next; twice as many
+    def batches(self, above: int = -1) -> Iterator[list[int]]:
+        """Every open row whose bound is above a value, lowest bounds first: positions to raise next; twice as many
         each time, as what the first ones tell spares the others."""
-        for step in steps:
-            self._raised[:] = False
-            width = _FEWEST
-            while positions := self._not_raised(width):
-                yield step, positions
-                width = min(2 * width, _MOST)
+        self._raised[:] = False
+        width = _FEWEST
+        while positions := self._not_raised(above, width):
+            yield positions
+            width = min(2 * width, _MOST)
 
-    def _not_raised(self, count: int) -> list[int]:
-        open_ = self._open & ~self._raised
+    def _not_raised(self, above: int, count: int) -> list[int]:
+        open_ = self._open & ~self._raised & (self.bound > above)
         return [int(i) for i in self._order[open_[self._order]][:count]]
 
     def placements(

@@ -32,11 +32,12 @@ class Raising:
         """Settle what can be settled; the queue keeps the rest."""
         for rounds in _SAMPLED if len(self.queue) > _FEW else ():
             self._sample(rounds)
-        for rounds, positions in self.queue.batches(_ROUNDS):
-            self.bound = int(self.queue.bound[self.queue.lowest(1)[0]])
-            self.pause()
-            self.best.say(f"bound {self.bound:,}, {len(self.queue)} candidates left")
-            self._raise(positions, rounds)
+        for rounds in _ROUNDS:
+            for positions in self.queue.batches():
+                self.bound = int(self.queue.bound[self.queue.lowest(1)[0]])
+                self.pause()
+                self.best.say(f"bound {self.bound:,}, {len(self.queue)} candidates left")
+                self._raise(positions, rounds)
 
     def _sample(self, rounds: int) -> None:
         self.pause()
