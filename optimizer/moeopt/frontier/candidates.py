@@ -1,7 +1,7 @@
 """The frontier's only use of the search's parts: candidates of a region, their placements, and what rules them out."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from math import inf
@@ -20,10 +20,10 @@ from moeopt.parallel import bundles, side_by_side
 from moeopt.pipeline import PipelineLayout
 from moeopt.problem.problem import Problem
 from moeopt.schedule.bounds import lower_bound_rows
-from moeopt.screening import Block, Pair, Screening, tightened
+from moeopt.screening import Block, Pair, Screening
 from moeopt.screening.pairs import bounded
 from moeopt.solving.incumbent import Found, place
-from moeopt.solving.queue import FILLS, Queue
+from moeopt.solving.queue import Queue
 from moeopt.solving.settings import Settings
 from moeopt.space import row, select
 
@@ -33,10 +33,6 @@ _TOGETHER = 500
 """Rows that are bounded together."""
 _EARLY = 0.1
 """Seconds that a solver may stop before its time limit; one that stops earlier was interrupted by the user."""
-_SAMPLES = 4
-"""Rows to be placed at each fill level of memory ..."""
-_LOOKED_AT, _MORE = 24, 4
-"""... of so many that are looked at first, and so many times as many while too few of them are left."""
 _QUICK = 6.0
 """Seconds of the smaller model: what is not ruled out by then is asked in full."""
 
@@ -114,34 +110,12 @@ class Candidates:
             return self
         return self._filtered(lambda block: np.asarray(block.degrees.gpus <= gpus))
 
-    def entries(self, pairs: Sequence[Pair]) -> Iterator[Entry]:
+    def entries(self, pairs: Sequence[Pair]) -> list[Entry]:
         """Every row as a candidate, fastest bound first."""
-        if not pairs:
-            return iter(())
-        table = _Table(pairs)
-        return (self.entry(*table.row(i)) for i in np.lexsort((table.memory, table.time)))
+        found = [self._entry(pair, index) for pair in pairs for index in range(pair.size)]
+        return sorted(found, key=lambda entry: (entry.candidate.bound_ns, entry.memory_bytes))
 
-    def samples(self, region: Region) -> list[Entry]:
-        """A few rows of a region worth placing: the fastest by bound at several fill levels of memory, and the
-        lightest. What ranks can hold is counted of the rows that may be among them alone."""
-        pairs = self.within(region.gpus).screening.pairs(region.limits, counted=False)
-        pairs = [pair.only(pair.memory <= region.limits.memory_bytes) for pair in pairs]
-        looked_at = _LOOKED_AT
-        while pairs:
-            table = _Table(pairs)
-            chosen = table.levels(region.limits.memory_bytes, looked_at)
-            rows = [position for known in chosen for position in known.positions]
-            left = tightened(self.problem, table.only(rows), region.limits)
-            counted = _Table(left)
-            found = counted.levels(region.limits.memory_bytes, _SAMPLES)
-            if all(known.reaches(few) for known, few in zip(chosen, found, strict=True)):
-                picked = dict.fromkeys(position for few in found for position in few.positions)
-                return [self.entry(*counted.row(position)) for position in picked]
-            looked_at *= _MORE
-        return []
-
-    def entry(self, pair: Pair, index: int) -> Entry:
-        """One row as a candidate."""
+    def _entry(self, pair: Pair, index: int) -> Entry:
         choices = pair.mode.model_copy(update={"recompute": pair.recompute})
         candidate = Candidate(self.problem, row(pair.degrees, index), choices, int(pair.time[index]))
         return Entry(candidate, int(pair.memory[index]))
@@ -153,20 +127,24 @@ class Candidates:
     def judged(self, candidate: Candidate, pipeline: PipelineLayout, region: Region) -> Found | None:
         """A placement, if it is in the region and obeys the problem's constraints."""
         found = Found.judge(candidate, pipeline)
-        return found if self._inside(found, region) else None
+        return found if self._is_inside(found, region) else None
+
+    def placed(self, queue: Queue, positions: Iterable[int], region: Region) -> Iterator[Found]:
+        """Layouts that the heuristic placements of some rows have in a region. Raises Stopped when the time is over."""
+        for position in positions:
+            if self.settings.expired:
+                raise Stopped
+            found = place(queue.candidate(position), region.limits.memory_bytes)
+            if found is not None and self._is_inside(found, region):
+                yield found
 
     @staticmethod
-    def _inside(found: Found, region: Region) -> bool:
+    def _is_inside(found: Found, region: Region) -> bool:
         within = found.time_ns <= region.time_ns(int(found.candidate.degrees.gpus))
         within &= found.peak_bytes <= region.limits.memory_bytes
         return within and obeys(found.candidate, found.pipeline, found.time_ns)
 
     # Questions about one candidate ----------------------------------------------------------------------------------
-
-    def place(self, entry: Entry, region: Region) -> Found | None:
-        """A layout of a candidate in the region by the heuristic, if that finds one."""
-        found = place(entry.candidate, region.limits.memory_bytes)
-        return found if found is not None and self._inside(found, region) else None
 
     def ruled_out(self, entry: Entry, region: Region) -> bool:
         """Whether a quick solve shows that no placement is in the region."""
@@ -220,54 +198,6 @@ class Candidates:
 
     def _encode(self, entry: Entry, horizon_ns: int, limit_bytes: int, few_rows: bool = False) -> Encoding:
         return Encoding(self.problem, [entry.candidate], horizon_ns, limit_bytes, "few" if few_rows else "all")
-
-
-@dataclass(frozen=True)
-class _Level:
-    """The lowest rows by one of the bounds, and their values; `rest`: there are more."""
-
-    positions: list[int]
-    values: list[int]
-    rest: bool
-
-    @classmethod
-    def of(cls, bound: Column, rows: Column, count: int) -> "_Level":
-        """So many of some rows."""
-        lowest = rows[np.argsort(bound[rows], kind="stable")[:count]]
-        return cls(lowest.tolist(), bound[lowest].tolist(), len(rows) > count)
-
-    def reaches(self, few: "_Level") -> bool:
-        """Whether no row behind these is among the few lowest of those that are left."""
-        return not self.rest or (len(few.values) == _SAMPLES and few.values[-1] < self.values[-1])
-
-
-class _Table:
-    """Rows of several pairs as one."""
-
-    def __init__(self, pairs: Sequence[Pair]) -> None:
-        self.pairs = pairs
-        none = [np.zeros(0, dtype=np.int64)]
-        self.time = np.concatenate([pair.time for pair in pairs] or none)
-        self.memory = np.concatenate([pair.memory for pair in pairs] or none)
-        self._ends = np.cumsum([pair.size for pair in pairs])
-
-    def levels(self, limit_bytes: int, count: int) -> list["_Level"]:
-        """So many of the fastest rows at each fill level of memory, and so many of the lightest."""
-        fitting = [np.flatnonzero(self.memory <= int(fill * limit_bytes)) for fill in FILLS]
-        fastest = [_Level.of(self.time, rows, count) for rows in fitting]
-        return [*fastest, _Level.of(self.memory, np.arange(len(self.memory)), count)]
-
-    def only(self, positions: Sequence[int]) -> list[Pair]:
-        """The pairs with these rows alone."""
-        mask = np.zeros(len(self.time), dtype=bool)
-        mask[list(positions)] = True
-        parts = np.split(mask, self._ends[:-1])
-        return [pair.only(part) for pair, part in zip(self.pairs, parts, strict=True) if part.any()]
-
-    def row(self, position: int) -> tuple[Pair, int]:
-        """The pair of a row, and its index there."""
-        which = int(np.searchsorted(self._ends, position, side="right"))
-        return self.pairs[which], int(position - (self._ends[which] - self.pairs[which].size))
 
 
 def _slowest_ns(candidate: Candidate) -> int:

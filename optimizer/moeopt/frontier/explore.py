@@ -50,20 +50,18 @@ class Exploration:
         return True
 
     def _take(self, found: Found | None) -> None:
-        """A layout: a point of the frontier so far unless a known one covers it."""
+        """A layout: a point of the frontier so far unless a known one is as good. It takes something out of the boxes
+        if it is in an open one; else it is within the resolution of what is known."""
         if found is None:
             return
         point = self.goals.point(found)
         if any(inside(known, point) for known in self.points):
             return
-        before = self.points
-        self.points = {known: layout for known, layout in before.items() if not dominates(point, known)} | {
-            point: found
-        }
-        if not self.boxes.cover(point) and len(self.points) > len(before):  # stored first: an interrupt loses nothing
-            self.points = before
-        else:
-            self._say()
+        left = {known: layout for known, layout in self.points.items() if not dominates(point, known)}
+        self.points = left | {point: found}  # stored first: an interrupt loses nothing
+        if any(inside(point, corner) for corner in self.boxes.open):
+            self.boxes.cover(point)
+        self._say()
 
     def _visit(self) -> None:
         """Look into the next boxes, and have the solver decide of what duality leaves of them."""

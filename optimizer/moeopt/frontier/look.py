@@ -16,11 +16,11 @@ from moeopt.solving.queue import Queue
 
 _CLOSE = 0.92
 """One round of duality settles some of the rows whose bound is above this share of the allowed time, cheaply; ..."""
-_STEPS = partial(filled, rounds=12), partial(raised, rounds=12), partial(raised, rounds=40)
+_STEPS = partial(filled, rounds=12), partial(raised, rounds=12), partial(raised, rounds=40), partial(raised, rounds=120)
 """... these settle the others."""
 _NEAR = 1.4
 """A box that allows more than this times its fastest bound is first searched at so much, then so much more ..."""
-_SAMPLED, _SAMPLE_ROUNDS = 16, 3
+_PLACED, _SAMPLED, _SAMPLE_ROUNDS = 4, 16, 3
 """... among so many rows at each fill level of memory, with so many rounds of duality ..."""
 _MANY = 100
 """... and a box with more rows at last as it is."""
@@ -69,13 +69,20 @@ class Look:
         while time_ns < longest or len(queue) > _MANY:
             self._check_time()
             nearer = replace(self.region.limits, time_ns=min(time_ns, longest))
-            placed = queue.placements(_sample(queue, nearer), nearer, _SAMPLE_ROUNDS)
-            if found := [layout for each in placed if (layout := self._judged(*each))]:
+            if found := self._sampled(queue, nearer):
                 return [min(found, key=self.goals.point)]
             if time_ns >= longest:
                 break
             time_ns = max(int(_NEAR * time_ns), time_ns + 1)
         return []
+
+    def _sampled(self, queue: Queue, nearer: Limits) -> list[Found]:
+        """Layouts in the box of a few rows within a time."""
+        found = list(self.candidates.placed(queue, _sample(queue, nearer, _PLACED), self.region))
+        if found:
+            return found
+        placed = queue.placements(_sample(queue, nearer, _SAMPLED), nearer, _SAMPLE_ROUNDS)
+        return [layout for each in placed if (layout := self._judged(*each))]
 
     def _longest_ns(self, queue: Queue) -> int:
         return max(int(self.region.limits.time_of(pair.degrees).max()) for pair in queue.pairs)
@@ -105,7 +112,7 @@ class Look:
             raise _Expired
 
 
-def _sample(queue: Queue, limits: Limits) -> list[int]:
-    """Rows of the lowest bounds within a time, and of the lowest ones at several fill levels of memory."""
-    picked = queue.sampled(limits.memory_bytes, _SAMPLED, _SAMPLED)
+def _sample(queue: Queue, limits: Limits, count: int) -> list[int]:
+    """So many rows of the lowest bounds within a time, and of the lowest ones at several fill levels of memory."""
+    picked = queue.sampled(limits.memory_bytes, count, count)
     return [at for at in sorted(picked) if queue.bound[at] <= (limits.time_ns or MOST_NS)]

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from moeopt.frontier.candidates import Candidates, Stopped
+from moeopt.frontier.candidates import Candidates
 from moeopt.frontier.goals import Goals, Region
 from moeopt.screening import MOST_NS, Limits
 from moeopt.solving.incumbent import Found
@@ -23,6 +23,8 @@ _SLOWEST = 64
 _FEW = 2000
 """Rows of the first level that are looked at all at once: no sketch is needed."""
 _FRONTS = 6
+_COUNTED, _PLACED = 96, 4
+"""So many rows at each fill level are counted, and so many of what is left placed."""
 
 
 def sketch(goals: Goals, candidates: Candidates) -> Iterator[Found]:
@@ -67,12 +69,14 @@ def _walk(goals: Goals, candidates: Candidates, gpus: int) -> Iterator[Found]:
 
 
 def _placed(candidates: Candidates, region: Region) -> Iterator[Found]:
-    for entry in candidates.samples(region):
-        if candidates.settings.expired:
-            raise Stopped
-        found = candidates.place(entry, region)
-        if found is not None:
-            yield found
+    """Heuristic placements of the rows of the lowest bounds at several fill levels of memory. What ranks can hold is
+    counted of the rows that may be among them alone."""
+    memory_bytes = region.limits.memory_bytes
+    pairs = candidates.screening.pairs(region.limits, counted=False)
+    queue = candidates.queue([pair.only(pair.memory <= memory_bytes) for pair in pairs])
+    queue.keep(queue.sampled(memory_bytes, _COUNTED, _COUNTED))
+    queue.tighten(region.limits)
+    yield from candidates.placed(queue, queue.sampled(memory_bytes, _PLACED, _PLACED), region)
 
 
 def _first_fronts(pp: NDArray[np.int64], time: NDArray[np.int64], memory: NDArray[np.int64]) -> NDArray[np.bool_]:

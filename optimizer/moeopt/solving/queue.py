@@ -1,6 +1,6 @@
 """Candidates that are still open, lowest bound first."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -114,7 +114,7 @@ class Queue:
         self.drop(limits)
         return found
 
-    def _picked(self, positions: Sequence[int]) -> tuple[Mask, list[Pair]]:
+    def _picked(self, positions: Collection[int]) -> tuple[Mask, list[Pair]]:
         picked = np.zeros(len(self.bound), dtype=bool)
         picked[list(positions)] = True
         parts = zip(self.pairs, self._split(picked), strict=True)
@@ -164,6 +164,11 @@ class Queue:
         """The rows that are still open."""
         left = [pair.only(mask) for pair, mask in zip(self.pairs, self._split(self._open), strict=True)]
         return [pair for pair in left if pair.size]
+
+    def keep(self, positions: Collection[int]) -> None:
+        """Drop the other rows."""
+        _, pairs = self._picked(positions)
+        self._fill(pairs)
 
     def close(self, positions: Sequence[int]) -> None:
         """These are settled."""
