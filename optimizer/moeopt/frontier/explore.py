@@ -14,7 +14,7 @@ from moeopt.screening import Pair
 from moeopt.solving.incumbent import Found
 from moeopt.solving.settings import Settings
 
-_TOGETHER = 8
+_TOGETHER = 16
 """Boxes that are looked into at once, in processes side by side."""
 _BATCH = 4
 """Candidates asked at once, a worker."""

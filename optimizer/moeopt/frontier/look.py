@@ -7,7 +7,7 @@ from itertools import chain
 from moeopt.candidate import Candidate
 from moeopt.dual import filled, raised
 from moeopt.dual.pairs import Ask
-from moeopt.frontier.candidates import Candidates
+from moeopt.frontier.candidates import Candidates, Stopped
 from moeopt.frontier.goals import Goals, Region
 from moeopt.pipeline import PipelineLayout
 from moeopt.screening import MOST_NS, Limits, Pair
@@ -36,10 +36,6 @@ class Seen:
     stopped: bool = False
 
 
-class _Expired(Exception):  # noqa: N818 - not an error: a way out of the loops
-    """The time is over."""
-
-
 class Look:
     """One box being looked into."""
 
@@ -54,7 +50,7 @@ class Look:
         queue = self.candidates.queue(pairs)
         try:
             found = self._near(queue) or self._raise(queue)
-        except _Expired:
+        except Stopped:
             return Seen(rows=queue.open_pairs(), stopped=True)
         problem = self.candidates.problem  # without what a candidate has worked out: results are sent
         found = [replace(each, candidate=replace(each.candidate, problem=problem)) for each in found]
@@ -109,7 +105,7 @@ class Look:
 
     def _check_time(self) -> None:
         if self.candidates.settings.expired:
-            raise _Expired
+            raise Stopped
 
 
 def _sample(queue: Queue, limits: Limits, count: int) -> list[int]:
