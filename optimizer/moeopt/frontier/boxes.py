@@ -47,17 +47,14 @@ class Boxes:
         self.open: list[Corner] = [most]
         self.closed: list[Corner] = []
 
-    def cover(self, point: Point) -> bool:
-        """Take what a point covers out of the open boxes; False where nothing was open there."""
+    def cover(self, point: Point) -> None:
+        """Take what a point covers out of the open boxes."""
         edge = tuple(self.resolution.below(value, j) for j, value in enumerate(point))
         struck = [corner for corner in self.open if _below(edge, corner)]
-        if not struck:
-            return False
         kept = [corner for corner in self.open if not _below(edge, corner)]
         for corner in struck:
             kept += [(*corner[:j], edge[j], *corner[j + 1 :]) for j in range(len(point))]
         self.open = [corner for corner in _largest(kept) if not self.is_closed(corner)]
-        return True
 
     def close(self, corner: Corner) -> None:
         """No layout is in this box."""

@@ -1,4 +1,4 @@
-"""Visit open boxes until none is left: each visit finds a layout in its box or proves that there is none."""
+"""Look into open boxes, round by round, until none is left: each has a layout found in it, or is proven empty."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +19,7 @@ _TOGETHER = 16
 _BATCH = 4
 """Candidates asked at once, a worker."""
 _PATIENCE, _MORE = 3.0, 4.0
-"""Seconds that one candidate is given at first, and how much more at every further visit."""
+"""Seconds that one candidate is given at first, and how much more every further time."""
 
 
 class Exploration:
@@ -41,7 +41,7 @@ class Exploration:
             for found in sketch(self.goals, self.candidates):
                 self._take(found)
             while self.boxes.open:
-                self._visit()
+                self._round()
         except Stopped as stop:
             self._take(stop.found)
             return False
@@ -63,7 +63,7 @@ class Exploration:
             self.boxes.cover(point)
         self._say()
 
-    def _visit(self) -> None:
+    def _round(self) -> None:
         """Look into the next boxes, and have the solver decide of what duality leaves of them."""
         patience = min(self._patience(corner) for corner in self.boxes.open)
         corners = sorted(corner for corner in self.boxes.open if self._patience(corner) == patience)[:_TOGETHER]
