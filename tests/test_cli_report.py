@@ -126,12 +126,24 @@ def test_text_from_files_is_never_read_as_markup():
     assert "[red]x[/red] [/]" in text(given)
 
 
-def test_alternatives_are_compared_with_the_best():
-    """The second best says how much worse it is."""
+def test_runners_up_are_listed_behind_the_winner_and_compared_with_it():
+    """The table begins with the answer's own layout; a runner-up has its time in seconds and what it loses to that."""
     best = answer()
-    second = {"layout": best["layout"], "objective": {**best["objective"], "value": 2_100_000_000}}
-    report = words({**best, "alternatives": [{"layout": best["layout"], "objective": best["objective"]}, second]})
-    assert "2.100 s +5.00%" in report
+    others = [
+        {"layout": best["layout"], "objective": {"name": "step_time", "value": ns}} for ns in (2_100_000_000, 3 * 10**9)
+    ]
+    rows = text({**best, "alternatives": others}).partition("Best layouts")[2].splitlines()
+    winner, second, third = (" ".join(row.split()) for row in rows[2:5])
+    assert (winner[:2], winner[-7:]) == ("1 ", "2.000 s")
+    assert (second[:2], second[-14:]) == ("2 ", "2.100 s +5.00%")
+    assert third.endswith("3.000 s +50.00%")
+    assert "Best layouts" not in text({**best, "alternatives": []})
+
+
+def test_a_cost_is_told_in_gpu_hours():
+    """The integer of a cost is GPU * ns; people read GPU-hours: 36 * 10**14 of them are 1,000."""
+    objective = {"name": "cost", "value": 36 * 10**14, "bound": 36 * 10**14, "unit": "GPU*ns per step"}
+    assert "cost = bound = 1,000.0000 GPU-hours a step" in words({**answer(), "objective": objective})
 
 
 @pytest.mark.parametrize("activations", [0, GIB, 20 * GIB, 64 * GIB, 200 * GIB])

@@ -23,6 +23,7 @@ _BYTES = {
 _SECONDS = {"ns": 1, "us": 10**3, "µs": 10**3, "ms": 10**6, "s": 10**9, "min": 60 * 10**9, "h": 3600 * 10**9}
 _NUMBER = re.compile(r"\s*([+-]?\d[\d_,]*(?:\.\d+)?(?:[eE][+-]?\d{1,3})?)\s*([^\d\s.,]*)\s*")
 GIB = 2**30
+GPU_HOUR_NS = 3600 * 10**9
 
 
 def _split(text: object, field: str, example: str) -> tuple[Fraction, str]:
@@ -99,3 +100,9 @@ def format_ns(nanoseconds: int) -> str:
         if abs(nanoseconds) >= size:
             return f"{nanoseconds / size:,.{places}f} {unit}"
     return f"{nanoseconds} ns"
+
+
+def format_gpu_hours(gpu_ns: int) -> str:
+    """`2.0952 GPU-hours`, `0.176171 GPU-hours` from GPUs times nanoseconds."""
+    hours = gpu_ns / GPU_HOUR_NS
+    return f"{hours:,.4f} GPU-hours" if hours >= 1 else f"{hours:.6f} GPU-hours"
