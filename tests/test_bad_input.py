@@ -227,6 +227,38 @@ def test_memory_of_a_limit_must_be_a_size(refused):
     assert refused("solve", problem_file(), "--limit", "peak_memory<=0").startswith("limits.peak_memory: 0")
 
 
+def test_a_memory_without_its_unit_is_not_read_as_bytes(refused):
+    """`memory: 80` and `peak_memory<=70` mean gigabytes; no GPU has 80 bytes."""
+    sentence = refused("solve", problem_file(cluster={"base": "h100-sxm", "memory": 80}))
+    assert sentence.startswith("cluster.memory: 80 is 80 bytes; write it with its unit, like 80GiB")
+    for given in (problem_file(limits={"peak_memory": 70}), problem_file()):
+        assert "70" in refused("solve", given, "--limit", "peak_memory<=70")
+
+
+@pytest.mark.parametrize("bandwidth", ["400Gb/s", "400Gbps", "50GB", "fast", "50 GB/h"])
+def test_a_bandwidth_is_bytes_a_second(refused, bandwidth):
+    """A unit of bits, or without its second, is never taken for bytes a second."""
+    cluster = {"base": "h100-sxm", "network_bandwidth_bytes_per_s": bandwidth}
+    sentence = refused("solve", problem_file(cluster=cluster))
+    assert sentence.startswith("cluster.network_bandwidth_bytes_per_s: ")
+    assert "50GB/s" in sentence
+
+
+@pytest.mark.parametrize(
+    ("option", "given", "either"),
+    [
+        ("--sequence-length", "32k", ("32,000", "32,768")),
+        ("--global-batch-size", "2K", ("2,000", "2,048")),
+        ("--global-batch-size", "1024..4K", ("4,000", "4,096")),
+        ("--gpus", "1K", ("1,000", "1,024")),
+    ],
+)
+def test_a_thousand_that_may_be_1024_is_not_guessed(refused, option, given, either):
+    """Sequence lengths, batches and GPUs come in powers of two, and K is said for both: the sentence names both."""
+    sentence = refused("solve", problem_file(), option, given)
+    assert all(number in sentence for number in either)
+
+
 @pytest.mark.parametrize("rate", [float("nan"), float("inf"), 0, -1])
 def test_rates_must_be_finite_and_positive(refused, rate):
     """NaN reaches no formula."""

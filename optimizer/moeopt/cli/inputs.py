@@ -1,6 +1,6 @@
 """From a PROBLEM file and options to a checked Problem; from `--layout` to a Layout."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ from moeopt.problem.loading import load_architecture, load_cluster, load_gpus, l
 from moeopt.problem.problem import DEGREES, Problem
 from moeopt.problem.reading import read_file
 from moeopt.problem.targets import TARGETS
-from moeopt.units import parse_count
+from moeopt.units import parse_count, parse_plain_count
 
 if TYPE_CHECKING:
     from moeopt.layout import Layout
@@ -68,7 +68,7 @@ def _override_workload(fields: dict[str, Any], options: Mapping[str, Any]) -> No
     own: dict[str, Any] = {}
     for name in ("sequence_length", "global_batch_size"):
         if options.get(name) is not None:
-            own[name] = (read_batch if name == "global_batch_size" else parse_count)(options[name], name)
+            own[name] = (read_batch if name == "global_batch_size" else parse_plain_count)(options[name], name)
     if options.get("precision") is not None:
         own["precision"] = options["precision"]
     if own:
@@ -150,11 +150,13 @@ def parse_claims(texts: tuple[str, ...]) -> list[tuple[str, str]]:
     return claims
 
 
-def positive_integer(text: str | None, field: str, most: int | None = None) -> int | None:
+def positive_integer(
+    text: str | None, field: str, most: int | None = None, parse: Callable[[str, str], int] = parse_count
+) -> int | None:
     """An option's whole number above 0 and up to `most`, or None where it is absent."""
     if text is None:
         return None
-    number = parse_count(text, field)
+    number = parse(text, field)
     if number < 1:
         raise InputError(f"{field}: {text!r} is not above 0")
     if most is not None and number > most:

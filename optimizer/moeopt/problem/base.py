@@ -7,7 +7,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from moeopt.errors import InputError
-from moeopt.units import parse_bytes, parse_duration_ns
+from moeopt.units import parse_bandwidth, parse_duration_ns, parse_memory
 
 LARGEST = 10**9
 """No dimension, degree or batch is larger; below it the products of the accounting stay within 64 bits."""
@@ -27,10 +27,13 @@ def _printable(text: str) -> str:
 Name = Annotated[str, Field(max_length=255), AfterValidator(_printable)]
 
 
-def _within_pydantic(parse: Callable[[object, str], int]) -> Callable[[object], int]:
+Number = TypeVar("Number", int, float)
+
+
+def _within_pydantic(parse: Callable[[object, str], Number]) -> Callable[[object], Number]:
     """A parser of units whose refusal pydantic can attach to the field that it belongs to."""
 
-    def parsed(value: object) -> int:
+    def parsed(value: object) -> Number:
         try:
             return parse(value, "")
         except InputError as error:
@@ -39,8 +42,16 @@ def _within_pydantic(parse: Callable[[object, str], int]) -> Callable[[object], 
     return parsed
 
 
-Bytes = Annotated[int, BeforeValidator(_within_pydantic(parse_bytes)), Field(ge=0)]
-PositiveBytes = Annotated[int, BeforeValidator(_within_pydantic(parse_bytes)), Field(gt=0)]
+Bytes = Annotated[int, BeforeValidator(_within_pydantic(parse_memory)), Field(ge=0)]
+PositiveBytes = Annotated[int, BeforeValidator(_within_pydantic(parse_memory)), Field(gt=0)]
+
+
+def _bandwidth(value: object, field: str) -> float:
+    return float(value) if isinstance(value, float) else parse_bandwidth(value, field)
+
+
+Bandwidth = Annotated[float, BeforeValidator(_within_pydantic(_bandwidth)), Field(gt=0)]
+"""Bytes a second; NaN and infinity are left to the model's own check."""
 
 
 def _nanoseconds(value: object, field: str) -> int:

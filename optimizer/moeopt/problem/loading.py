@@ -15,7 +15,7 @@ from moeopt.problem.patterns import fitted
 from moeopt.problem.problem import GpuRange, Problem
 from moeopt.problem.reading import parse_text, read_file
 from moeopt.problem.workload import Workload
-from moeopt.units import parse_count
+from moeopt.units import is_count, parse_plain_count
 
 KINDS = ("architectures", "clusters")
 MAX_GPUS = 10**7
@@ -99,7 +99,13 @@ def _with_base(given: Mapping[Any, Any], kind: str, field: str, folder: Path | N
     for key, value in own.items():
         if isinstance(value, Mapping) and isinstance(base.get(key), Mapping):
             own[key] = {**base[key], **value}
-    return {**base, **fitted(base, own), **own}
+    return {**base, **fitted(base, own), **_domain(base, own), **own}
+
+
+def _domain(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """The NVLink domain of a cluster's variant with other nodes: these, where the base's domain is its node."""
+    is_node = base.get("nvlink_domain_size") == base.get("gpus_per_node") is not None
+    return {"nvlink_domain_size": own["gpus_per_node"]} if is_node and "gpus_per_node" in own else {}
 
 
 def _exists(path: Path) -> bool:
@@ -118,7 +124,7 @@ def _mapping(content: Any, path: Path, field: str) -> dict[str, Any]:
 
 
 def load_gpus(given: Any, field: str = "gpus") -> int | GpuRange:
-    """A GPU count (an integer, or `512`, `1K`) or a range (`{min: 64, max: 1024}`, or `64..1024`)."""
+    """A GPU count (an integer, or `512`) or a range (`{min: 64, max: 1024}`, or `64..1024`)."""
     if isinstance(given, GpuRange):
         return given
     if isinstance(given, Mapping):
@@ -126,10 +132,7 @@ def load_gpus(given: Any, field: str = "gpus") -> int | GpuRange:
     match = re.fullmatch(r"\s*(\d+)\s*(?:\.\.|-)\s*(\d+)\s*", given) if isinstance(given, str) else None
     if match:
         return read_fields(GpuRange, {"min": int(match[1]), "max": int(match[2])}, field)
-    try:
-        count = parse_count(given, field)
-    except InputError:
-        count = 0
+    count = parse_plain_count(given, field) if is_count(given) else 0
     if count < 1:
         raise InputError(
             f"{field}: {shown(given)} is not a whole number above 0; write it like 512, or 64..1024 for a range"
