@@ -4,13 +4,24 @@ import json
 import os
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
+import click
 import pytest
 import yaml
 
 from example_answer import ARCHITECTURE
 from moeopt.__main__ import run
+from moeopt.claims import NAMES as CLAIMS
+from moeopt.cli import COMMANDS
+from moeopt.frontier.goals import GOALS
+from moeopt.layout import Layout
+from moeopt.problem.cluster import Cluster
+from moeopt.problem.problem import Limits, Problem
+from moeopt.problem.synonyms import SYNONYMS
+from moeopt.problem.targets import TARGETS
+from moeopt.problem.workload import Workload
 
 TINY = yaml.safe_dump(ARCHITECTURE)
 
@@ -85,11 +96,75 @@ def test_gpus_are_needed_without_a_problem_file(refused):
         (("evaluate", "--gpus", "8", "--layout", "tpp=1"), "'tp'"),
         (("solve", "--gpus", "8", "--architecture", "tiny.yaml", "--fix", "microbatch_size=1"), "'micro_batch_size'"),
         (("solve", "--gpus", "8", "--architecture", "tiny.yaml", "--limit", "edpp<=1"), "'edp'"),
+        (("solve", "--gpus", "8", "--architecture", "deepseek-ai/DeepSeek-V3"), "'deepseek-v3'"),
+        (("solve", "--gpus", "8", "--architecture", "Qwen3_235B_A22B"), "'qwen3-235b-a22b'"),
+        (("solve", "--gpus", "8", "--cluster", "H100"), "'h100-sxm'"),
+        (("solve", "--gpus", "8", "--cluster", "a100-40gb"), "'a100-80g'"),
+        (("solve", "--model", "deepseek-v3"), "'--architecture'"),
+        (("solve", "--seq-length", "8192"), "'--sequence-length'"),
+        (("solve", "--gbs", "1024"), "'--global-batch-size'"),
+        (("solve", "--nodes", "8"), "'--gpus' (of all nodes together)"),
+        (("solve", "--tp", "8"), "'--fix tp=…'"),
+        (("solve", "--expert-model-parallel-size", "8"), "'--fix ep=…'"),
+        (("evaluate", "--mbs", "1"), "'--layout micro_batch_size=…'"),
+        (("solve", "--memory", "70GB"), "\"--limit 'peak_memory<=76GiB'\""),
+        (("solve", "--timeout", "60"), "'--time-limit'"),
+        (("solve", "--gpus", "8", "--architecture", "tiny.yaml", "--limit", "memory<=70GB"), "'peak_memory'"),
+        (("solve", "--gpus", "8", "--architecture", "tiny.yaml", "--fix", "zero=1"), "'distributed_optimizer'"),
+        (("evaluate", "--gpus", "8", "--layout", "tp=1,mbs=1"), "'micro_batch_size'"),
+        (("pareto", "--gpus", "8", "--objectives", "time,memory"), "'step_time'"),
     ],
 )
 def test_an_unknown_name_is_answered_with_the_nearest(refused, arguments, nearest):
-    """Presets, commands, options, claims and degrees suggest what is close."""
+    """Presets, commands, options, claims and degrees suggest what is close, or what it is called here."""
     assert f"did you mean {nearest}?" in refused(*arguments)
+
+
+def test_every_synonym_is_of_a_name_that_there_is():
+    """What the table of synonyms sends people to is an option, a field, a decision, a limit or a claim."""
+    options = {
+        parameter.opts[-1].lstrip("-").replace("-", "_")
+        for name in COMMANDS
+        for parameter in getattr(import_module(f"moeopt.cli.{name}"), name).params
+        if isinstance(parameter, click.Option)
+    }
+    kinds = (Problem, Workload, Cluster, Layout, Limits)
+    known = options.union(TARGETS, GOALS, CLAIMS, *(kind.model_fields for kind in kinds))
+    assert {own for names in SYNONYMS.values() for own in names} <= known
+    assert not set(SYNONYMS) & set(Layout.model_fields), "a decision's own name stands for itself"
+
+
+def test_a_name_of_something_else_is_not_guessed_by_its_letters(refused):
+    """`dtype` is the precision, which is no decision of a layout: `tp` has letters of it and nothing else."""
+    assert "did you mean" not in refused("solve", problem_file(), "--fix", "dtype=bf16")
+
+
+def test_options_before_the_command_are_told_where_they_stand(refused):
+    """`moeopt --gpus 8` is answered with a line that works."""
+    assert (
+        refused("--gpus", "8") == "--gpus: no such option; options stand behind a command, like moeopt solve --gpus 512"
+    )
+
+
+@pytest.mark.parametrize(
+    ("word", "hint"),
+    [
+        ("512", "; GPUs are given with --gpus 512"),
+        ("DeepSeek-V3", "; a preset is given with --architecture deepseek-v3"),
+        ("h200", "; a preset is given with --cluster h200"),
+        ("xyzzy/nothing.yaml", ""),
+    ],
+)
+def test_a_word_that_is_no_problem_file_is_told_its_option(refused, word, hint):
+    """A preset or a number in the place of the file."""
+    assert refused("solve", word) == f"problem: no file is called {word!r}{hint}"
+
+
+def test_a_batch_in_the_place_of_a_workload_field_is_told_where_it_stands(refused):
+    """`gbs` beside `gpus` belongs into the workload."""
+    assert refused("solve", problem_file(gbs=8)) == (
+        "problem.gbs: no such field; did you mean 'workload.global_batch_size'?"
+    )
 
 
 @pytest.mark.parametrize(

@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moeopt.cli.assignments import merge_assignments, parse_assignments, parse_limits
+from moeopt.cli.hints import problem_hint
 from moeopt.errors import InputError
-from moeopt.problem.base import nearest, read_fields, shown
+from moeopt.problem.base import read_fields, shown
 from moeopt.problem.batches import read_batch
 from moeopt.problem.loading import load_architecture, load_cluster, load_gpus, load_problem, problem_fields
-from moeopt.problem.problem import DEGREES, Problem
+from moeopt.problem.problem import Problem
 from moeopt.problem.reading import read_file
-from moeopt.problem.targets import TARGETS
 from moeopt.units import parse_count, parse_plain_count
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ def read_problem(
     from moeopt.problem.checks import check
 
     path = Path(options["problem"]) if options.get("problem") else None
+    if path is not None and not _exists(path):
+        raise InputError(f"problem: no file is called {shown(str(path))}{problem_hint(path)}")
     fields: dict[str, Any] = problem_fields(path) if path is not None else dict(DEFAULTS)
     if found is not None:
         _add_found(fields, found, path is None)
@@ -80,10 +82,6 @@ def _override_decisions(fields: dict[str, Any], options: Mapping[str, Any]) -> N
     if fix:
         fields["fix"] = {**_as_mapping(fields.get("fix"), "fix"), **fix}
     limits = parse_limits(options.get("limit") or ())
-    for name in limits:
-        known = [*DEGREES, "peak_memory", *TARGETS]
-        if name not in known:
-            raise InputError(f"limit.{name}: no such degree{nearest(name, known)}")
     if limits:
         given = _as_mapping(fields.get("limits"), "limits")
         for name, limit in limits.items():
@@ -111,13 +109,17 @@ def _as_mapping(value: Any, field: str) -> dict[str, Any]:
     return dict(value or {})
 
 
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # longer than a file system's names, or a NUL byte inside
+        return False
+
+
 def layout_fields(text: str) -> dict[str, Any]:
     """The fields of `--layout`: a YAML or JSON file (a layout, or a solution that holds one), or `tp=8,pp=4`."""
     path = Path(text)
-    try:
-        is_file = path.exists()
-    except (OSError, ValueError):
-        is_file = False
+    is_file = _exists(path)
     if not is_file and "=" not in text:
         raise InputError(f"layout: no file is called {shown(text)}, and it is not of the form tp=8,pp=4")
     if not is_file:

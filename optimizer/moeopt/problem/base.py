@@ -1,12 +1,12 @@
 """What every input object shares: frozen pydantic models whose errors become one sentence each."""
 
 from collections.abc import Callable, Mapping
-from difflib import get_close_matches
 from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from moeopt.errors import InputError
+from moeopt.problem.synonyms import meant
 from moeopt.units import parse_bandwidth, parse_duration_ns, parse_memory
 
 LARGEST = 10**9
@@ -79,9 +79,9 @@ InputType = TypeVar("InputType", bound=Input)
 
 
 def nearest(name: str, known: list[str]) -> str:
-    """`; did you mean 'x'?` when something known is close, else an empty string."""
-    match = get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"; did you mean {match[0]!r}?" if match else ""
+    """`; did you mean 'x'?` when something known is meant (`synonyms.meant`), else an empty string."""
+    match = meant(name, known)
+    return "" if match is None else f"; did you mean {match!r}?"
 
 
 def read_fields(kind: type[InputType], values: Mapping[str, Any], where: str) -> InputType:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from moeopt.problem.base import nearest, read_fields, shown
 from moeopt.problem.cluster import Cluster
 from moeopt.problem.huggingface import architecture_fields, is_huggingface
 from moeopt.problem.patterns import fitted
-from moeopt.problem.problem import GpuRange, Problem
+from moeopt.problem.problem import DEGREES, GpuRange, Problem
 from moeopt.problem.reading import parse_text, read_file
 from moeopt.problem.workload import Workload
 from moeopt.units import is_count, parse_plain_count
@@ -37,10 +38,22 @@ def preset_fields(kind: str, name: str) -> dict[str, Any]:
     known = presets(kind)
     if name not in known:
         field = kind.removesuffix("s")
-        raise InputError(f"{field}: no preset and no file is called {shown(name)}{nearest(name, known)}")
+        meant = preset_meant(kind, name)
+        hint = f"did you mean {meant!r}?" if meant else f"moeopt presets {kind} lists what ships"
+        raise InputError(f"{field}: no preset and no file is called {shown(name)}; {hint}")
     text = (files("moeopt.presets") / kind / f"{name}.yaml").read_text(encoding="utf-8")
     fields: dict[str, Any] = parse_text(text, f"{name}.yaml", kind.removesuffix("s"))
     return fields
+
+
+def preset_meant(kind: str, name: str) -> str | None:
+    """The preset that a name in other letters (`DeepSeek-V3`), with its owner (`deepseek-ai/...`) or of its family
+    (`h100`) means; None where none is near."""
+    known = presets(kind)
+    plain = re.sub(r"[\s_]+", "-", name.rpartition("/")[2].lower())
+    family = [each for each in known if each.partition("-")[0] == plain.partition("-")[0]]
+    close = [plain] if plain in known else get_close_matches(plain, family or known, n=1, cutoff=0.0 if family else 0.5)
+    return close[0] if close else None
 
 
 def load_architecture(given: Any, field: str = "architecture", folder: Path | None = None) -> Architecture:
@@ -157,11 +170,17 @@ def load_problem(given: Mapping[str, Any], folder: Path | None = None) -> Proble
     fields = dict(given)
     unknown = sorted(str(name) for name in fields if name not in Problem.model_fields)
     if unknown:
-        raise InputError(f"problem.{unknown[0]}: no such field{nearest(unknown[0], list(Problem.model_fields))}")
+        raise InputError(f"problem.{unknown[0]}: no such field{nearest(unknown[0], _every_field())}")
     for required in ("architecture", "cluster", "gpus"):
         if fields.get(required) is None:
             raise InputError(f"problem.{required}: this field is required and is missing")
     return read_fields(Problem, resolved(fields, folder), "problem")
+
+
+def _every_field() -> list[str]:
+    """Where a problem's fields may stand: beside each other, in the workload, among what is fixed."""
+    workload = [f"workload.{name}" for name in Workload.model_fields]
+    return [*Problem.model_fields, *workload, *(f"fix.{name}" for name in DEGREES)]
 
 
 def resolved(given: Mapping[str, Any], folder: Path | None = None) -> dict[str, Any]:

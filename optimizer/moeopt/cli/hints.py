@@ -1,0 +1,57 @@
+"""What was meant by an option that no command has, and by a word that is no problem file."""
+
+from collections.abc import Iterator
+from difflib import get_close_matches
+from pathlib import Path
+
+import click
+
+from moeopt.problem.synonyms import own_names
+
+_CUTOFF = 0.6
+"""Options further apart than that are not taken for each other."""
+_LIMITS = {"peak_memory": "'peak_memory<=76GiB'", "tokens_per_second": "'tokens_per_second>=1.2M'"}
+"""Quantities that people give as an option of their own, as `--limit` takes them."""
+
+
+def option_hint(error: click.NoSuchOption) -> str:
+    """`; did you mean '--fix tp=…'?` for `--tp`, or where options stand; an empty string where nothing is near."""
+    command = None if error.ctx is None else error.ctx.command
+    if isinstance(command, click.Group):
+        return "; options stand behind a command, like moeopt solve --gpus 512"
+    options = {
+        option.lstrip("-").replace("-", "_"): option
+        for parameter in (command.params if command is not None else ())
+        for option in parameter.opts
+        if option.startswith("--")
+    }
+    found = next(_meant(error.option_name, options), None)
+    note = " (of all nodes together)" if found == "--gpus" and "node" in error.option_name else ""
+    return "" if found is None else f"; did you mean {found!r}{note}?"
+
+
+def _meant(given: str, options: dict[str, str]) -> Iterator[str]:
+    from moeopt.layout import Layout
+
+    names = own_names(given)
+    yield from (options[name] for name in names if name in options)
+    holder = next((options[name] for name in ("layout", "fix") if name in options), None)
+    yield from (f"{holder} {name}=…" for name in names if holder and name in Layout.model_fields)
+    yield from (f"{options['limit']} {_LIMITS[name]}" for name in names if name in _LIMITS and "limit" in options)
+    if "objective" in options and "cost" in names:
+        yield f"{options['objective']} cost"
+    yield from (options[name] for name in get_close_matches(names[0], options, n=1, cutoff=_CUTOFF))
+
+
+def problem_hint(path: Path) -> str:
+    """What a word in the place of a problem file is, where no file is called so: an option's value."""
+    from moeopt.problem.loading import preset_meant
+
+    text = str(path)
+    if text.isdecimal():
+        return f"; GPUs are given with --gpus {text}"
+    for kind in ("architecture", "cluster"):
+        name = preset_meant(f"{kind}s", text)
+        if name is not None:
+            return f"; a preset is given with --{kind} {name}"
+    return ""
