@@ -306,8 +306,9 @@ def test_a_memory_without_its_unit_is_not_read_as_bytes(refused):
     """`memory: 80` and `peak_memory<=70` mean gigabytes; no GPU has 80 bytes."""
     sentence = refused("solve", problem_file(cluster={"base": "h100-sxm", "memory": 80}))
     assert sentence.startswith("cluster.memory: 80 is 80 bytes; write it with its unit, like 80GiB")
-    for given in (problem_file(limits={"peak_memory": 70}), problem_file()):
-        assert "70" in refused("solve", given, "--limit", "peak_memory<=70")
+    meant = "limits.peak_memory: {} is 70 bytes; write it with its unit, like 80GiB or 80GB"
+    assert refused("solve", problem_file(limits={"peak_memory": 70})).endswith(meant.format(70))
+    assert refused("solve", problem_file(), "--limit", "peak_memory<=70").endswith(meant.format("'70'"))
 
 
 @pytest.mark.parametrize("bandwidth", ["400Gb/s", "400Gbps", "50GB", "fast", "50 GB/h"])
@@ -354,6 +355,12 @@ def test_a_batch_that_no_dp_divides_is_answered_with_the_equation(refused):
     assert sentence.startswith("global_batch_size: 2048 ")
     assert "2048 % (1 * 509) = 12" in sentence
     assert "2036 or 2545" in sentence
+
+
+def test_the_batch_that_is_proposed_suits_the_largest_dp(refused):
+    """On 1,000 GPUs dp 5 would do too, with 200 GPUs a replica: what is proposed leaves every dp up to 1,000."""
+    sentence = refused("solve", "--gpus", "1000")
+    assert sentence.endswith("2048 % (1 * 1000) = 48; a batch of 2000 or 3000 would do, with dp 1000")
 
 
 def test_a_fixed_micro_batch_counts_in_the_batch_equation(refused):
