@@ -22,6 +22,7 @@ from moeopt.problem.problem import Limits, Problem
 from moeopt.problem.synonyms import SYNONYMS
 from moeopt.problem.targets import TARGETS
 from moeopt.problem.workload import Workload
+from moeopt.writers.write import FRAMEWORKS, LAUNCHERS
 
 TINY = yaml.safe_dump(ARCHITECTURE)
 
@@ -129,7 +130,7 @@ def test_every_synonym_is_of_a_name_that_there_is():
         if isinstance(parameter, click.Option)
     }
     kinds = (Problem, Workload, Cluster, Layout, Limits)
-    known = options.union(TARGETS, GOALS, CLAIMS, *(kind.model_fields for kind in kinds))
+    known = options.union(TARGETS, GOALS, CLAIMS, FRAMEWORKS, LAUNCHERS, *(kind.model_fields for kind in kinds))
     assert {own for names in SYNONYMS.values() for own in names} <= known
     assert not set(SYNONYMS) & set(Layout.model_fields), "a decision's own name stands for itself"
 
@@ -309,6 +310,21 @@ def test_a_memory_without_its_unit_is_not_read_as_bytes(refused):
     meant = "limits.peak_memory: {} is 70 bytes; write it with its unit, like 80GiB or 80GB"
     assert refused("solve", problem_file(limits={"peak_memory": 70})).endswith(meant.format(70))
     assert refused("solve", problem_file(), "--limit", "peak_memory<=70").endswith(meant.format("'70'"))
+
+
+def test_every_missing_field_is_named_at_once(refused):
+    """A cluster of one's own that says only its GPU and memory."""
+    lacking = refused("solve", problem_file(cluster={"gpu": "own", "memory": "48GB"}))
+    names = ("memory_bandwidth_bytes_per_s", "peak_flops", "nvlink_bandwidth_bytes_per_s", "network_latency_ns")
+    assert all(name in lacking for name in names)
+
+
+@pytest.mark.parametrize("field", ["optimizer", "overlap"])
+def test_a_group_of_decisions_is_asked_for_by_its_fields(refused, field):
+    """One word in the place of a mapping: the sentence names the fields and no class of the program."""
+    sentence = refused("solve", problem_file(), "--fix", f"{field}=adam")
+    assert sentence.startswith(f"fix.{field}: expected a mapping of fields (")
+    assert "instance of" not in sentence
 
 
 @pytest.mark.parametrize("bandwidth", ["400Gb/s", "400Gbps", "50GB", "fast", "50 GB/h"])

@@ -103,7 +103,11 @@ def sentence(kind: type[Input], error: ValidationError, where: str) -> str:
     path = ".".join(str(part) for part in first["loc"])
     field = f"{where}.{path}" if path else where
     if first["type"] == "missing":
-        return f"{field}: this field is required and is missing"
+        others = [".".join(map(str, each["loc"])) for each in error.errors()[1:] if each["type"] == "missing"]
+        return f"{field}: this field is required and is missing{', as are ' * bool(others)}{', '.join(others)}"
+    if first["type"] == "model_type":
+        names = ", ".join(_owner(kind, tuple(first["loc"])))
+        return f"{field}: expected a mapping of fields ({names}), got {shown(first['input'])}"
     if first["type"] == "extra_forbidden":
         owner = _owner(kind, tuple(first["loc"][:-1]))
         return f"{field}: no such field{nearest(str(first['loc'][-1]), owner)}"

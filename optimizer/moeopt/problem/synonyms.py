@@ -47,6 +47,9 @@ _CALLED = {
     "output": "out output_file outfile output_dir",
     "active_params": "active active_parameters",
     "params": "parameters total_params",
+    "megatron-bridge": "nemo",
+    "kubernetes": "k8s kube",
+    "slurm": "sbatch srun",
 }
 """moeopt's name -> what it is called elsewhere. A word may stand for several; the first that is known in a place is."""
 SYNONYMS: dict[str, tuple[str, ...]] = {}
@@ -55,10 +58,13 @@ for _own, _words in _CALLED.items():
         SYNONYMS[_word] = (*SYNONYMS.get(_word, ()), _own)
 
 
+def _plain(name: str) -> str:
+    return name.strip().lstrip("-").lower().replace("-", "_")
+
+
 def own_names(name: str) -> tuple[str, ...]:
     """What moeopt may call this: the name itself in its spelling, then what it is a synonym of."""
-    plain = name.strip().lstrip("-").lower().replace("-", "_")
-    return (plain, *SYNONYMS.get(plain, ()))
+    return (_plain(name), *SYNONYMS.get(_plain(name), ()))
 
 
 def meant(name: str, known: Iterable[str]) -> str | None:
@@ -68,7 +74,7 @@ def meant(name: str, known: Iterable[str]) -> str | None:
     """
     known = list(known)
     for own in own_names(name):
-        found = next((each for each in known if own in (each.lower(), each.rpartition(".")[2].lower())), None)
+        found = next((each for each in known if _plain(own) in (_plain(each), _plain(each).rpartition(".")[2])), None)
         if found is not None:
             return found
     if len(own_names(name)) > 1:
