@@ -161,6 +161,17 @@ def test_a_word_that_is_no_problem_file_is_told_its_option(refused, word, hint):
     assert refused("solve", word) == f"problem: no file is called {word!r}{hint}"
 
 
+def test_a_file_of_something_else_is_told_its_option(refused):
+    """An architecture, a cluster or a Hugging Face config in the place of the problem file."""
+    Path("hf").mkdir()
+    Path("hf/config.json").write_text(json.dumps({"model_type": "llama", "hidden_size": 4096}))
+    Path("ours.yaml").write_text("base: h100-sxm\ngpus_per_node: 4\n")
+    assert refused("solve", "hf").endswith("; a folder with a config.json is given with --architecture hf")
+    assert refused("solve", "hf/config.json").endswith("give it with --architecture hf/config.json")
+    assert refused("solve", "tiny.yaml").endswith("give it with --architecture tiny.yaml")
+    assert refused("solve", "ours.yaml").endswith("give it with --cluster ours.yaml")
+
+
 def test_a_batch_in_the_place_of_a_workload_field_is_told_where_it_stands(refused):
     """`gbs` beside `gpus` belongs into the workload."""
     assert refused("solve", problem_file(gbs=8)) == (

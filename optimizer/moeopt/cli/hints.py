@@ -1,11 +1,13 @@
 """What was meant by an option that no command has, and by a word that is no problem file."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 import click
 
+from moeopt.errors import InputError
 from moeopt.problem.synonyms import own_names
 
 _CUTOFF = 0.6
@@ -44,10 +46,12 @@ def _meant(given: str, options: dict[str, str]) -> Iterator[str]:
 
 
 def problem_hint(path: Path) -> str:
-    """What a word in the place of a problem file is, where no file is called so: an option's value."""
+    """What a word in the place of a problem file is, where it is none: an option's value."""
     from moeopt.problem.loading import preset_meant
 
     text = str(path)
+    if (path / "config.json").is_file():
+        return f"; a folder with a config.json is given with --architecture {text}"
     if text.isdecimal():
         return f"; GPUs are given with --gpus {text}"
     for kind in ("architecture", "cluster"):
@@ -55,3 +59,16 @@ def problem_hint(path: Path) -> str:
         if name is not None:
             return f"; a preset is given with --{kind} {name}"
     return ""
+
+
+def check_is_problem(path: Path, fields: Mapping[str, Any]) -> None:
+    """Raise InputError, with the option that takes it, for a file of an architecture or of a cluster alone."""
+    from moeopt.problem.architecture import Architecture
+    from moeopt.problem.cluster import Cluster
+    from moeopt.problem.huggingface import is_huggingface
+
+    if is_huggingface(fields):
+        raise InputError(f"problem: {path} is a Hugging Face config: give it with --architecture {path}")
+    for option, kind in (("architecture", Architecture), ("cluster", Cluster)):
+        if fields and set(fields) <= {"base", *kind.model_fields}:
+            raise InputError(f"problem: {path} has fields of {option}s only: give it with --{option} {path}")

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moeopt.cli.assignments import merge_assignments, parse_assignments, parse_limits
-from moeopt.cli.hints import problem_hint
+from moeopt.cli.hints import check_is_problem, problem_hint
 from moeopt.errors import InputError
 from moeopt.problem.base import read_fields, shown
 from moeopt.problem.batches import read_batch
@@ -21,7 +21,7 @@ MAX_WORKERS = 1024
 """Processes of a solve and threads of its solver, or points of a sweep at once."""
 MAX_TOP = 1000
 """Layouts that --top lists; each of them is proven."""
-DEFAULTS = {"architecture": "qwen3-30b-a3b", "cluster": "h100-sxm"}
+DEFAULTS: dict[str, Any] = {"architecture": "qwen3-30b-a3b", "cluster": "h100-sxm"}
 """What a command without PROBLEM and without these options is about."""
 
 
@@ -35,9 +35,7 @@ def read_problem(
     from moeopt.problem.checks import check
 
     path = Path(options["problem"]) if options.get("problem") else None
-    if path is not None and not _exists(path):
-        raise InputError(f"problem: no file is called {shown(str(path))}{problem_hint(path)}")
-    fields: dict[str, Any] = problem_fields(path) if path is not None else dict(DEFAULTS)
+    fields = dict(DEFAULTS) if path is None else _file_fields(path)
     if found is not None:
         _add_found(fields, found, path is None)
     if options.get("architecture") is not None:
@@ -57,6 +55,14 @@ def read_problem(
     problem = load_problem(fields, None if path is None else path.parent)
     check(problem)
     return problem
+
+
+def _file_fields(path: Path) -> dict[str, Any]:
+    if not _exists(path) or path.is_dir():
+        raise InputError(f"problem: no file is called {shown(str(path))}{problem_hint(path)}")
+    fields = problem_fields(path)
+    check_is_problem(path, fields)
+    return fields
 
 
 def _add_found(fields: dict[str, Any], found: Mapping[str, Any], alone: bool) -> None:
