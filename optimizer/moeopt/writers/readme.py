@@ -116,9 +116,10 @@ def _memory(job: Job) -> str:
 def _time(job: Job) -> str:
     time = job.answer["step_time"]
     total, reach = time["total_ns"], time["range"]
+    ends = f"{format_ns(reach['low_ns'])} to {format_ns(reach['high_ns'])}"
     lines = [
-        f"{format_ns(total)}, {format_ns(reach['low_ns'])} to {format_ns(reach['high_ns'])} (within {reach['percent']} %, "
-        f"2 in 3); {time['tokens_per_second_per_gpu']:,.0f} tokens/s and {time['model_tflops_per_gpu']:,.0f} model "
+        f"{format_ns(total)}, {ends} (within {reach['percent']} %, 2 in 3); "
+        f"{time['tokens_per_second_per_gpu']:,.0f} tokens/s and {time['model_tflops_per_gpu']:,.0f} model "
         "TFLOP/s a GPU."
     ]
     lines += [f"- {_cell(reason)}" for reason in reach["reasons"]]
