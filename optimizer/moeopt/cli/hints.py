@@ -47,10 +47,10 @@ def _meant(given: str, options: dict[str, str]) -> Iterator[str]:
 
 def problem_hint(path: Path) -> str:
     """What a word in the place of a problem file is, where it is none: an option's value."""
-    from moeopt.problem.loading import preset_meant
+    from moeopt.problem.loading import exists, preset_meant
 
     text = str(path)
-    if (path / "config.json").is_file():
+    if exists(path / "config.json"):
         return f"; a folder with a config.json is given with --architecture {text}"
     if text.isdecimal():
         return f"; GPUs are given with --gpus {text}"

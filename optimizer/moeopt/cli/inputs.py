@@ -9,7 +9,7 @@ from moeopt.cli.hints import check_is_problem, problem_hint
 from moeopt.errors import InputError
 from moeopt.problem.base import read_fields, shown
 from moeopt.problem.batches import read_batch
-from moeopt.problem.loading import load_architecture, load_cluster, load_gpus, load_problem, problem_fields
+from moeopt.problem.loading import exists, load_architecture, load_cluster, load_gpus, load_problem, problem_fields
 from moeopt.problem.problem import Problem
 from moeopt.problem.reading import read_file
 from moeopt.units import parse_count, parse_plain_count
@@ -58,7 +58,7 @@ def read_problem(
 
 
 def _file_fields(path: Path) -> dict[str, Any]:
-    if not _exists(path) or path.is_dir():
+    if not exists(path) or path.is_dir():
         raise InputError(f"problem: no file is called {shown(str(path))}{problem_hint(path)}")
     fields = problem_fields(path)
     check_is_problem(path, fields)
@@ -115,17 +115,10 @@ def _as_mapping(value: Any, field: str) -> dict[str, Any]:
     return dict(value or {})
 
 
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except (OSError, ValueError):  # longer than a file system's names, or a NUL byte inside
-        return False
-
-
 def layout_fields(text: str) -> dict[str, Any]:
     """The fields of `--layout`: a YAML or JSON file (a layout, or a solution that holds one), or `tp=8,pp=4`."""
     path = Path(text)
-    is_file = _exists(path)
+    is_file = exists(path)
     if not is_file and "=" not in text:
         raise InputError(f"layout: no file is called {shown(text)}, and it is not of the form tp=8,pp=4")
     if not is_file:

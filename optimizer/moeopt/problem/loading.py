@@ -88,7 +88,7 @@ def _fields(given: Any, kind: str, field: str, folder: Path | None) -> dict[str,
     if given in presets(kind):
         return {"name": given, **preset_fields(kind, given)}
     path = Path(given) if folder is None or Path(given).is_absolute() else folder / given
-    if not _exists(path):
+    if not exists(path):
         return preset_fields(kind, given)
     if path.is_dir():
         path = path / "config.json"
@@ -121,7 +121,8 @@ def _domain(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
     return {"nvlink_domain_size": own["gpus_per_node"]} if is_node and "gpus_per_node" in own else {}
 
 
-def _exists(path: Path) -> bool:
+def exists(path: Path) -> bool:
+    """Whether there is a file or folder of this name; no for a name that none can have."""
     try:
         return path.exists()
     except (OSError, ValueError):  # longer than a file system's names, or a NUL byte inside
