@@ -108,6 +108,8 @@ def sentence(kind: type[Input], error: ValidationError, where: str) -> str:
     if first["type"] == "model_type":
         names = ", ".join(_owner(kind, tuple(first["loc"])))
         return f"{field}: expected a mapping of fields ({names}), got {shown(first['input'])}"
+    if first["type"] == "dict_type":
+        return f"{field}: expected a mapping of fields, got {shown(first['input'])}"
     if first["type"] == "extra_forbidden":
         owner = _owner(kind, tuple(first["loc"][:-1]))
         return f"{field}: no such field{nearest(str(first['loc'][-1]), owner)}"

@@ -158,20 +158,30 @@ def load_gpus(given: Any, field: str = "gpus") -> int | GpuRange:
 
 def problem_fields(path: Path) -> dict[str, Any]:
     """The fields of a problem file as written; of a solution file, those of the problem it answers."""
-    content = _mapping(read_file(path, "problem"), path, "problem")
-    if str(content.get("schema", "")).startswith("moeopt/"):
-        return _mapping(content.get("problem"), path, "problem")
+    content = question(_mapping(read_file(path, "problem"), path, "problem"), path)
     if "claims" in content:  # a file of `moeopt audit` that holds its problem: what it claims is no part of that
         return {name: value for name, value in content.items() if name not in AUDITED}
     return content
 
 
-def load_problem(given: Mapping[str, Any], folder: Path | None = None) -> Problem:
-    """From the mapping of a problem file, with names and paths resolved (paths relative to `folder`)."""
-    fields = dict(given)
+def question(content: Mapping[str, Any], path: Path | None = None) -> dict[str, Any]:
+    """The fields of a problem; of an answer, those of the problem that it answers."""
+    if str(content.get("schema", "")).startswith("moeopt/"):
+        return _mapping(content.get("problem"), path or Path("solution"), "problem")
+    return dict(content)
+
+
+def check_names(fields: Mapping[str, Any]) -> None:
+    """Raise InputError for a field that no problem has, with the one that is meant."""
     unknown = sorted(str(name) for name in fields if name not in Problem.model_fields)
     if unknown:
         raise InputError(f"problem.{unknown[0]}: no such field{nearest(unknown[0], _every_field())}")
+
+
+def load_problem(given: Mapping[str, Any], folder: Path | None = None) -> Problem:
+    """From the mapping of a problem file, with names and paths resolved (paths relative to `folder`)."""
+    fields = dict(given)
+    check_names(fields)
     for required in ("architecture", "cluster", "gpus"):
         if fields.get(required) is None:
             raise InputError(f"problem.{required}: this field is required and is missing")
