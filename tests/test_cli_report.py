@@ -160,10 +160,24 @@ def test_a_layout_chosen_by_its_replay_is_not_called_the_ledgers_optimum(certifi
     assert " ".join(rows[3].split()).endswith("1.900 s +0.00%")
 
 
+def test_the_table_of_costs_cuts_no_column():
+    """The widest table there is: costs, and recompute modules that take three lines."""
+    given = answer()
+    given["layout"] = {
+        **given["layout"],
+        "recompute": {"granularity": "selective", "modules": ["layernorm", "moe_act"]},
+    }
+    given["objective"] = {"name": "cost", "value": 36 * 10**14, "bound": 36 * 10**14, "unit": "GPU*ns per step"}
+    other = {"layout": given["layout"], "objective": {"name": "cost", "value": 37 * 10**14}}
+    table = text({**given, "alternatives": [other]}).partition("Best layouts")[2]
+    assert "…" not in table
+    assert "1,027.7778 GPU-hours +2.78%" in " ".join(table.split())
+
+
 def test_a_cost_is_told_in_gpu_hours():
     """The integer of a cost is GPU * ns; people read GPU-hours: 36 * 10**14 of them are 1,000."""
     objective = {"name": "cost", "value": 36 * 10**14, "bound": 36 * 10**14, "unit": "GPU*ns per step"}
-    assert "cost = bound = 1,000.0000 GPU-hours a step" in words({**answer(), "objective": objective})
+    assert "cost = bound = 1,000.0000 GPU-hours;" in words({**answer(), "objective": objective})
 
 
 @pytest.mark.parametrize("activations", [0, GIB, 20 * GIB, 64 * GIB, 200 * GIB])

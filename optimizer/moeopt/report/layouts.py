@@ -13,7 +13,7 @@ from moeopt.units import format_bytes, format_gpu_hours, format_ns
 
 Answer = Mapping[str, Any]
 COST_UNIT = "GPU*ns per step"
-"""The integer unit of a cost; people read it in GPU-hours."""
+"""The integer unit of a cost; people read it in GPU-hours (of a step)."""
 DEGREES = {
     "tp": "tensor",
     "pp": "pipeline",
@@ -114,7 +114,7 @@ def value_text(value: Any, unit: str | None) -> str:
     if unit == "bytes":
         return format_bytes(int(value))
     if unit == COST_UNIT:
-        return f"{format_gpu_hours(value)} a step"
+        return format_gpu_hours(value)
     number = f"{value:,}" if isinstance(value, int) else f"{value:,.6g}"
     return f"{number} {unit}" if unit else number
 
