@@ -4,13 +4,25 @@ import json
 import os
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
+import click
 import pytest
 import yaml
 
 from example_answer import ARCHITECTURE
 from moeopt.__main__ import run
+from moeopt.claims import NAMES as CLAIMS
+from moeopt.cli import COMMANDS
+from moeopt.frontier.goals import GOALS
+from moeopt.layout import Layout
+from moeopt.problem.cluster import Cluster
+from moeopt.problem.problem import Limits, Problem
+from moeopt.problem.synonyms import SYNONYMS
+from moeopt.problem.targets import TARGETS
+from moeopt.problem.workload import Workload
+from moeopt.writers.write import FRAMEWORKS, LAUNCHERS
 
 TINY = yaml.safe_dump(ARCHITECTURE)
 
@@ -85,11 +97,86 @@ def test_gpus_are_needed_without_a_problem_file(refused):
         (("evaluate", "--gpus", "8", "--layout", "tpp=1"), "'tp'"),
         (("solve", "--gpus", "8", "--architecture", "tiny.yaml", "--fix", "microbatch_size=1"), "'micro_batch_size'"),
         (("solve", "--gpus", "8", "--architecture", "tiny.yaml", "--limit", "edpp<=1"), "'edp'"),
+        (("solve", "--gpus", "8", "--architecture", "deepseek-ai/DeepSeek-V3"), "'deepseek-v3'"),
+        (("solve", "--gpus", "8", "--architecture", "Qwen3_235B_A22B"), "'qwen3-235b-a22b'"),
+        (("solve", "--gpus", "8", "--cluster", "H100"), "'h100-sxm'"),
+        (("solve", "--gpus", "8", "--cluster", "a100-40gb"), "'a100-80g'"),
+        (("solve", "--model", "deepseek-v3"), "'--architecture'"),
+        (("solve", "--seq-length", "8192"), "'--sequence-length'"),
+        (("solve", "--gbs", "1024"), "'--global-batch-size'"),
+        (("solve", "--nodes", "8"), "'--gpus' (of all nodes together)"),
+        (("solve", "--tp", "8"), "'--fix tp=…'"),
+        (("solve", "--expert-model-parallel-size", "8"), "'--fix ep=…'"),
+        (("evaluate", "--mbs", "1"), "'--layout micro_batch_size=…'"),
+        (("solve", "--memory", "70GB"), "\"--limit 'peak_memory<=76GiB'\""),
+        (("solve", "--timeout", "60"), "'--time-limit'"),
+        (("solve", "--gpus", "8", "--architecture", "tiny.yaml", "--limit", "memory<=70GB"), "'peak_memory'"),
+        (("solve", "--gpus", "8", "--architecture", "tiny.yaml", "--fix", "zero=1"), "'distributed_optimizer'"),
+        (("evaluate", "--gpus", "8", "--layout", "tp=1,mbs=1"), "'micro_batch_size'"),
+        (("pareto", "--gpus", "8", "--objectives", "time,memory"), "'step_time'"),
     ],
 )
 def test_an_unknown_name_is_answered_with_the_nearest(refused, arguments, nearest):
-    """Presets, commands, options, claims and degrees suggest what is close."""
+    """Presets, commands, options, claims and degrees suggest what is close, or what it is called here."""
     assert f"did you mean {nearest}?" in refused(*arguments)
+
+
+def test_every_synonym_is_of_a_name_that_there_is():
+    """What the table of synonyms sends people to is an option, a field, a decision, a limit or a claim."""
+    options = {
+        parameter.opts[-1].lstrip("-").replace("-", "_")
+        for name in COMMANDS
+        for parameter in getattr(import_module(f"moeopt.cli.{name}"), name).params
+        if isinstance(parameter, click.Option)
+    }
+    kinds = (Problem, Workload, Cluster, Layout, Limits)
+    known = options.union(TARGETS, GOALS, CLAIMS, FRAMEWORKS, LAUNCHERS, *(kind.model_fields for kind in kinds))
+    assert {own for names in SYNONYMS.values() for own in names} <= known
+    assert not set(SYNONYMS) & set(Layout.model_fields), "a decision's own name stands for itself"
+
+
+def test_a_name_of_something_else_is_not_guessed_by_its_letters(refused):
+    """`dtype` is the precision, which is no decision of a layout: `tp` has letters of it and nothing else."""
+    assert "did you mean" not in refused("solve", problem_file(), "--fix", "dtype=bf16")
+
+
+def test_options_before_the_command_are_told_where_they_stand(refused):
+    """`moeopt --gpus 8` is answered with a line that works."""
+    assert (
+        refused("--gpus", "8") == "--gpus: no such option; options stand behind a command, like moeopt solve --gpus 512"
+    )
+
+
+@pytest.mark.parametrize(
+    ("word", "hint"),
+    [
+        ("512", "; GPUs are given with --gpus 512"),
+        ("DeepSeek-V3", "; a preset is given with --architecture deepseek-v3"),
+        ("h200", "; a preset is given with --cluster h200"),
+        ("xyzzy/nothing.yaml", ""),
+    ],
+)
+def test_a_word_that_is_no_problem_file_is_told_its_option(refused, word, hint):
+    """A preset or a number in the place of the file."""
+    assert refused("solve", word) == f"problem: no file is called {word!r}{hint}"
+
+
+def test_a_file_of_something_else_is_told_its_option(refused):
+    """An architecture, a cluster or a Hugging Face config in the place of the problem file."""
+    Path("hf").mkdir()
+    Path("hf/config.json").write_text(json.dumps({"model_type": "llama", "hidden_size": 4096}))
+    Path("ours.yaml").write_text("base: h100-sxm\ngpus_per_node: 4\n")
+    assert refused("solve", "hf").endswith("; a folder with a config.json is given with --architecture hf")
+    assert refused("solve", "hf/config.json").endswith("give it with --architecture hf/config.json")
+    assert refused("solve", "tiny.yaml").endswith("give it with --architecture tiny.yaml")
+    assert refused("solve", "ours.yaml").endswith("give it with --cluster ours.yaml")
+
+
+def test_a_batch_in_the_place_of_a_workload_field_is_told_where_it_stands(refused):
+    """`gbs` beside `gpus` belongs into the workload."""
+    assert refused("solve", problem_file(gbs=8)) == (
+        "problem.gbs: no such field; did you mean 'workload.global_batch_size'?"
+    )
 
 
 @pytest.mark.parametrize(
@@ -227,6 +314,54 @@ def test_memory_of_a_limit_must_be_a_size(refused):
     assert refused("solve", problem_file(), "--limit", "peak_memory<=0").startswith("limits.peak_memory: 0")
 
 
+def test_a_memory_without_its_unit_is_not_read_as_bytes(refused):
+    """`memory: 80` and `peak_memory<=70` mean gigabytes; no GPU has 80 bytes."""
+    sentence = refused("solve", problem_file(cluster={"base": "h100-sxm", "memory": 80}))
+    assert sentence.startswith("cluster.memory: 80 is 80 bytes; write it with its unit, like 80GiB")
+    meant = "limits.peak_memory: {} is 70 bytes; write it with its unit, like 80GiB or 80GB"
+    assert refused("solve", problem_file(limits={"peak_memory": 70})).endswith(meant.format(70))
+    assert refused("solve", problem_file(), "--limit", "peak_memory<=70").endswith(meant.format("'70'"))
+
+
+def test_every_missing_field_is_named_at_once(refused):
+    """A cluster of one's own that says only its GPU and memory."""
+    lacking = refused("solve", problem_file(cluster={"gpu": "own", "memory": "48GB"}))
+    names = ("memory_bandwidth_bytes_per_s", "peak_flops", "nvlink_bandwidth_bytes_per_s", "network_latency_ns")
+    assert all(name in lacking for name in names)
+
+
+@pytest.mark.parametrize("field", ["optimizer", "overlap"])
+def test_a_group_of_decisions_is_asked_for_by_its_fields(refused, field):
+    """One word in the place of a mapping: the sentence names the fields and no class of the program."""
+    sentence = refused("solve", problem_file(), "--fix", f"{field}=adam")
+    assert sentence.startswith(f"fix.{field}: expected a mapping of fields (")
+    assert "instance of" not in sentence
+
+
+@pytest.mark.parametrize("bandwidth", ["400Gb/s", "400Gbps", "50GB", "fast", "50 GB/h"])
+def test_a_bandwidth_is_bytes_a_second(refused, bandwidth):
+    """A unit of bits, or without its second, is never taken for bytes a second."""
+    cluster = {"base": "h100-sxm", "network_bandwidth_bytes_per_s": bandwidth}
+    sentence = refused("solve", problem_file(cluster=cluster))
+    assert sentence.startswith("cluster.network_bandwidth_bytes_per_s: ")
+    assert "50GB/s" in sentence
+
+
+@pytest.mark.parametrize(
+    ("option", "given", "either"),
+    [
+        ("--sequence-length", "32k", ("32,000", "32,768")),
+        ("--global-batch-size", "2K", ("2,000", "2,048")),
+        ("--global-batch-size", "1024..4K", ("4,000", "4,096")),
+        ("--gpus", "1K", ("1,000", "1,024")),
+    ],
+)
+def test_a_thousand_that_may_be_1024_is_not_guessed(refused, option, given, either):
+    """Sequence lengths, batches and GPUs come in powers of two, and K is said for both: the sentence names both."""
+    sentence = refused("solve", problem_file(), option, given)
+    assert all(number in sentence for number in either)
+
+
 @pytest.mark.parametrize("rate", [float("nan"), float("inf"), 0, -1])
 def test_rates_must_be_finite_and_positive(refused, rate):
     """NaN reaches no formula."""
@@ -247,6 +382,12 @@ def test_a_batch_that_no_dp_divides_is_answered_with_the_equation(refused):
     assert sentence.startswith("global_batch_size: 2048 ")
     assert "2048 % (1 * 509) = 12" in sentence
     assert "2036 or 2545" in sentence
+
+
+def test_the_batch_that_is_proposed_suits_the_largest_dp(refused):
+    """On 1,000 GPUs dp 5 would do too, with 200 GPUs a replica: what is proposed leaves every dp up to 1,000."""
+    sentence = refused("solve", "--gpus", "1000")
+    assert sentence.endswith("2048 % (1 * 1000) = 48; a batch of 2000 or 3000 would do, with dp 1000")
 
 
 def test_a_fixed_micro_batch_counts_in_the_batch_equation(refused):

@@ -126,12 +126,58 @@ def test_text_from_files_is_never_read_as_markup():
     assert "[red]x[/red] [/]" in text(given)
 
 
-def test_alternatives_are_compared_with_the_best():
-    """The second best says how much worse it is."""
+def test_runners_up_are_listed_behind_the_winner_and_compared_with_it():
+    """The table begins with the answer's own layout; a runner-up has its time in seconds and what it loses to that."""
     best = answer()
-    second = {"layout": best["layout"], "objective": {**best["objective"], "value": 2_100_000_000}}
-    report = words({**best, "alternatives": [{"layout": best["layout"], "objective": best["objective"]}, second]})
-    assert "2.100 s +5.00%" in report
+    others = [
+        {"layout": best["layout"], "objective": {"name": "step_time", "value": ns}} for ns in (2_100_000_000, 3 * 10**9)
+    ]
+    rows = text({**best, "alternatives": others}).partition("Best layouts")[2].splitlines()
+    winner, second, third = (" ".join(row.split()) for row in rows[2:5])
+    assert (winner[:2], winner[-7:]) == ("1 ", "2.000 s")
+    assert (second[:2], second[-14:]) == ("2 ", "2.100 s +5.00%")
+    assert third.endswith("3.000 s +50.00%")
+    assert "Best layouts" not in text({**best, "alternatives": []})
+
+
+@pytest.mark.parametrize("certified", [True, False])
+def test_a_layout_chosen_by_its_replay_is_not_called_the_ledgers_optimum(certified):
+    """The layout takes 2.000 s by the ledger, whose optimum of 1.900 s is another layout: the proof names both, and the
+    table has each layout's own time, compared with the optimum."""
+    given = answer()
+    given["objective"] = {**given["objective"], "value": 1_900_000_000, "bound": 1_900_000_000}
+    given["schedule"] = {**given["schedule"], "certified": certified}
+    other = {"layout": given["layout"], "objective": {"name": "step_time", "value": 1_900_000_000}}
+    given |= {
+        "alternatives": [other],
+        "ledger_optimum": {**other, "step_time_ns": 1_900_000_000, "simulated_ns": 2 * 10**9},
+    }
+    report = words(given)
+    assert ("no legal layout has one below 1.990 s" in report) == certified
+    assert "by the ledger another layout is, step_time = bound = 1.900 s" in report
+    rows = text(given).partition("Best layouts")[2].splitlines()
+    assert " ".join(rows[2].split()).endswith("2.000 s +5.26%")
+    assert " ".join(rows[3].split()).endswith("1.900 s +0.00%")
+
+
+def test_the_table_of_costs_cuts_no_column():
+    """The widest table there is: costs, and recompute modules that take three lines."""
+    given = answer()
+    given["layout"] = {
+        **given["layout"],
+        "recompute": {"granularity": "selective", "modules": ["layernorm", "moe_act"]},
+    }
+    given["objective"] = {"name": "cost", "value": 36 * 10**14, "bound": 36 * 10**14, "unit": "GPU*ns per step"}
+    other = {"layout": given["layout"], "objective": {"name": "cost", "value": 37 * 10**14}}
+    table = text({**given, "alternatives": [other]}).partition("Best layouts")[2]
+    assert "…" not in table
+    assert "1,027.7778 GPU-hours +2.78%" in " ".join(table.split())
+
+
+def test_a_cost_is_told_in_gpu_hours():
+    """The integer of a cost is GPU * ns; people read GPU-hours: 36 * 10**14 of them are 1,000."""
+    objective = {"name": "cost", "value": 36 * 10**14, "bound": 36 * 10**14, "unit": "GPU*ns per step"}
+    assert "cost = bound = 1,000.0000 GPU-hours;" in words({**answer(), "objective": objective})
 
 
 @pytest.mark.parametrize("activations", [0, GIB, 20 * GIB, 64 * GIB, 200 * GIB])

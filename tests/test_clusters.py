@@ -84,3 +84,20 @@ def test_ranks_per_domain_defaults_to_the_domain_and_cannot_exceed_it() -> None:
     assert load_cluster({"base": "gb200-nvl72", "ranks_per_domain": 72}).ranks_per_domain == 72
     with pytest.raises(InputError, match="ranks_per_domain 16 is above nvlink_domain_size 8"):
         load_cluster({"base": "h100-sxm", "ranks_per_domain": 16})
+
+
+def test_nvlink_ends_at_the_node_unless_the_cluster_says_more() -> None:
+    """A variant with other nodes has their NVLink domain where the base's domain is its node; a rack keeps its own, and
+    what the variant says itself holds. A job is given whole domains."""
+    assert load_cluster({"base": "h100-sxm", "gpus_per_node": 4}).nvlink_domain_size == 4
+    assert load_cluster({"base": "h100-sxm", "gpus_per_node": 4}).ranks_per_domain == 4
+    assert load_cluster({"base": "h100-sxm", "gpus_per_node": 4, "nvlink_domain_size": 8}).nvlink_domain_size == 8
+    assert load_cluster({"base": "gb200-nvl72", "gpus_per_node": 8}).nvlink_domain_size == 72
+    own = load_cluster("h100-sxm").model_dump(exclude={"nvlink_domain_size", "ranks_per_domain"}) | {"gpus_per_node": 4}
+    assert (load_cluster(own).nvlink_domain_size, load_cluster(own).ranks_per_domain) == (4, 4)
+
+
+def test_bandwidths_may_have_units() -> None:
+    """`12.5GB/s` is the number that `12.5e9` is."""
+    rates = [load_cluster({"base": "h100-sxm", "network_bandwidth_bytes_per_s": rate}) for rate in ("12.5GB/s", 12.5e9)]
+    assert rates[0] == rates[1]

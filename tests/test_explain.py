@@ -98,6 +98,7 @@ def test_every_relaxation_is_a_layout_of_the_changed_problem(name):
         broken = [rule for rule in judged["rules"] if rule["holds"] is False]
         assert judged["status"] == "evaluated", (change["change"], broken)
         assert judged["step_time"]["total_ns"] == change["step_time_ns"]
+        assert judged["memory"]["peak_bytes"] == change["peak_bytes"], change["change"]
         assert judged["gpus"]["total"] == change["gpus"]
         assert change["text"] in explanation["text"]
     costs = [

@@ -15,6 +15,7 @@ from launch_cases import full_job, name, record, solution
 from moeopt.__main__ import run
 from moeopt.errors import InputError
 from moeopt.frameworks.megatron_core import check
+from moeopt.units import format_ns
 from moeopt.writers.job import read_solution
 from moeopt.writers.shell import slug
 from moeopt.writers.smoke import smoke
@@ -45,14 +46,17 @@ def test_folder_is_complete(launcher: str, tmp_path: Path) -> None:
 
 
 def test_readme_says_what_decided() -> None:
-    """Both GPU equations, the memory of every stage, the step time with its interval, the environment."""
+    """Both GPU equations, the memory of every stage, the step time with the evaluation's own range and its reasons, the
+    environment."""
     given = solution()
     readme = texts(given)["README.md"]
     for equation in given["gpus"]["equations"]:
         assert equation in readme
     stages = re.findall(r"^\| (\d+) \|", readme, re.MULTILINE)
     assert [int(stage) for stage in stages] == [stage["stage"] for stage in given["memory"]["per_stage"]]
-    assert f"{given['step_time']['total_ns'] / 1e9:.3f} s, between " in readme
+    ends = [format_ns(given["step_time"]["range"][name]) for name in ("low_ns", "high_ns")]
+    assert f"{format_ns(given['step_time']['total_ns'])}, {' to '.join(ends)} (within " in readme
+    assert all(re.sub(r"\s+", " ", reason)[:40] in readme for reason in given["step_time"]["range"]["reasons"])
     assert "CUDA\\_DEVICE\\_MAX\\_CONNECTIONS" in readme
 
 

@@ -53,6 +53,16 @@ def test_such_a_layout_can_be_asked_about_everything(capsys):
     assert "interleave_group_rest" in capsys.readouterr().out
 
 
+def test_where_nothing_fits_the_suggestion_is_what_would(capsys):
+    """--suggest of a layout whose problem has none says the bytes that every layout needs and the changes that help, as
+    `solve` does: layouts are legal there, memory is what they lack."""
+    command = ["evaluate", "--architecture", "llama-3-8b", "--gpus", "1", "--global-batch-size", "64", "-q"]
+    assert run([*command, "--layout", "tp=1", "--suggest"]) == 1
+    told = " ".join(capsys.readouterr().out.partition("The optimum, and what it changes")[2].split())
+    assert told.startswith("Legal layouts exist on 1 GPUs, but every layout needs at least ")
+    assert "What would change it: cluster" in told
+
+
 @pytest.mark.parametrize("option", [("--arguments", "1 2"), ("--set", "A=1"), ("--vocab-size", "5")])
 @pytest.mark.usefixtures("problem")
 def test_options_of_a_file_need_the_file(capsys, option):

@@ -66,7 +66,10 @@ def test_a_problem_loads_from_a_file_with_changes(tmp_path):
         ({"objective": "speed"}, "problem.objective: 'speed' is refused"),
         ({"fixed": {}}, "problem.fixed: no such field"),
         ({"fix": {"tp": "two"}}, "fix.tp: 'two' is refused"),
-        ({"fix": {"tensor": 2}}, "fix.tensor: a layout has no such decision"),
+        ({"fix": {"tensor": 2}}, "fix.tensor: a layout has no such decision; did you mean 'tp'?"),
+        ({"fix": "tp=8"}, "problem.fix: expected a mapping of fields, got 'tp=8'"),
+        ({"sequence_length": 8192}, "problem.sequence_length: no such field; did you mean 'workload.sequence_length'?"),
+        ({"architecture": None, "model": "x"}, "problem.model: no such field; did you mean 'architecture'?"),
     ],
 )
 def test_bad_fields_are_one_sentence(change, said):
@@ -81,6 +84,30 @@ def test_loading_checks_what_no_layout_can_satisfy():
     """`Problem.load` refuses a decision that no layout has, instead of searching for it."""
     with pytest.raises(InputError, match=r"fix\.tp: tp 3 does not divide gpus 8"):
         Problem.load(SMALL, fix={"tp": 3})
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"top": 0}, "top: 0 is not a whole number above 0"),
+        ({"top": True}, "top: True is not"),
+        ({"time_limit": "60s"}, "time_limit: '60s' is not a number of seconds"),
+        ({"problem": "olmoe-1b-7b"}, "problem: 'olmoe-1b-7b' is no Problem"),
+    ],
+)
+def test_bad_arguments_of_solve_are_one_sentence(given, said):
+    """What the command line refuses, `solve` refuses before it searches."""
+    with pytest.raises(InputError) as caught:
+        solve(**{"problem": Problem(**SMALL), **given})
+    assert str(caught.value).startswith(said)
+
+
+def test_a_problem_loads_from_a_problem_and_from_an_answer():
+    """`Problem.load` takes what `solve` and `evaluate` give, and a problem itself, with changes."""
+    problem = Problem(**SMALL)
+    answer = evaluate(problem, {"ep": 8})
+    assert Problem.load(problem) == Problem.load(answer) == problem
+    assert Problem.load(answer, gpus=16) == Problem.load(problem, gpus=16) == Problem(**{**SMALL, "gpus": 16})
 
 
 def test_solve_evaluate_launch_agree(tmp_path):

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from moeopt.errors import InputError
 from moeopt.frameworks import megatron_core as mcore
 from moeopt.layout import Layout
+from moeopt.pipeline import PipelineLayout
 from moeopt.resolve import complete, degrees_of, is_complete, own_gpus, pipeline_of
 from rule_problems import layout, problem
 
@@ -138,12 +139,28 @@ def test_layout_string_gives_vpp():
 
 
 def test_uneven_split_is_left_open():
-    """16 layers on 3 ranks: no even layout exists, so none is invented."""
+    """16 layers on 3 ranks: no even layout exists, so none is invented; the equation says what one could be, and that
+    one is legal. With more stages than layers it says nothing."""
     asked = problem(gpus=48)
     done = complete(asked, layout(pp=3))
     assert done.pipeline_layout is None
     assert pipeline_of(done) is None
-    assert broken(asked, done) == {"pipeline_even_split": "num_hidden_layers 16 % (pp 3 * vpp 1) = 1, must be 0"}
+    equation = "num_hidden_layers 16 % (pp 3 * vpp 1) = 1, must be 0 without a pipeline_layout, like Et*5|t*6|t*5L"
+    assert broken(asked, done) == {"pipeline_even_split": equation}
+    assert broken(asked, complete(asked, layout(pp=3, pipeline_layout="Et*5|t*6|t*5L"))) == {}
+    crowded = broken(asked, complete(asked, layout(pp=3, vpp=6)))
+    assert crowded["pipeline_even_split"] == "num_hidden_layers 16 % (pp 3 * vpp 6) = 16, must be 0"
+
+
+@pytest.mark.parametrize(("layers", "pp", "vpp", "mtp"), [(94, 8, 1, 0), (61, 8, 2, 1), (16, 3, 5, 0), (7, 7, 1, 1)])
+def test_a_nearly_even_split_holds_every_layer_once(layers, pp, vpp, mtp):
+    """Stages differ by at most one layer and add up; what is printed reads back as the same split."""
+    found = PipelineLayout.nearly_even(layers, pp, vpp, mtp)
+    counts = [chunk.layers for chunk in found.chunks]
+    assert (len(counts), sum(counts), found.mtp) == (pp * vpp, layers, mtp)
+    assert max(counts) - min(counts) <= 1
+    assert counts[-1] == min(counts)
+    assert PipelineLayout.parse(str(found), pp) == found
 
 
 def test_what_the_problem_fixes_fills_what_the_layout_leaves_open():

@@ -42,8 +42,9 @@ def _usage(error: click.ClickException) -> str:
     """Click's message as one sentence that starts with the option it is about."""
     text = error.format_message().strip().rstrip(".")
     if isinstance(error, click.NoSuchOption):
-        suggestion = f"; did you mean {error.possibilities[0]!r}?" if error.possibilities else ""
-        return f"{error.option_name}: no such option{suggestion}"
+        from moeopt.cli.hints import option_hint
+
+        return f"{error.option_name}: no such option{option_hint(error)}"
     return text if ":" in text else f"usage: {text[:1].lower()}{text[1:]}"
 
 

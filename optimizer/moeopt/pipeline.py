@@ -82,6 +82,18 @@ class PipelineLayout:
         return cls.from_counts(pp, [layers // (pp * vpp)] * (pp * vpp), mtp)
 
     @classmethod
+    def nearly_even(cls, layers: int, pp: int, vpp: int = 1, mtp: int = 0) -> "PipelineLayout | None":
+        """Stages that differ by at most one layer, the shorter ones at both ends, where loss and embedding are; None
+        where there are more stages than layers."""
+        stages = pp * vpp
+        base, longer = divmod(layers, stages)
+        if not base:
+            return None
+        at_end, at_start = -(-(stages - longer) // 2), (stages - longer) // 2
+        counts = [base] * at_start + [base + 1] * longer + [base] * at_end
+        return cls.from_counts(pp, counts, mtp)
+
+    @classmethod
     def parse(cls, text: str, pp: int) -> "PipelineLayout":
         """Read Megatron's string. Raises InputError with the part that is wrong; counts are checked by the rules."""
         flat = unroll(text)

@@ -23,6 +23,7 @@ from moeopt.solving.branch import Result
 from moeopt.solving.certify import Certificate
 from moeopt.solving.incumbent import Found
 from moeopt.solving.replayed import Replayed
+from moeopt.units import GPU_HOUR_NS
 
 SCHEMA = "moeopt/1"
 NS_PER_SECOND = 10**9
@@ -90,7 +91,7 @@ def _cost(problem: Problem, degrees: Degrees, step_ns: int) -> dict[str, Any]:
     Money at the cluster's price of a GPU-hour; null where the cluster has none.
     """
     tokens = int(degrees.batch) * problem.workload.sequence_length
-    hours = Fraction(int(degrees.gpus) * step_ns, 3600 * NS_PER_SECOND)
+    hours = Fraction(int(degrees.gpus) * step_ns, GPU_HOUR_NS)
     price = problem.cluster.price_per_gpu_hour_usd
     a_trillion = hours * 10**12 / tokens
     return {
@@ -268,9 +269,15 @@ def solved_answer(
         "objective": objective_json(problem, problem.objective, answer, result.bound),
         **_objectives(problem, result, answer),
         "rules": rules_json(verdicts),
-        "alternatives": [_alternative(problem, found) for found in result.alternatives[1:]],
+        "alternatives": [_alternative(problem, found) for found in _others(result)],
         "search": dict(facts),
     }
+
+
+def _others(result: Result) -> list[Found]:
+    """The runners-up: layouts of other candidates than the best layout's."""
+    best = result.best
+    return [found for found in result.alternatives if best is None or found.candidate.key != best.candidate.key]
 
 
 def _same(left: Found, right: Found) -> bool:

@@ -23,6 +23,7 @@ _BYTES = {
 _SECONDS = {"ns": 1, "us": 10**3, "µs": 10**3, "ms": 10**6, "s": 10**9, "min": 60 * 10**9, "h": 3600 * 10**9}
 _NUMBER = re.compile(r"\s*([+-]?\d[\d_,]*(?:\.\d+)?(?:[eE][+-]?\d{1,3})?)\s*([^\d\s.,]*)\s*")
 GIB = 2**30
+GPU_HOUR_NS = 3600 * 10**9
 
 
 def _split(text: object, field: str, example: str) -> tuple[Fraction, str]:
@@ -52,12 +53,51 @@ def parse_bytes(text: object, field: str = "size") -> int:
     return _integer(number * _BYTES[unit.upper()], text, field)
 
 
+def parse_memory(text: object, field: str = "memory") -> int:
+    """Bytes of one GPU's memory. A number without a unit is bytes, as in JSON answers; one below 1 MiB is refused: it
+    was meant in another unit."""
+    size = parse_bytes(text, field)
+    if 0 < size < 2**20:
+        raise InputError(f"{field}: {text!r} is {size:,} bytes; write it with its unit, like 80GiB or 80GB")
+    return size
+
+
+def parse_bandwidth(text: object, field: str = "bandwidth") -> float:
+    """Bytes a second from `50GB/s` or a plain number; `400Gb/s`, which counts bits, is refused like any other unit."""
+    example = "bytes a second, like 50.0e+9 or 50GB/s (a port of 400 Gb/s moves that)"
+    number, unit = _split(text, field, example)
+    if unit and not (unit.endswith("B/s") and unit.removesuffix("/s").upper() in _BYTES):
+        raise InputError(f"{field}: {text!r} has the unit {unit!r}; write {example}")
+    return float(number * (_BYTES[unit.removesuffix("/s").upper()] if unit else 1))
+
+
 def parse_count(text: object, field: str = "count") -> int:
     """A count from `30B`, `4.4T`, `512` or `1_024`. Raises InputError for anything else."""
     number, unit = _split(text, field, "512, 30B or 4.43B")
     if unit.upper() not in _DECIMAL:
         raise InputError(f"{field}: {text!r} has the suffix {unit!r}; known are K, M, B (or G), T, P")
     return _integer(number * _DECIMAL[unit.upper()], text, field)
+
+
+def is_count(text: object) -> bool:
+    """Whether this is a count, with or without a suffix."""
+    try:
+        parse_count(text)
+    except InputError:
+        return False
+    return True
+
+
+def parse_plain_count(text: object, field: str = "count") -> int:
+    """A count in plain digits: sequence lengths, batches and GPUs, of which people say 32K for 32,768 as for 32,000.
+    Raises InputError with both numbers for one with a suffix."""
+    count = parse_count(text, field)
+    unit = _split(text, field, "512")[1].upper()
+    if not unit:
+        return count
+    binary = {"K": 2**10, "M": 2**20}.get(unit)
+    other = "" if binary is None else f" or {count * binary // _DECIMAL[unit]:,}"
+    raise InputError(f"{field}: {text!r} may be {count:,}{other}; write the number")
 
 
 def parse_duration_ns(text: object, field: str = "duration") -> int:
@@ -99,3 +139,9 @@ def format_ns(nanoseconds: int) -> str:
         if abs(nanoseconds) >= size:
             return f"{nanoseconds / size:,.{places}f} {unit}"
     return f"{nanoseconds} ns"
+
+
+def format_gpu_hours(gpu_ns: int) -> str:
+    """`2.0952 GPU-hours`, `0.176171 GPU-hours` from GPUs times nanoseconds."""
+    hours = gpu_ns / GPU_HOUR_NS
+    return f"{hours:,.4f} GPU-hours" if hours >= 1 else f"{hours:.6f} GPU-hours"

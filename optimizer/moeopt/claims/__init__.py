@@ -135,7 +135,8 @@ def check_readable(claims: Sequence[tuple[str, str]]) -> None:
     for given, text in claims:
         name = _ALIASES.get(given, given)
         if name not in _JUDGES:
-            raise InputError(f"claim.{given}: no such quantity{nearest(given, [*_JUDGES, *_ALIASES])}")
+            hint = nearest(given, [*_JUDGES, *_ALIASES]) or f"; there are {', '.join(NAMES)}"
+            raise InputError(f"claim.{given}: no such quantity{hint}")
         _READERS.get(name, count_quantity)(name, text)
 
 

@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from moeopt.errors import InputError
+from moeopt.problem.base import nearest
+from moeopt.problem.problem import DEGREES
 from moeopt.problem.reading import parse_text
 
 _LIMIT = re.compile(r"\s*([A-Za-z_]\w*)\s*(<=|>=|==?|<|>)\s*(\S.*?)\s*")
@@ -100,6 +102,8 @@ def parse_limits(texts: Iterable[str], field: str = "limit") -> dict[str, Any]:
         if match is None:
             raise InputError(f"{field}: {part.strip()!r} is not of the form ep<=64, tp>=2 or peak_memory<=76GiB")
         name, sign, value = match.groups()
+        if name not in (*DEGREES, *_ONE_SIDED):
+            raise InputError(f"{field}.{name}: no such limit{nearest(name, [*DEGREES, *_ONE_SIDED])}")
         if name in _ONE_SIDED:
             if sign != _ONE_SIDED[name]:
                 raise InputError(f"{field}.{name}: {sign} is not possible, only {_ONE_SIDED[name]}")

@@ -1,18 +1,18 @@
 """From a PROBLEM file and options to a checked Problem; from `--layout` to a Layout."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moeopt.cli.assignments import merge_assignments, parse_assignments, parse_limits
+from moeopt.cli.hints import check_is_problem, problem_hint
 from moeopt.errors import InputError
-from moeopt.problem.base import nearest, read_fields, shown
+from moeopt.problem.base import read_fields, shown
 from moeopt.problem.batches import read_batch
-from moeopt.problem.loading import load_architecture, load_cluster, load_gpus, load_problem, problem_fields
-from moeopt.problem.problem import DEGREES, Problem
+from moeopt.problem.loading import exists, load_architecture, load_cluster, load_gpus, load_problem, problem_fields
+from moeopt.problem.problem import Problem
 from moeopt.problem.reading import read_file
-from moeopt.problem.targets import TARGETS
-from moeopt.units import parse_count
+from moeopt.units import parse_count, parse_plain_count
 
 if TYPE_CHECKING:
     from moeopt.layout import Layout
@@ -21,7 +21,7 @@ MAX_WORKERS = 1024
 """Processes of a solve and threads of its solver, or points of a sweep at once."""
 MAX_TOP = 1000
 """Layouts that --top lists; each of them is proven."""
-DEFAULTS = {"architecture": "qwen3-30b-a3b", "cluster": "h100-sxm"}
+DEFAULTS: dict[str, Any] = {"architecture": "qwen3-30b-a3b", "cluster": "h100-sxm"}
 """What a command without PROBLEM and without these options is about."""
 
 
@@ -35,7 +35,7 @@ def read_problem(
     from moeopt.problem.checks import check
 
     path = Path(options["problem"]) if options.get("problem") else None
-    fields: dict[str, Any] = problem_fields(path) if path is not None else dict(DEFAULTS)
+    fields = dict(DEFAULTS) if path is None else _file_fields(path)
     if found is not None:
         _add_found(fields, found, path is None)
     if options.get("architecture") is not None:
@@ -57,6 +57,14 @@ def read_problem(
     return problem
 
 
+def _file_fields(path: Path) -> dict[str, Any]:
+    if not exists(path) or path.is_dir():
+        raise InputError(f"problem: no file is called {shown(str(path))}{problem_hint(path)}")
+    fields = problem_fields(path)
+    check_is_problem(path, fields)
+    return fields
+
+
 def _add_found(fields: dict[str, Any], found: Mapping[str, Any], alone: bool) -> None:
     if alone:
         del fields["architecture"]  # the default is about a command without any file
@@ -68,7 +76,7 @@ def _override_workload(fields: dict[str, Any], options: Mapping[str, Any]) -> No
     own: dict[str, Any] = {}
     for name in ("sequence_length", "global_batch_size"):
         if options.get(name) is not None:
-            own[name] = (read_batch if name == "global_batch_size" else parse_count)(options[name], name)
+            own[name] = (read_batch if name == "global_batch_size" else parse_plain_count)(options[name], name)
     if options.get("precision") is not None:
         own["precision"] = options["precision"]
     if own:
@@ -80,10 +88,6 @@ def _override_decisions(fields: dict[str, Any], options: Mapping[str, Any]) -> N
     if fix:
         fields["fix"] = {**_as_mapping(fields.get("fix"), "fix"), **fix}
     limits = parse_limits(options.get("limit") or ())
-    for name in limits:
-        known = [*DEGREES, "peak_memory", *TARGETS]
-        if name not in known:
-            raise InputError(f"limit.{name}: no such degree{nearest(name, known)}")
     if limits:
         given = _as_mapping(fields.get("limits"), "limits")
         for name, limit in limits.items():
@@ -114,10 +118,7 @@ def _as_mapping(value: Any, field: str) -> dict[str, Any]:
 def layout_fields(text: str) -> dict[str, Any]:
     """The fields of `--layout`: a YAML or JSON file (a layout, or a solution that holds one), or `tp=8,pp=4`."""
     path = Path(text)
-    try:
-        is_file = path.exists()
-    except (OSError, ValueError):
-        is_file = False
+    is_file = exists(path)
     if not is_file and "=" not in text:
         raise InputError(f"layout: no file is called {shown(text)}, and it is not of the form tp=8,pp=4")
     if not is_file:
@@ -150,11 +151,13 @@ def parse_claims(texts: tuple[str, ...]) -> list[tuple[str, str]]:
     return claims
 
 
-def positive_integer(text: str | None, field: str, most: int | None = None) -> int | None:
+def positive_integer(
+    text: str | None, field: str, most: int | None = None, parse: Callable[[str, str], int] = parse_count
+) -> int | None:
     """An option's whole number above 0 and up to `most`, or None where it is absent."""
     if text is None:
         return None
-    number = parse_count(text, field)
+    number = parse(text, field)
     if number < 1:
         raise InputError(f"{field}: {text!r} is not above 0")
     if most is not None and number > most:

@@ -13,6 +13,7 @@ from moeopt.cli.output import Output, SideFile
 from moeopt.cli.solve import seed_of, time_limit_seconds
 from moeopt.errors import InputError
 from moeopt.problem.base import nearest, read_fields
+from moeopt.units import parse_plain_count
 
 if TYPE_CHECKING:
     from moeopt.problem.problem import Problem
@@ -106,7 +107,7 @@ def _read_value(axis: str, value: str) -> None:
     if axis == "precision":
         read_fields(Workload, {"precision": value}, "workload")
     elif axis == "sequence_length":
-        positive_integer(value, axis)
+        positive_integer(value, axis, parse=parse_plain_count)
     else:
         readers: dict[str, Callable[[str], Any]] = {
             "architecture": load_architecture,

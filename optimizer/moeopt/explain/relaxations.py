@@ -116,9 +116,8 @@ class _Trials:
         what = "limits.peak_memory"
         if need > self.problem.cluster.memory:
             what, need = "cluster.memory", _with_reserve(layout)
-        yield self._change(
-            what, need, layout, f"{what} {need} bytes ({format_bytes(need)}), at least {least} for any layout"
-        )
+        text = f"{what} {need} bytes ({format_bytes(need)}), at least {least} for any layout"
+        yield {**self._change(what, need, layout, text), "peak_bytes": need}
 
     def _offload(self) -> Iterator[Change]:
         """The smallest part of the optimizer's state in host memory."""

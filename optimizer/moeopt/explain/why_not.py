@@ -22,7 +22,7 @@ from moeopt.problem.base import read_fields
 from moeopt.problem.checks import check
 from moeopt.problem.problem import Problem
 from moeopt.search import solve
-from moeopt.units import format_bytes, format_ns
+from moeopt.units import format_bytes, format_gpu_hours, format_ns
 
 Answer = dict[str, Any]
 _DECISIONS = ("tp", "pp", "cp", "ep", "etp", "vpp", "micro_batch_size")
@@ -265,8 +265,8 @@ def _verdict_text(
     lost = [part for part in parts if part["difference_ns"] > 0][:3]
     why = ", ".join(f"{part['part'].replace('_', ' ')} {format_ns(part['difference_ns'])} more" for part in lost)
     kind = "The best layout of this kind" if proven else "The best layout of this kind that was found"
-    share = f"{value / lowest - 1:.2%}" if lowest else "more"
-    loss = f"{kind} loses {share} to {optimum}: {name} {_shown(name, value)} against {_shown(name, lowest)}"
+    above = f"{value / lowest - 1:.2%} above" if lowest else "above"
+    loss = f"{kind} is {above} {optimum}: {name} {_shown(name, value)} against {_shown(name, lowest)}"
     if "sequences" in best["objective"]:
         loss += f" for {best['objective']['sequences']:,} sequences"
     return loss + (f"; most of it in {why}." if why and name in ("step_time", "cost") else ".")
@@ -277,7 +277,7 @@ def _shown(name: str, value: int) -> str:
         return format_ns(value)
     if name == "peak_memory":
         return format_bytes(value)
-    return f"{value} GPUs" if name == "gpus" else f"{value / 3600e9:,.4f} GPU-hours a step"
+    return f"{value} GPUs" if name == "gpus" else f"{format_gpu_hours(value)} a step"
 
 
 def _illegal(given: Mapping[str, Any], broken: list[Answer]) -> Answer:

@@ -1,13 +1,13 @@
 """What every input object shares: frozen pydantic models whose errors become one sentence each."""
 
 from collections.abc import Callable, Mapping
-from difflib import get_close_matches
 from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from moeopt.errors import InputError
-from moeopt.units import parse_bytes, parse_duration_ns
+from moeopt.problem.synonyms import meant
+from moeopt.units import parse_bandwidth, parse_duration_ns, parse_memory
 
 LARGEST = 10**9
 """No dimension, degree or batch is larger; below it the products of the accounting stay within 64 bits."""
@@ -27,10 +27,13 @@ def _printable(text: str) -> str:
 Name = Annotated[str, Field(max_length=255), AfterValidator(_printable)]
 
 
-def _within_pydantic(parse: Callable[[object, str], int]) -> Callable[[object], int]:
+Number = TypeVar("Number", int, float)
+
+
+def _within_pydantic(parse: Callable[[object, str], Number]) -> Callable[[object], Number]:
     """A parser of units whose refusal pydantic can attach to the field that it belongs to."""
 
-    def parsed(value: object) -> int:
+    def parsed(value: object) -> Number:
         try:
             return parse(value, "")
         except InputError as error:
@@ -39,8 +42,16 @@ def _within_pydantic(parse: Callable[[object, str], int]) -> Callable[[object], 
     return parsed
 
 
-Bytes = Annotated[int, BeforeValidator(_within_pydantic(parse_bytes)), Field(ge=0)]
-PositiveBytes = Annotated[int, BeforeValidator(_within_pydantic(parse_bytes)), Field(gt=0)]
+Bytes = Annotated[int, BeforeValidator(_within_pydantic(parse_memory)), Field(ge=0)]
+PositiveBytes = Annotated[int, BeforeValidator(_within_pydantic(parse_memory)), Field(gt=0)]
+
+
+def _bandwidth(value: object, field: str) -> float:
+    return float(value) if isinstance(value, float) else parse_bandwidth(value, field)
+
+
+Bandwidth = Annotated[float, BeforeValidator(_within_pydantic(_bandwidth)), Field(gt=0)]
+"""Bytes a second; NaN and infinity are left to the model's own check."""
 
 
 def _nanoseconds(value: object, field: str) -> int:
@@ -68,9 +79,9 @@ InputType = TypeVar("InputType", bound=Input)
 
 
 def nearest(name: str, known: list[str]) -> str:
-    """`; did you mean 'x'?` when something known is close, else an empty string."""
-    match = get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"; did you mean {match[0]!r}?" if match else ""
+    """`; did you mean 'x'?` when something known is meant (`synonyms.meant`), else an empty string."""
+    match = meant(name, known)
+    return "" if match is None else f"; did you mean {match!r}?"
 
 
 def read_fields(kind: type[InputType], values: Mapping[str, Any], where: str) -> InputType:
@@ -92,7 +103,13 @@ def sentence(kind: type[Input], error: ValidationError, where: str) -> str:
     path = ".".join(str(part) for part in first["loc"])
     field = f"{where}.{path}" if path else where
     if first["type"] == "missing":
-        return f"{field}: this field is required and is missing"
+        others = [".".join(map(str, each["loc"])) for each in error.errors()[1:] if each["type"] == "missing"]
+        return f"{field}: this field is required and is missing{', as are ' * bool(others)}{', '.join(others)}"
+    if first["type"] == "model_type":
+        names = ", ".join(_owner(kind, tuple(first["loc"])))
+        return f"{field}: expected a mapping of fields ({names}), got {shown(first['input'])}"
+    if first["type"] == "dict_type":
+        return f"{field}: expected a mapping of fields, got {shown(first['input'])}"
     if first["type"] == "extra_forbidden":
         owner = _owner(kind, tuple(first["loc"][:-1]))
         return f"{field}: no such field{nearest(str(first['loc'][-1]), owner)}"

@@ -10,7 +10,7 @@ from pydantic import model_validator
 
 from moeopt.errors import InputError
 from moeopt.problem.base import LARGEST, Input, Positive, read_fields, shown
-from moeopt.units import parse_count
+from moeopt.units import is_count, parse_plain_count
 
 MOST_LISTED, MOST_IN_RANGE = 1000, 10**6
 """Batches that a problem may list one by one, and in a range."""
@@ -123,10 +123,9 @@ def read_batch(given: Any, field: str = "global_batch_size") -> Any:
 
 
 def _count(given: Any, field: str) -> int:
-    try:
-        count = 0 if isinstance(given, float) else parse_count(given, field)
-    except InputError:
-        count = 0
+    count = 0
+    if not isinstance(given, float) and is_count(given):
+        count = parse_plain_count(given, field)
     if not 0 < count <= LARGEST:
         raise InputError(
             f"{field}: {shown(given)} is not a whole number from 1 to {LARGEST}; write it like 4096, 1024..4096 for a "

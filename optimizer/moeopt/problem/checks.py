@@ -131,19 +131,20 @@ def check_batch(problem: Problem) -> None:
     sizes = sorted(set(_data_parallel_sizes(problem)))
     if not sizes or any(_divides(problem, batch, dp) for dp in sizes for batch in batches.values):
         return
-    dp, batch = sizes[0], batches.least
+    batch = batches.least
+    dp = max((size for size in sizes if micro * size <= batch), default=sizes[0])  # its multiples suit most layouts
     step = micro * dp
     if not batches.exact:
         raise InputError(
             f"global_batch_size: none of {batches} is a multiple of micro_batch_size * dp for any layout on "
             f"{reach.max} GPUs: dp = gpus / (tp * cp * pp) is one of {_some(sizes)}, and "
-            f"micro_batch_size * dp at least {step}"
+            f"micro_batch_size * dp at least {micro * sizes[0]}"
         )
     near = [number for number in (batch // step * step, (batch // step + 1) * step) if number]
     raise InputError(
         f"global_batch_size: {batch} is not a multiple of micro_batch_size * dp for any layout on {reach.max} GPUs: "
         f"dp = gpus / (tp * cp * pp) is one of {_some(sizes)}, and {batch} % ({micro} * {dp}) = {batch % step}; "
-        f"with dp {dp} {' or '.join(map(str, near))} would do"
+        f"a batch of {' or '.join(map(str, near))} would do, with dp {dp}"
     )
 
 

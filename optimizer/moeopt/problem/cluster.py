@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from moeopt.problem.base import Input, Name, Nanoseconds, Positive, PositiveBytes
+from moeopt.problem.base import Bandwidth, Input, Name, Nanoseconds, Positive, PositiveBytes
 
 Rate = Annotated[float, Field(gt=0)]
 
@@ -25,19 +25,19 @@ class Cluster(Input):
     gpu: str
     memory: PositiveBytes
     """Bytes of one GPU that a process can allocate: what the driver reports in total, before the CUDA context."""
-    memory_bandwidth_bytes_per_s: Rate
+    memory_bandwidth_bytes_per_s: Bandwidth
     peak_flops: PeakFlops
     gpus_per_node: Positive = 8
-    nvlink_domain_size: Positive = 8
-    """GPUs that reach each other over the fast fabric (72 in an NVL72 rack)."""
+    nvlink_domain_size: Positive = Field(default=None, validate_default=False)  # type: ignore[assignment]
+    """GPUs that reach each other over the fast fabric (72 in an NVL72 rack); those of a node by default."""
     ranks_per_domain: Positive = Field(default=None, validate_default=False)  # type: ignore[assignment]
     """GPUs of one domain that a job is given: 64 of an NVL72's 72, so that degrees divide it; all by default."""
-    nvlink_bandwidth_bytes_per_s: Rate
+    nvlink_bandwidth_bytes_per_s: Bandwidth
     nvlink_latency_ns: Nanoseconds
-    network_bandwidth_bytes_per_s: Rate
+    network_bandwidth_bytes_per_s: Bandwidth
     network_latency_ns: Nanoseconds
     host: Literal["x86", "grace"] = "x86"
-    host_bandwidth_bytes_per_s: Rate | None = None
+    host_bandwidth_bytes_per_s: Bandwidth | None = None
     """Between one GPU and host memory, over PCIe or NVLink-C2C. Absent: as `host` usually has it."""
     compute_capability: str = "9.0"
     efficiency: str = "hopper"
@@ -49,10 +49,14 @@ class Cluster(Input):
     @model_validator(mode="before")
     @classmethod
     def _fill(cls, values: Any) -> Any:
-        """A job is given whole domains unless the cluster says otherwise."""
-        if isinstance(values, dict) and values.get("ranks_per_domain") is None:
-            return {**values, "ranks_per_domain": values.get("nvlink_domain_size", 8)}
-        return values
+        """NVLink ends at the node, and a job is given whole domains, unless the cluster says otherwise."""
+        if not isinstance(values, dict):
+            return values
+        found = dict(values)
+        for name, like in (("nvlink_domain_size", "gpus_per_node"), ("ranks_per_domain", "nvlink_domain_size")):
+            if found.get(name) is None:
+                found[name] = found.get(like, cls.model_fields["gpus_per_node"].default)
+        return found
 
     @model_validator(mode="after")
     def _domain_holds_nodes(self) -> "Cluster":

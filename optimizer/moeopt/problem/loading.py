@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,10 @@ from moeopt.problem.base import nearest, read_fields, shown
 from moeopt.problem.cluster import Cluster
 from moeopt.problem.huggingface import architecture_fields, is_huggingface
 from moeopt.problem.patterns import fitted
-from moeopt.problem.problem import GpuRange, Problem
+from moeopt.problem.problem import DEGREES, GpuRange, Problem
 from moeopt.problem.reading import parse_text, read_file
 from moeopt.problem.workload import Workload
-from moeopt.units import parse_count
+from moeopt.units import is_count, parse_plain_count
 
 KINDS = ("architectures", "clusters")
 MAX_GPUS = 10**7
@@ -37,10 +38,22 @@ def preset_fields(kind: str, name: str) -> dict[str, Any]:
     known = presets(kind)
     if name not in known:
         field = kind.removesuffix("s")
-        raise InputError(f"{field}: no preset and no file is called {shown(name)}{nearest(name, known)}")
+        meant = preset_meant(kind, name)
+        hint = f"did you mean {meant!r}?" if meant else f"moeopt presets {kind} lists what ships"
+        raise InputError(f"{field}: no preset and no file is called {shown(name)}; {hint}")
     text = (files("moeopt.presets") / kind / f"{name}.yaml").read_text(encoding="utf-8")
     fields: dict[str, Any] = parse_text(text, f"{name}.yaml", kind.removesuffix("s"))
     return fields
+
+
+def preset_meant(kind: str, name: str) -> str | None:
+    """The preset that a name in other letters (`DeepSeek-V3`), with its owner (`deepseek-ai/...`) or of its family
+    (`h100`) means; None where none is near."""
+    known = presets(kind)
+    plain = re.sub(r"[\s_]+", "-", name.rpartition("/")[2].lower())
+    family = [each for each in known if each.partition("-")[0] == plain.partition("-")[0]]
+    close = [plain] if plain in known else get_close_matches(plain, family or known, n=1, cutoff=0.0 if family else 0.5)
+    return close[0] if close else None
 
 
 def load_architecture(given: Any, field: str = "architecture", folder: Path | None = None) -> Architecture:
@@ -75,7 +88,7 @@ def _fields(given: Any, kind: str, field: str, folder: Path | None) -> dict[str,
     if given in presets(kind):
         return {"name": given, **preset_fields(kind, given)}
     path = Path(given) if folder is None or Path(given).is_absolute() else folder / given
-    if not _exists(path):
+    if not exists(path):
         return preset_fields(kind, given)
     if path.is_dir():
         path = path / "config.json"
@@ -99,10 +112,17 @@ def _with_base(given: Mapping[Any, Any], kind: str, field: str, folder: Path | N
     for key, value in own.items():
         if isinstance(value, Mapping) and isinstance(base.get(key), Mapping):
             own[key] = {**base[key], **value}
-    return {**base, **fitted(base, own), **own}
+    return {**base, **fitted(base, own), **_domain(base, own), **own}
 
 
-def _exists(path: Path) -> bool:
+def _domain(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """The NVLink domain of a cluster's variant with other nodes: these, where the base's domain is its node."""
+    is_node = base.get("nvlink_domain_size") == base.get("gpus_per_node") is not None
+    return {"nvlink_domain_size": own["gpus_per_node"]} if is_node and "gpus_per_node" in own else {}
+
+
+def exists(path: Path) -> bool:
+    """Whether there is a file or folder of this name; no for a name that none can have."""
     try:
         return path.exists()
     except (OSError, ValueError):  # longer than a file system's names, or a NUL byte inside
@@ -118,7 +138,7 @@ def _mapping(content: Any, path: Path, field: str) -> dict[str, Any]:
 
 
 def load_gpus(given: Any, field: str = "gpus") -> int | GpuRange:
-    """A GPU count (an integer, or `512`, `1K`) or a range (`{min: 64, max: 1024}`, or `64..1024`)."""
+    """A GPU count (an integer, or `512`) or a range (`{min: 64, max: 1024}`, or `64..1024`)."""
     if isinstance(given, GpuRange):
         return given
     if isinstance(given, Mapping):
@@ -126,10 +146,7 @@ def load_gpus(given: Any, field: str = "gpus") -> int | GpuRange:
     match = re.fullmatch(r"\s*(\d+)\s*(?:\.\.|-)\s*(\d+)\s*", given) if isinstance(given, str) else None
     if match:
         return read_fields(GpuRange, {"min": int(match[1]), "max": int(match[2])}, field)
-    try:
-        count = parse_count(given, field)
-    except InputError:
-        count = 0
+    count = parse_plain_count(given, field) if is_count(given) else 0
     if count < 1:
         raise InputError(
             f"{field}: {shown(given)} is not a whole number above 0; write it like 512, or 64..1024 for a range"
@@ -141,24 +158,40 @@ def load_gpus(given: Any, field: str = "gpus") -> int | GpuRange:
 
 def problem_fields(path: Path) -> dict[str, Any]:
     """The fields of a problem file as written; of a solution file, those of the problem it answers."""
-    content = _mapping(read_file(path, "problem"), path, "problem")
-    if str(content.get("schema", "")).startswith("moeopt/"):
-        return _mapping(content.get("problem"), path, "problem")
+    content = question(_mapping(read_file(path, "problem"), path, "problem"), path)
     if "claims" in content:  # a file of `moeopt audit` that holds its problem: what it claims is no part of that
         return {name: value for name, value in content.items() if name not in AUDITED}
     return content
 
 
+def question(content: Mapping[str, Any], path: Path | None = None) -> dict[str, Any]:
+    """The fields of a problem; of an answer, those of the problem that it answers."""
+    if str(content.get("schema", "")).startswith("moeopt/"):
+        return _mapping(content.get("problem"), path or Path("solution"), "problem")
+    return dict(content)
+
+
+def check_names(fields: Mapping[str, Any]) -> None:
+    """Raise InputError for a field that no problem has, with the one that is meant."""
+    unknown = sorted(str(name) for name in fields if name not in Problem.model_fields)
+    if unknown:
+        raise InputError(f"problem.{unknown[0]}: no such field{nearest(unknown[0], _every_field())}")
+
+
 def load_problem(given: Mapping[str, Any], folder: Path | None = None) -> Problem:
     """From the mapping of a problem file, with names and paths resolved (paths relative to `folder`)."""
     fields = dict(given)
-    unknown = sorted(str(name) for name in fields if name not in Problem.model_fields)
-    if unknown:
-        raise InputError(f"problem.{unknown[0]}: no such field{nearest(unknown[0], list(Problem.model_fields))}")
+    check_names(fields)
     for required in ("architecture", "cluster", "gpus"):
         if fields.get(required) is None:
             raise InputError(f"problem.{required}: this field is required and is missing")
     return read_fields(Problem, resolved(fields, folder), "problem")
+
+
+def _every_field() -> list[str]:
+    """Where a problem's fields may stand: beside each other, in the workload, among what is fixed."""
+    workload = [f"workload.{name}" for name in Workload.model_fields]
+    return [*Problem.model_fields, *workload, *(f"fix.{name}" for name in DEGREES)]
 
 
 def resolved(given: Mapping[str, Any], folder: Path | None = None) -> dict[str, Any]:

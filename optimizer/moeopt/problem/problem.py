@@ -145,8 +145,9 @@ class Problem(Input):
 
     def __init__(self, **fields: Any) -> None:
         """Raises InputError: one sentence with the field, the value and what is wrong with it."""
-        from moeopt.problem.loading import resolved
+        from moeopt.problem.loading import check_names, resolved
 
+        check_names(fields)
         try:
             super().__init__(**resolved(fields))
         except ValidationError as error:
@@ -161,16 +162,19 @@ class Problem(Input):
             check_free(self)
 
     @classmethod
-    def load(cls, source: "str | PathLike[str] | Mapping[str, Any]", **changes: Any) -> "Problem":
-        """From a problem or solution file (YAML, JSON) or a mapping of its fields; `changes` replace whole fields.
+    def load(cls, source: "str | PathLike[str] | Mapping[str, Any] | Problem", **changes: Any) -> "Problem":
+        """From a problem or solution file (YAML, JSON), a mapping as such a file holds, or a problem; `changes` replace
+        whole fields.
 
         Checked like a command's problem: raises InputError where no layout at all can satisfy what is fixed.
         """
         from moeopt.problem.checks import check
-        from moeopt.problem.loading import load_problem, problem_fields
+        from moeopt.problem.loading import load_problem, problem_fields, question
 
-        if isinstance(source, Mapping):
+        if isinstance(source, Problem):
             fields, folder = dict(source), None
+        elif isinstance(source, Mapping):
+            fields, folder = question(source), None
         else:
             fields, folder = problem_fields(Path(source)), Path(source).parent
         problem = load_problem({**fields, **changes}, folder)

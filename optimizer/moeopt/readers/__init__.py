@@ -25,8 +25,10 @@ __all__ = ["Reading", "read"]
 
 
 def read(path: Path, arguments: Sequence[str] = (), given: Mapping[str, str] | None = None) -> Reading:
-    """The reading of a file, or of the train.sh in a folder; a script's arguments and environment may be given."""
-    path = path / "train.sh" if path.is_dir() else path
+    """The reading of a file, or of the train.sh or config.json in a folder; a script's arguments and environment may be
+    given."""
+    if path.is_dir():
+        path /= "config.json" if (path / "config.json").is_file() and not (path / "train.sh").is_file() else "train.sh"
     text, where = _text(path), str(path)
     suffix = path.suffix.lower()
     if suffix == ".toml":

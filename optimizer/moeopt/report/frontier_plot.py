@@ -6,10 +6,11 @@ from io import BytesIO
 from typing import Any
 
 from moeopt.errors import InputError
+from moeopt.units import GPU_HOUR_NS
 
 Answer = Mapping[str, Any]
 SCALES = {"step_time": (10**9, "step time, s"), "peak_memory": (2**30, "peak memory of a GPU, GiB")}
-SCALES |= {"gpus": (1, "GPUs"), "cost": (3600 * 10**9, "GPU-hours a step")}
+SCALES |= {"gpus": (1, "GPUs"), "cost": (GPU_HOUR_NS, "GPU-hours a step")}
 """Objective -> divisor and axis title."""
 
 

@@ -9,9 +9,11 @@ from rich.padding import Padding
 from rich.table import Table
 
 from moeopt.report.times import compared_value, render_ties
-from moeopt.units import format_bytes, format_ns
+from moeopt.units import format_bytes, format_gpu_hours, format_ns
 
 Answer = Mapping[str, Any]
+COST_UNIT = "GPU*ns per step"
+"""The integer unit of a cost; people read it in GPU-hours (of a step)."""
 DEGREES = {
     "tp": "tensor",
     "pp": "pipeline",
@@ -111,14 +113,26 @@ def value_text(value: Any, unit: str | None) -> str:
         return format_ns(int(value))
     if unit == "bytes":
         return format_bytes(int(value))
+    if unit == COST_UNIT:
+        return format_gpu_hours(value)
     number = f"{value:,}" if isinstance(value, int) else f"{value:,.6g}"
     return f"{number} {unit}" if unit else number
 
 
+def ranked(answer: Answer) -> list[Answer]:
+    """The answer's layout and its runners-up, best first; nothing where there are none. A layout that was chosen by its
+    replayed step has its own time, not that of the ledger's optimum."""
+    others = answer.get("alternatives") or []
+    own = dict(answer["objective"])
+    if answer.get("ledger_optimum"):
+        own["value"] = answer["step_time"]["total_ns"]
+    return [{"layout": answer["layout"], "objective": own}, *others] if others else []
+
+
 def render_alternatives(answer: Answer, console: Console) -> None:
-    """The K best distinct layouts, with how much worse each one is."""
-    alternatives = answer.get("alternatives") or []
-    if not alternatives:
+    """The K best distinct layouts, the winner first, with how much worse each of the others is."""
+    layouts = ranked(answer)
+    if not layouts:
         return
     console.print("\n[bold]Best layouts[/bold]")
     free = not isinstance(answer["problem"]["workload"]["global_batch_size"], int)
@@ -128,10 +142,10 @@ def render_alternatives(answer: Answer, console: Console) -> None:
         table.add_column(
             name, justify="left" if name in ("recompute", "dispatcher") else "right", no_wrap=name != "recompute"
         )
-    best = compared_value(alternatives[0]["objective"])
-    for rank, other in enumerate(alternatives, 1):
-        layout, objective = other["layout"], other["objective"]
-        worse = f"+{float(compared_value(objective) / best - 1):.2%}" if best else ""
+    best, unit = compared_value(answer["objective"]), answer["objective"].get("unit")
+    for rank, each in enumerate(layouts, 1):
+        layout, objective = each["layout"], each["objective"]
+        loss = compared_value(objective) - best
         batch = layout["micro_batch_size"] * layout["dp"] * layout["num_microbatches"]
         table.add_row(
             str(rank),
@@ -140,8 +154,8 @@ def render_alternatives(answer: Answer, console: Console) -> None:
             *([str(batch)] if free else []),
             escape(recompute_text(layout.get("recompute"))),
             str(layout.get("dispatcher")),
-            value_text(objective["value"], objective.get("unit")),
-            "" if rank == 1 else worse,
+            value_text(objective["value"], unit),
+            f"+{float(loss / best):.2%}" if best and (rank > 1 or loss) else "",
         )
     console.print(Padding(table, (0, 0, 0, 2)))
     render_ties(answer, console)

@@ -8,6 +8,7 @@ from rich.markup import escape
 from rich.padding import Padding
 
 from moeopt.report.layouts import value_text
+from moeopt.units import format_ns
 
 BETTER = {
     "step_time": "is faster",
@@ -32,6 +33,8 @@ def proof_text(answer: Mapping[str, Any]) -> str:
     how = search_text(search)
     per = "" if objective.get("sequences") is None else f" for {objective['sequences']:,} sequences"
     bound = value_text(objective.get("bound"), unit) + per
+    if status == "optimal" and answer.get("ledger_optimum"):
+        return f"{_by_replay(answer['schedule'])}; by the ledger another layout is, {name} = bound = {bound}; {how}."
     if status == "optimal":
         chain = chain_text(answer.get("objectives") or [])
         better = BETTER.get(name, "is better") + (" for a sequence" if per else "")
@@ -44,6 +47,14 @@ def proof_text(answer: Mapping[str, Any]) -> str:
         rest = "" if objective.get("bound") is None else f" ({name} cannot be below {bound})"
         return f"No answer within the time limit: no layout was found and none was ruled out{rest}; {how}."
     return ""
+
+
+def _by_replay(schedule: Mapping[str, Any]) -> str:
+    """What is known of a layout that was chosen by its replayed step, where the ledger's optimum is another one."""
+    replayed = format_ns(schedule["simulated_ns"])
+    if schedule["certified"]:
+        return f"Optimal by its replayed step: no legal layout has one below {replayed}"
+    return f"The best replayed step that was found, {replayed}, not proven to be optimal"
 
 
 def chain_text(objectives: Sequence[Mapping[str, Any]]) -> str:

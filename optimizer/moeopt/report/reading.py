@@ -58,7 +58,8 @@ def suggestion(answer: Mapping[str, Any], best: Mapping[str, Any]) -> dict[str, 
     """The optimum beside an evaluated layout: decisions that differ, figures, and the proof's sentence."""
     found: dict[str, Any] = {"status": best["status"], "changes": [], "figures": [], "text": proof_text(best)}
     if not best.get("layout"):
-        found["text"] = found["text"] or "No layout is legal on these GPUs."
+        explanation = best.get("explanation") or {}
+        found["text"] = found["text"] or str(explanation.get("text") or "No layout exists: proven.")
         return found
     given, optimum = answer["layout"], best["layout"]
     rows = {name: (str(given.get(name) or "?"), str(optimum.get(name))) for name in _DEGREES}

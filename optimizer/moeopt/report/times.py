@@ -71,12 +71,14 @@ def compared_value(objective: Mapping[str, Any]) -> Fraction:
 def render_ties(answer: Mapping[str, Any], console: Console) -> None:
     """Says how many of the runners-up a prediction cannot tell from the best: their time lies within its range."""
     percent = ((answer.get("step_time") or {}).get("range") or {}).get("percent")
-    values = [compared_value(other["objective"]) for other in answer.get("alternatives") or []]
-    if percent is None or answer["objective"]["name"] not in ("step_time", "cost") or len(values) < 2:
+    others = [compared_value(other["objective"]) for other in answer.get("alternatives") or []]
+    if percent is None or answer["objective"]["name"] not in ("step_time", "cost"):
         return
-    tied = sum(value * 100 <= values[0] * (100 + percent) for value in values[1:])
+    best = compared_value(answer["objective"])
+    tied = sum(value * 100 <= best * (100 + percent) for value in others)
     if tied:
-        text = f"{tied} of the {len(values) - 1} runners-up lie within the range of the prediction ({percent} %)"
+        which = "the runner-up lies" if len(others) == 1 else f"{tied} of the {len(others)} runners-up lie"
+        text = f"{which} within the range of the prediction ({percent} %)"
         console.print(Padding(f"{text}: measure before choosing between them", (0, 0, 0, 2)))
 
 

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from moeopt.accounting.time.uncertainty import doubts, uncertainty_percent
 from moeopt.errors import InputError
 from moeopt.evaluation import evaluate
 from moeopt.layout import Layout
@@ -12,7 +11,7 @@ from moeopt.pipeline import PipelineLayout
 from moeopt.problem.base import read_fields, shown
 from moeopt.problem.loading import load_problem
 from moeopt.problem.problem import Problem
-from moeopt.resolve import complete, degrees_of, pipeline_of
+from moeopt.resolve import complete, pipeline_of
 
 LAUNCHABLE = ("optimal", "feasible", "evaluated")
 """The statuses of a solution that say: this layout may run."""
@@ -54,16 +53,6 @@ class Job:
         """The pipeline layout as it was given, without white space (the grammar has been checked)."""
         assert self.layout.pipeline_layout is not None
         return "".join(self.layout.pipeline_layout.split())
-
-    @property
-    def uncertainty_percent(self) -> int:
-        """Half the width of the interval around the predicted step time."""
-        return uncertainty_percent(self.problem, degrees_of(self.layout), self.layout.choices)
-
-    @property
-    def doubts(self) -> list[str]:
-        """Why that interval is wide, where it is."""
-        return doubts(self.problem, degrees_of(self.layout), self.layout.choices)
 
 
 def job_of(problem: Problem, layout: Layout, proof: str = "") -> Job:

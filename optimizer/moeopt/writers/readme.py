@@ -3,13 +3,11 @@
 from collections.abc import Sequence
 from types import ModuleType
 
-from moeopt.units import format_bytes
+from moeopt.units import format_bytes, format_ns
 from moeopt.writers.job import Job
 from moeopt.writers.script import Payload
 from moeopt.writers.shell import comment
 from moeopt.writers.smoke import Smoke
-
-NS_PER_S = 10**9
 
 
 def readme(job: Job, payload: Payload, launcher: ModuleType, scaled: Smoke, names: Sequence[str]) -> str:
@@ -116,16 +114,16 @@ def _memory(job: Job) -> str:
 
 
 def _time(job: Job) -> str:
-    time, percent = job.answer["step_time"], job.uncertainty_percent
-    total = time["total_ns"]
-    low, high = total * (100 - percent) // 100, total * (100 + percent) // 100
+    time = job.answer["step_time"]
+    total, reach = time["total_ns"], time["range"]
+    ends = f"{format_ns(reach['low_ns'])} to {format_ns(reach['high_ns'])}"
     lines = [
-        f"{total / NS_PER_S:.3f} s, between {low / NS_PER_S:.3f} s and {high / NS_PER_S:.3f} s (one sigma, {percent} "
-        "%); "
-        f"{time['tokens_per_second_per_gpu']} tokens/s and {time['model_tflops_per_gpu']} model TFLOP/s a GPU."
+        f"{format_ns(total)}, {ends} (within {reach['percent']} %, 2 in 3); "
+        f"{time['tokens_per_second_per_gpu']:,.0f} tokens/s and {time['model_tflops_per_gpu']:,.0f} model "
+        "TFLOP/s a GPU."
     ]
-    lines += [f"- {_cell(doubt)}" for doubt in job.doubts]
-    rows = [[name, f"{ns / NS_PER_S:.3f} s", f"{100 * ns / total:.1f} %"] for name, ns in time["parts"].items()]
+    lines += [f"- {_cell(reason)}" for reason in reach["reasons"]]
+    rows = [[name, format_ns(ns), f"{100 * ns / total:.1f} %"] for name, ns in time["parts"].items()]
     return "\n".join(lines) + "\n\n" + _table(["part", "time", "share"], rows)
 
 

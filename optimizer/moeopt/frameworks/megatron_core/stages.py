@@ -6,6 +6,7 @@ them, and no rule here does.
 
 from moeopt.frameworks.rules import PipelineRule, Stages, remainder
 from moeopt.layout import Choices
+from moeopt.pipeline import PipelineLayout
 from moeopt.problem.problem import Problem
 
 _LAYOUT = "megatron/core/transformer/pipeline_parallel_layer_layout.py"
@@ -14,7 +15,11 @@ _LAYOUT = "megatron/core/transformer/pipeline_parallel_layer_layout.py"
 def _even_sentence(problem: Problem, stages: Stages, _choices: Choices) -> str:
     layers = problem.architecture.num_hidden_layers
     of = f"(pp {stages.pp} * vpp {stages.vpp})"
-    return remainder(f"num_hidden_layers {layers}", layers, of, stages.pp * stages.vpp)
+    text = remainder(f"num_hidden_layers {layers}", layers, of, stages.pp * stages.vpp)
+    if layers % (stages.pp * stages.vpp) == 0:
+        return text
+    uneven = PipelineLayout.nearly_even(layers, stages.pp, stages.vpp, problem.mtp_layers)
+    return text if uneven is None else f"{text} without a pipeline_layout, like {uneven}"
 
 
 def _stage_sentence(_problem: Problem, stages: Stages, _choices: Choices) -> str:

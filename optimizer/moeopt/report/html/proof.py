@@ -85,7 +85,7 @@ def alternatives_section(answer: Answer) -> str:
     for place, other in enumerate(others, 2):
         objective = other.get("objective") or {}
         value = objective.get("value") if isinstance(objective, Mapping) else objective
-        unit = objective.get("unit") if isinstance(objective, Mapping) else None
+        unit = (answer.get("objective") or {}).get("unit")
         rows.append((place, *(other["layout"].get(name) for name in DEGREES), value_text(value, unit)))
     return section(
         "Runners-up", "alternatives", table(("place", *DEGREES, "objective"), rows, "Next best layouts", range(9))
