@@ -28,8 +28,9 @@ def test_open_boxes_are_what_no_point_covers(objectives: int) -> None:
         boxes = Boxes((SIDE,) * objectives, Resolution.exact(objectives))
         points: list[tuple[int, ...]] = []
         for point in rng.sample(grid(objectives), rng.randint(1, min(6, SIDE**objectives))):
-            struck = boxes.cover(point)
-            assert struck == (not any(inside(known, point) for known in points))
+            before = list(boxes.open)
+            boxes.cover(point)
+            assert (boxes.open != before) == (not any(inside(known, point) for known in points))
             points.append(point)
         for vector in grid(objectives):
             covered = any(inside(point, vector) for point in points)
@@ -72,7 +73,8 @@ def test_a_resolution_covers_every_layout(seed: int) -> None:
         within = [vector for vector in layouts if inside(vector, corner)]
         if within:
             points.append(min(within))
-            assert boxes.cover(points[-1])
+            boxes.cover(points[-1])
+            assert corner not in boxes.open
         else:
             boxes.close(corner)
     for vector in layouts:
