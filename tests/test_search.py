@@ -13,7 +13,11 @@ from moeopt.cpsat.tie_break import stage_weights
 from moeopt.schedule.bounds import ub2
 from moeopt.schedule.chunk_cap import longest_chunk_ns, ub2_at_least
 from moeopt.schedule.in_flight import in_flight_vectors
+from moeopt.problem.problem import Problem
 from moeopt.search import solve
+from moeopt.solving.branch import Search
+from moeopt.solving.first import First
+from moeopt.solving.settings import Settings
 
 SOLVABLE = [seed for seed in range(60) if random_problem(seed).objective == "step_time"][:8]
 
@@ -172,3 +176,17 @@ def test_chunk_cap_never_cuts_a_placement() -> None:
         rows = max(m * sum(times[rank::p]) for rank in range(p))
         limit = -(-(rows + upper) // 2)
         assert int(np.max(longest_chunk_ns(p, v, m, p, sum(times), limit))) >= max(times)
+
+
+@pytest.mark.parametrize("modules", [("core_attn", "mlp"), ("core_attn",), ("core_attn", "layernorm")])
+def test_first_layouts_are_found_under_any_recompute_that_is_fixed(modules: tuple[str, ...]) -> None:
+    """A problem that fixes a set of modules which the search would not choose still starts from a layout, so that its
+    proof has a limit to begin with."""
+    fixed = {"recompute": {"granularity": "selective", "modules": list(modules)}}
+    problem = Problem(architecture="qwen3-30b-a3b", cluster="h100-sxm", gpus=64, fix=fixed)
+    search = Search(problem, Settings())
+    first = First(search.screening, search.best, lambda: None)
+    lowest = first.lowest_score()
+    assert lowest is not None
+    first.find(lowest)
+    assert search.best.pool

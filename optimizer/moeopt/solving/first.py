@@ -60,18 +60,19 @@ class First:
 
     @property
     def _few_settings(self) -> list[Recompute]:
-        """Recompute settings that first layouts are looked for with: none, one module, the cheap ones, `moe`, full."""
+        """Recompute settings that first layouts are looked for with: none, one module, the cheap ones, `moe`, full; all
+        where the problem allows none of these."""
         cheap = {"layernorm", "moe_act", "mla_up_proj"}
-        return [
+        few = [
             setting
             for setting in self.screening.recomputes
             if setting.method == "uniform"
-            or (setting.block_layers and len(self.screening.recomputes) == 1)
             or "moe" in setting.modules
-            or len(setting.modules) <= 1
+            or (len(setting.modules) <= 1 and not setting.block_layers)
             or set(setting.modules) == cheap
             or set(setting.modules) == cheap - {"mla_up_proj"}
         ]
+        return few or list(self.screening.recomputes)
 
     def _try(self, candidates: Sequence[Candidate]) -> None:
         for candidate in candidates:
