@@ -10,10 +10,10 @@ import pytest
 
 from enumeration import random_problem
 from moeopt.cpsat.tie_break import stage_weights
+from moeopt.problem.problem import Problem
 from moeopt.schedule.bounds import ub2
 from moeopt.schedule.chunk_cap import longest_chunk_ns, ub2_at_least
 from moeopt.schedule.in_flight import in_flight_vectors
-from moeopt.problem.problem import Problem
 from moeopt.search import solve
 from moeopt.solving.branch import Search
 from moeopt.solving.first import First
