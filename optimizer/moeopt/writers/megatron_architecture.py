@@ -43,7 +43,7 @@ def refuse(problem: Problem, framework: str) -> None:
             f"mlp_bias is {str(a.mlp_bias).lower()}",
         ),
         "attention_bias": (
-            not biases[0] and any(biases[1:]),
+            not biases[0] and any(biases[1:]) and not a.is_mla,
             "a bias on the other linears brings one on queries, keys and values",
         ),
         "attention_bias with MLA": (a.attention_bias and a.is_mla, "MLA's down-projections have no bias there"),
