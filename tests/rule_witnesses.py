@@ -26,6 +26,7 @@ def work(**changes: Any) -> dict[str, Any]:
 EP_OVERLAP = {"ep": 2, "overlap": {"ep_all_to_all": True}}
 MTP2 = arch(num_nextn_predict_layers=2)
 FP8 = work(precision="fp8")
+LEARNED = {"position_embedding": "learned", "max_position_embeddings": 4096}
 SEQ6K = work(sequence_length=6144)
 WITNESSES = (
     Witness("gpu_total_dense", {"gpus": 10}, {"tp": 4}, {"tp": 2}),
@@ -37,6 +38,13 @@ WITNESSES = (
         {"gpus": 48, **arch(num_attention_heads=48, num_key_value_heads=8), **SEQ6K},
         {"tp": 6},
         {"tp": 16},
+    ),
+    Witness(
+        "qkv_width_by_tp",
+        {"gpus": 48, **arch(num_attention_heads=12, num_key_value_heads=1), **SEQ6K},
+        {"tp": 3},
+        {},
+        {**arch(num_attention_heads=12, num_key_value_heads=1, head_dim=48), **SEQ6K},
     ),
     Witness("ep_needs_experts", arch(**DENSE), {"ep": 2}, {"ep": 1}),
     Witness("etp_needs_experts", arch(**DENSE), {"tp": 4, "etp": 2}, {"etp": 4}),
@@ -59,6 +67,8 @@ WITNESSES = (
     Witness("tp_comm_overlap_needs_sequence_parallel", {}, {"overlap": {"tp_comm": True}}, {"tp": 2}),
     Witness("cp_needs_fused_attention", work(attention_backend="unfused"), {"cp": 2}, {"cp": 1}),
     Witness("cp_ring_without_windows_or_sinks", arch(attention_sinks=True), {"cp": 2}, {"cp": 1}),
+    Witness("yarn_table_by_cp", {"gpus": 48, **arch(**MLA), **SEQ6K}, {"cp": 3}, {"cp": 2}),
+    Witness("mtp_positions", arch(**LEARNED, num_nextn_predict_layers=1), {}, {}, arch(num_nextn_predict_layers=1)),
     Witness(
         "sequence_within_positions",
         arch(position_embedding="learned", max_position_embeddings=2048),
@@ -231,6 +241,12 @@ WITNESSES = (
         work(routing={"capacity_factor": 1.0}),
     ),
     Witness(
+        "full_graph_fused_experts",
+        {},
+        {"dispatcher": "hybridep", "cuda_graphs": "full_iteration", "etp": 2},
+        {"etp": 1},
+    ),
+    Witness(
         "fp8_needs_gpu",
         {**FP8, "cluster": {"peak_flops": {"bf16": 312e12}}},
         {},
@@ -264,16 +280,31 @@ WITNESSES = (
     Witness("pipeline_layers", {}, {"pp": 2, "pipeline_layout": "Et*8|t*7L"}, {"pipeline_layout": "Et*9|t*7L"}),
     Witness("pipeline_mtp_count", MTP2, {"pp": 2, "pipeline_layout": "Et*8|t*8mL"}, {"pipeline_layout": "Et*8|t*8mmL"}),
     Witness(
-        "pipeline_mtp_after_layers", MTP2, {"pp": 2, "pipeline_layout": "Et*8mm|t*8L"}, {"pipeline_layout": "Et*16mm|L"}
+        "pipeline_mtp_after_layers",
+        {"gpus": 48, **MTP2},
+        {"pp": 3, "pipeline_layout": "Et*8|mm|t*8L"},
+        {"pipeline_layout": "Et*8|t*8mm|L"},
     ),
     Witness(
-        "pipeline_mtp_one_stage", MTP2, {"pp": 2, "pipeline_layout": "Et*16m|mL"}, {"pipeline_layout": "Et*16|mmL"}
+        "pipeline_mtp_one_stage",
+        {"gpus": 48, **MTP2},
+        {"pp": 3, "pipeline_layout": "Et*8|t*8m|mL"},
+        {"pipeline_layout": "Et*8|t*8|mmL"},
     ),
     Witness(
         "pipeline_mtp_last_chunk",
         MTP2,
         {"pp": 2, "vpp": 2, "pipeline_layout": "Et*8|t*8mm||L"},
-        {"pipeline_layout": "Et*8|t*8|mm|L"},
+        {"pipeline_layout": "Et*8|t*8||mmL"},
+    ),
+    Witness(
+        "pipeline_mtp_first_rank", MTP2, {"pp": 2, "pipeline_layout": "Et*16mm|L"}, {"pipeline_layout": "Et*16|mmL"}
+    ),
+    Witness(
+        "pipeline_mtp_kind",
+        arch(num_nextn_predict_layers=1, intermediate_size=4096, moe_layer_freq=[1] * 15 + [0]),
+        {"pp": 2, "pipeline_layout": "Et*16|mL"},
+        {"pipeline_layout": "Et*15|tmL"},
     ),
     Witness(
         "recompute_layers_in_chunk",

@@ -45,6 +45,21 @@ def test_the_law_stays_within_its_margin(architecture: dict[str, Any], shape: tu
                 assert stage["difference_bytes"] == 0
 
 
+def test_the_final_norm_stays_with_the_last_layer() -> None:
+    """With MTP modules and loss on stages without layers, the walk has the norm beside the last decoder layer and the
+    law beside the loss: one differs by the norm upwards, the other downwards, both within the margin."""
+    asked = problem(DEEPSEEK_V3)
+    layers, hidden = asked.architecture.num_hidden_layers, asked.architecture.hidden_size
+    given = degrees(tp=1, pp=4, vpp=1, dp=4, ep=2, etp=1, edp=2, num_microbatches=8)
+    pipeline = PipelineLayout.from_counts(4, [layers // 2, layers - layers // 2, 0, 0], asked.mtp_layers, 2)
+    result = exact_buffers(asked, given, Choices(overlap=OFF), pipeline)
+    assert asked.mtp_layers
+    assert result is not None
+    assert all(abs(stage["difference_bytes"]) <= stage["margin_bytes"] for stage in result)
+    assert result[1]["difference_bytes"] >= 6 * hidden
+    assert result[3]["difference_bytes"] <= -6 * hidden
+
+
 def test_overlap_cuts_the_first_chunk_only() -> None:
     """With overlapped reduction the first chunk of the first stage has several buckets, every other chunk one; without,
     none has more than one (but for a table of its own)."""

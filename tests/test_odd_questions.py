@@ -8,6 +8,7 @@ import yaml
 
 from example_answer import ARCHITECTURE
 from moeopt import evaluate as judge
+from moeopt import solve
 from moeopt.__main__ import run
 from moeopt.errors import InputError
 from moeopt.problem.loading import load_problem
@@ -124,3 +125,16 @@ def test_half_a_surrogate_pair_is_refused(problem, capsys):
     Path("half.json").write_text(json.dumps({**problem, "architecture": {**ARCHITECTURE, "source": "\ud800"}}))
     assert run(["solve", "half.json", "-o", "answer.json"]) == 2
     assert capsys.readouterr().err == "error: problem: half.json: a text holds half of a surrogate pair\n"
+
+
+def test_a_search_does_not_guess_what_is_in_mtp_modules(problem):
+    """Behind a dense last layer of an architecture with experts the modules' kind depends on their stage, so a search
+    names the field; with one stage, or without the modules, it answers."""
+    layers = ARCHITECTURE["num_hidden_layers"]
+    kinds = {"moe_layer_freq": [1] * (layers - 1) + [0], "intermediate_size": 1024, "num_nextn_predict_layers": 1}
+    odd = {**problem, "architecture": {**ARCHITECTURE, **kinds}}
+    with pytest.raises(InputError, match=r"^num_nextn_predict_layers: .* fix pp 1$"):
+        solve(load_problem(odd))
+    assert solve(load_problem({**odd, "fix": {"pp": 1}}), explained=False)["status"] == "optimal"
+    workload = {**problem["workload"], "mtp": False}
+    assert solve(load_problem({**odd, "workload": workload}), explained=False)["status"] == "optimal"

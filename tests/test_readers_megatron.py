@@ -299,6 +299,16 @@ def test_suggest_shows_what_the_optimum_changes(tmp_path: Path, capsys: pytest.C
     assert json.loads(capsys.readouterr().out)["suggestion"]["changes"] == []
 
 
+@pytest.mark.parametrize("changes", [{"add_qkv_bias": ""}, {"disable_bias_linear": None}])
+def test_latent_projections_have_no_bias(changes: dict[str, str | None], tmp_path: Path) -> None:
+    """MLA's down-projections have none whatever the arguments say; ordinary queries, keys and values have one then."""
+    latent = {"multi_latent_attention": "", "group_query_attention": None, "num_query_groups": None}
+    for more, expected in (({}, True), (latent, False)):
+        architecture = problem_fields(changed(tmp_path, **changes, **more))["architecture"]
+        assert architecture.attention_bias is expected
+        assert architecture.mlp_bias is ("disable_bias_linear" in changes)
+
+
 @pytest.mark.parametrize(
     ("changes", "field", "value"),
     [

@@ -87,11 +87,18 @@ def _dividing(batches: Batches, most: int, exactly: bool = False) -> list[int]:
 
 
 def check_names(problem: Problem, known: Iterable[str]) -> None:
-    """Refuse a name in `fix` that no layout has."""
+    """Refuse a name in `fix` that no layout has, and MTP modules whose kind of layer a search cannot tell."""
     names = list(known)
     for name in problem.fix:
         if name not in names:
             raise InputError(f"fix.{name}: a layout has no such decision{nearest(name, names)}")
+    flat = problem.fix.get("pp", problem.bound("pp").max) == 1
+    if problem.mtp_layers and problem.architecture.mtp_kind_by_stage and not flat:
+        raise InputError(
+            "num_nextn_predict_layers: the last decoder layer is dense and others have experts, so what is built into "
+            "MTP modules depends on their stage, and the search does not look at that: set workload.mtp false or fix "
+            "pp 1"
+        )
 
 
 def gpu_counts(problem: Problem) -> list[int]:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from moeopt.accounting.parameters import Parameter, piece_parameters
+from moeopt.accounting.parameters import Parameter, final_norm, piece_parameters
 from moeopt.accounting.pieces import Piece
 from moeopt.accounting.sharding import ALIGNMENT_ELEMENTS, experts_share_dense_buffer, local_numel
 from moeopt.arithmetic import Number, lcm, maximum, round_up
@@ -122,19 +122,21 @@ def chunk_buffer_elements(
     first_chunk_of_first_stage: bool,
     experts_with_dense: bool | None = None,
     order: Sequence[LayerKind] | None = None,
+    with_final_norm: bool | None = None,
 ) -> ChunkBuffers:
     """The exact buffers of a chunk that holds these pieces (integers only).
 
     Only the first chunk of the first stage is cut into buckets, and only with overlap.grad_reduce. `order` are the
     chunk's layers one by one, which decides where buckets end; None walks kind by kind in the order of `counts` (their
-    true order where the first kinds come first).
+    true order where the first kinds come first). `with_final_norm` is `sharding.holds_final_norm` of the chunk; None
+    keeps the norm with the loss.
     `experts_with_dense` says whether routed experts lie in the dense buffer; None is the rule of version 0.20.0
     (ep 1 and etp = tp). Version 0.16.1 put them there whenever ep was 1.
     """
     dense: list[Tensor] = []
     expert: list[Tensor] = []
     merged = experts_share_dense_buffer(degrees) if experts_with_dense is None else experts_with_dense
-    for parameter, tensor in _tensors(problem, degrees, counts, order):
+    for parameter, tensor in _tensors(problem, degrees, counts, order, with_final_norm):
         (expert if parameter.sharding == "expert" and not merged else dense).append(tensor)
     if not choices.distributed_optimizer:
         return ChunkBuffers(unpadded_buffer(dense), unpadded_buffer(expert))
@@ -146,11 +148,15 @@ def chunk_buffer_elements(
 
 
 def _tensors(
-    problem: Problem, degrees: Degrees, counts: Mapping[Piece, int], order: Sequence[LayerKind] | None = None
+    problem: Problem,
+    degrees: Degrees,
+    counts: Mapping[Piece, int],
+    order: Sequence[LayerKind] | None,
+    with_final_norm: bool | None,
 ) -> Iterator[tuple[Parameter, Tensor]]:
     """The trainable tensors of a chunk on one GPU, in registration order (gpt_model.py: embedding, decoder, MTP, head).
 
-    An MTP block builds its embedding once, and before the decoder's layers.
+    An MTP block builds its embedding once, and before the decoder's layers; the final norm is the decoder's.
     """
     first = [parameter for parameter in _trainable(problem, degrees, "embedding") if "embedding" in counts]
     modules = list(_trainable(problem, degrees, "mtp")) if "mtp" in counts else []
@@ -161,8 +167,10 @@ def _tensors(
     of_kind = {kind: list(_trainable(problem, degrees, kind)) for kind in dict.fromkeys(order)}
     layers = [of_kind[kind] for kind in order]
     block = [parameter for parameter in modules if parameter.origin != "pipeline_copy"] * counts.get("mtp", 0)
-    last = list(_trainable(problem, degrees, "loss")) if "loss" in counts else []
-    for parameter in _experts_in_order([*first, *(p for layer in layers for p in layer), *block, *last]):
+    held = "loss" in counts if with_final_norm is None else with_final_norm
+    norm = final_norm(problem.architecture) if held else ()
+    head = [p for p in _trainable(problem, degrees, "loss") if p.component != "norms"] if "loss" in counts else []
+    for parameter in _experts_in_order([*first, *(p for layer in layers for p in layer), *norm, *block, *head]):
         alone = parameter.vocabulary and _is_shared_embedding(problem, degrees, parameter, "mtp" in counts)
         yield parameter, Tensor(int(local_numel(problem, parameter, degrees)), alone)
 

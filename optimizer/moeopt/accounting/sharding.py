@@ -108,15 +108,16 @@ def contents_elements(problem: Problem, counts: Mapping[Piece, int], degrees: De
     return result
 
 
-def chunk_elements(problem: Problem, degrees: Degrees, chunk: Chunk) -> Elements:
-    """Elements of one chunk with the final norm where Megatron puts it.
-
-    That is the chunk of the loss, or, with MTP modules, the chunk of the last decoder layer
-    (transformer_block.py, has_final_layernorm_in_this_stage); the sum over pieces always counts it with the loss.
-    """
-    result = contents_elements(problem, contents(problem.architecture, chunk), degrees)
+def holds_final_norm(problem: Problem, chunk: Chunk) -> bool:
+    """Whether Megatron puts the final norm in this chunk: that of the loss, or, with MTP modules, that of the last
+    decoder layer (transformer_block.py, has_final_layernorm_in_this_stage)."""
     if not problem.mtp_layers:
-        return result
-    here = chunk.layers > 0 and chunk.last == problem.architecture.num_hidden_layers
+        return chunk.loss
+    return chunk.layers > 0 and chunk.last == problem.architecture.num_hidden_layers
+
+
+def chunk_elements(problem: Problem, degrees: Degrees, chunk: Chunk) -> Elements:
+    """Elements of one chunk, the final norm where Megatron puts it (a sum over pieces counts it with the loss)."""
+    result = contents_elements(problem, contents(problem.architecture, chunk), degrees)
     norm = sum(parameter.total for parameter in final_norm(problem.architecture))
-    return result + Elements(norm * (int(here) - int(chunk.loss)), 0)
+    return result + Elements(norm * (int(holds_final_norm(problem, chunk)) - int(chunk.loss)), 0)

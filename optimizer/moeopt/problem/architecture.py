@@ -25,6 +25,8 @@ class LayerKind:
 
 
 PositiveFloat = Annotated[float, Field(gt=0)]
+YARN_POSITIONS = 4096
+"""Positions that YaRN takes as trained where nothing is said (Megatron-LM d98e8a6, transformer_config.py:3318)."""
 
 
 class RopeScaling(Input):
@@ -189,6 +191,13 @@ class Architecture(Input):
         return self.kv_lora_rank is not None
 
     @property
+    def is_yarn(self) -> bool:
+        """Whether ordinary attention has YaRN: a position embedding of its own in Megatron (MLA's is part of it)."""
+        scaling = self.rope_scaling
+        rotary = self.position_embedding == "rope" and not self.is_mla
+        return rotary and scaling is not None and scaling.rope_type == "yarn"
+
+    @property
     def is_moe(self) -> bool:
         """At least one layer has routed experts."""
         return any(kind.ffn == "moe" for kind in self.layers)
@@ -225,6 +234,12 @@ class Architecture(Input):
     def mtp_kind(self) -> LayerKind:
         """The kind of layer inside an MTP module: Megatron copies the last decoder layer."""
         return self.layers[-1]
+
+    @property
+    def mtp_kind_by_stage(self) -> bool:
+        """Whether the kind inside an MTP module depends on its stage: Megatron gives it experts on one without decoder
+        layers (gpt_builders.py:59-67), also where the last layer is dense."""
+        return self.is_moe and self.mtp_kind.ffn == "dense"
 
     def _is_moe_layer(self, index: int) -> bool:
         if not self.num_experts or index < self.first_k_dense_replace:

@@ -236,10 +236,12 @@ def _frequency(flags: Flags, layers: int) -> dict[str, Any]:
 
 
 def _biases(flags: Flags, fields: dict[str, Any]) -> None:
+    """MLA's down-projections have no bias, whatever is asked (multi_latent_attention.py:524-602)."""
     everywhere = not flags.on("disable-bias-linear")
+    queries = flags.on("add-qkv-bias") or everywhere
     fields["mlp_bias"] = everywhere
     fields["attention_output_bias"] = everywhere
-    fields["attention_bias"] = flags.on("add-qkv-bias") or everywhere
+    fields["attention_bias"] = queries and "kv_lora_rank" not in fields
     fields["router_bias"] = everywhere and bool(fields["num_experts"])
 
 

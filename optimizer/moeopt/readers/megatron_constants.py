@@ -9,6 +9,7 @@ from math import isfinite
 from typing import Any
 
 from moeopt.errors import InputError
+from moeopt.problem.architecture import YARN_POSITIONS
 from moeopt.readers.flags import Flags
 
 _YARN = {
@@ -19,7 +20,7 @@ _YARN = {
     "mscale_all_dim": ("mscale-all-dim",),
 }
 """Field -> its arguments: of ordinary attention, and (Megatron-Bridge) of MLA."""
-_YARN_DEFAULTS = {"original_max_position_embeddings": 4096, "beta_fast": 32.0, "beta_slow": 1.0}
+_YARN_DEFAULTS = {"original_max_position_embeddings": YARN_POSITIONS, "beta_fast": 32.0, "beta_slow": 1.0}
 
 
 def read_constants(flags: Flags, fields: dict[str, Any]) -> None:

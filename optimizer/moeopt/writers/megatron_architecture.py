@@ -43,7 +43,7 @@ def refuse(problem: Problem, framework: str) -> None:
             f"mlp_bias is {str(a.mlp_bias).lower()}",
         ),
         "attention_bias": (
-            not biases[0] and any(biases[1:]),
+            not biases[0] and any(biases[1:]) and not a.is_mla,
             "a bias on the other linears brings one on queries, keys and values",
         ),
         "attention_bias with MLA": (a.attention_bias and a.is_mla, "MLA's down-projections have no bias there"),
@@ -63,7 +63,7 @@ def refuse(problem: Problem, framework: str) -> None:
 
 def _dimensions(problem: Problem) -> list[Flag]:
     a, length = problem.architecture, problem.workload.sequence_length
-    rotary = "yarn" if constants.is_yarn(a) else "rope"
+    rotary = "yarn" if a.is_yarn else "rope"
     positions = {"rope": rotary, "learned": "learned_absolute", "none": "none"}[a.position_embedding]
     longest = a.max_position_embeddings or length
     if a.position_embedding != "learned":
@@ -120,8 +120,12 @@ def _heads(a: Architecture) -> list[Flag]:
 
 
 def _latent(a: Architecture) -> list[Flag]:
-    """MLA. Its two latent norms are what --qk-layernorm switches on."""
+    """MLA. Its two latent norms are what --qk-layernorm switches on.
+
+    --kv-channels is not read then, but its default asks for a hidden size that the heads divide (arguments.py:1331)."""
     flags = [flag("--multi-latent-attention"), flag("--qk-layernorm"), flag("--kv-lora-rank", a.kv_lora_rank)]
+    if a.hidden_size % a.num_attention_heads:
+        flags.append(flag("--kv-channels", a.qk_head_dim))
     if a.q_lora_rank is not None:
         flags.append(flag("--q-lora-rank", a.q_lora_rank))
     return [

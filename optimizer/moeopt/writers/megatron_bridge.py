@@ -14,7 +14,7 @@ from moeopt.errors import InputError
 from moeopt.problem.architecture import Architecture
 from moeopt.writers.environment import environment
 from moeopt.writers.job import Job
-from moeopt.writers.megatron_constants import YARN_DEFAULTS, is_yarn
+from moeopt.writers.megatron_constants import YARN_DEFAULTS
 from moeopt.writers.megatron_lm import groups
 from moeopt.writers.script import Payload
 from moeopt.writers.shell import comment, words
@@ -224,7 +224,7 @@ def _fixed(job: Job, found: dict[str, dict[str, Any]]) -> None:
 def _rotary(architecture: Architecture, model: dict[str, Any]) -> None:
     """YaRN's fields: prefixed for ordinary attention; for MLA, more of them than Megatron-LM has arguments for."""
     scaling = architecture.rope_scaling
-    if is_yarn(architecture):
+    if architecture.is_yarn:
         for name in ("rotary_scaling_factor", "mscale", "mscale_all_dim"):
             model[f"yarn_{name}"] = model.pop(name)
     elif architecture.is_mla and scaling is not None:

@@ -221,7 +221,7 @@ def _loss(job: Job) -> list[Flag]:
 
 
 def _cuda_graphs(job: Job) -> list[Flag]:
-    graphs, moe = job.layout.cuda_graphs, job.problem.architecture.is_moe
+    graphs, architecture = job.layout.cuda_graphs, job.problem.architecture
     if graphs == "none":
         return []
     if graphs == "full_iteration":
@@ -232,7 +232,8 @@ def _cuda_graphs(job: Job) -> list[Flag]:
             *_fixed_token_counts(job),
         ]
     modules = ["moe_router", "moe_preprocess"] if graphs == "router" else ["attn"]
-    if graphs == "attention" and moe and not job.layout.recompute.drops("moe"):
+    routed = architecture.is_moe and architecture.num_experts > 1  # of a single expert there is no router to capture
+    if graphs == "attention" and routed and not job.layout.recompute.drops("moe"):
         modules += ["moe_router", "moe_preprocess"]
     return [
         flag("--cuda-graph-impl", "transformer_engine"),
@@ -249,8 +250,6 @@ def _fixed_token_counts(job: Job) -> list[Flag]:
     routing = job.problem.workload.routing
     if not job.problem.architecture.is_moe or routing.capacity_factor is not None:
         return []
-    split = (job.layout.etp or 1) > 1
-    refuse_first("megatron-lm", [("etp", split, "experts in one graph of the whole iteration cannot be split")])
     return [
         flag("--moe-expert-rank-capacity-factor", max(RANK_CAPACITY, routing.imbalance)),
         flag("--use-transformer-engine-op-fuser"),
@@ -276,6 +275,8 @@ def _notes(job: Job) -> list[str]:
         notes.append(f"The {job.layout.dispatcher} dispatcher needs the DeepEP package with that backend installed.")
     if "--moe-paged-stash" in words(groups(job)):
         notes.append("One graph of the whole iteration with experts needs Transformer Engine 2.14 or later.")
+    if job.layout.offload and job.layout.cuda_graphs == "attention":  # transformer_layer.py:1600-1614
+        notes.append("Offloading from a captured attention needs Transformer Engine 2.14 or later.")
     if job.layout.overlap.tp_comm:
         notes.append("--tp-comm-overlap needs Transformer Engine's userbuffers and all tp ranks in one NVLink domain.")
     return notes

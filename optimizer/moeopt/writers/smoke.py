@@ -119,18 +119,19 @@ def _instances(job: Job, degrees: dict[str, int]) -> int:
 
 def _pipeline(job: Job, pp: int, vpp: int) -> PipelineLayout:
     """One layer a chunk, two in the larger chunks of an uneven layout, none where there was none; at least as many as
-    there are kinds of layers. MTP stays with the loss, or one stage before it."""
+    there are kinds of layers. MTP stays with the loss, or one stage before it where that is not on the first
+    rank."""
     counts = [chunk.layers for chunk in job.pipeline.chunks]
     stages = pp * vpp
     mtp_at = next((i for i, chunk in enumerate(job.pipeline.chunks) if chunk.mtp), None)
-    before_loss = mtp_at is not None and not job.pipeline.chunks[mtp_at].loss and pp > 1
+    before_loss = mtp_at is not None and not job.pipeline.chunks[mtp_at].loss and pp > 2
     scaled = [min(count, 1) for count in _sample(counts, stages)]
     if len(set(counts)) > 1 and stages > 1:
         larger = [count * len(counts) > sum(counts) for count in _sample(counts, stages)]
         scaled = [small + more for small, more in zip(scaled, larger, strict=True)]
     if before_loss:
         scaled[-1] = 0
-    grow = 1 if stages > 2 or (stages == 2 and not before_loss) else 0
+    grow = 1 if stages > 1 else 0
     while sum(scaled) < max(2, len(job.problem.architecture.kinds)) or (len(set(counts)) > 1 and _even(scaled)):
         scaled[grow] += 1
     return PipelineLayout.from_counts(pp, scaled, job.pipeline.mtp, stages - 2 if before_loss else stages - 1)

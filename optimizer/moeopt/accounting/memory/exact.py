@@ -14,8 +14,10 @@ from typing import Any
 from moeopt.accounting.buffers import Buffer, ChunkBuffers, chunk_buffer_elements
 from moeopt.accounting.memory.stage import BUFFER_MULTIPLE, stage_memory
 from moeopt.accounting.memory.terms import MemoryTerms, memory_terms
+from moeopt.accounting.parameters import final_norm
 from moeopt.accounting.pieces import contents
-from moeopt.arithmetic import ceil_div, lcm
+from moeopt.accounting.sharding import ALIGNMENT_ELEMENTS, holds_final_norm
+from moeopt.arithmetic import ceil_div, lcm, round_up
 from moeopt.layout import Choices, Degrees
 from moeopt.pipeline import PipelineLayout
 from moeopt.problem.problem import Problem
@@ -44,10 +46,14 @@ def _rank(
     block_layers = choices.recompute.block_layers
     counts = [contents(problem.architecture, chunk, block_layers) for chunk in chunks]
     orders = [problem.architecture.layers[chunk.first : chunk.last] for chunk in chunks]
+    norms = [holds_final_norm(problem, chunk) for chunk in chunks]
     walked = [
-        chunk_buffer_elements(problem, degrees, choices, held, rank == 0 and index == 0, order=order)
-        for index, (held, order) in enumerate(zip(counts, orders, strict=True))
+        chunk_buffer_elements(
+            problem, degrees, choices, held, rank == 0 and index == 0, order=order, with_final_norm=holds
+        )
+        for index, (held, order, holds) in enumerate(zip(counts, orders, norms, strict=True))
     ]
+    moved = sum(chunk.loss != holds for chunk, holds in zip(chunks, norms, strict=True))
     law = stage_memory(terms, problem, choices, counts, [[0] * len(chunks)])
     quantized = sum(int(n * terms.quantized_bytes[piece]) for held in counts for piece, n in held.items())
     buffers = [buffer for chunk in walked for buffer in (chunk.dense, chunk.expert)]
@@ -65,7 +71,7 @@ def _rank(
         "chunks": [{"dense": _shown(chunk.dense), "expert": _shown(chunk.expert)} for chunk in walked],
         **found,
         "difference_bytes": sum(found.values()) - claimed,
-        "margin_bytes": margin_bytes(terms, choices, walked),
+        "margin_bytes": margin_bytes(terms, choices, walked, moved * aligned_norm(problem)),
     }
 
 
@@ -84,13 +90,19 @@ def _shown(buffer: Buffer) -> dict[str, int]:
     }
 
 
-def margin_bytes(terms: MemoryTerms, choices: Choices, walked: Sequence[ChunkBuffers]) -> int:
+def aligned_norm(problem: Problem) -> int:
+    """Elements of the final norm, each of its tensors rounded up to where the next may start."""
+    return sum(round_up(parameter.total, ALIGNMENT_ELEMENTS) for parameter in final_norm(problem.architecture))
+
+
+def margin_bytes(terms: MemoryTerms, choices: Choices, walked: Sequence[ChunkBuffers], moved: int) -> int:
     """What the law and the walk can differ by at most, either way: one padding for every bucket beyond the first of a
-    buffer, and one where experts share the dense buffer, each of less than lcm(shards, 128) elements (none without the
-    distributed optimizer); and the final norm, which the law keeps with the loss though MTP modules move it."""
+    buffer, one more a buffer, and one where experts share the dense buffer, each of less than lcm(shards, 128) elements
+    (none without the distributed optimizer); and `moved` elements of the final norm, which the law keeps with the loss
+    though with MTP modules it is beside the last decoder layer."""
+    total = moved * (terms.weight_bytes_per_element + terms.gradient_bytes_per_element + 16)
     if not choices.distributed_optimizer:
-        return 0
-    total = 0
+        return total
     for chunk in walked:
         for buffer, shards in ((chunk.dense, terms.dense_shards), (chunk.expert, terms.expert_shards)):
             padding = lcm(int(shards), BUFFER_MULTIPLE)

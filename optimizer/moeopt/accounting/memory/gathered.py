@@ -66,10 +66,11 @@ def gathered(
 
 
 def commonest(problem: Problem) -> LayerKind:
-    """The layer kind that most units are of (MTP modules' layers count with theirs)."""
+    """A layer kind of those that most units are of (MTP modules' layers count with theirs): units of equal parameters
+    are alike, whatever window their attention has."""
     architecture = problem.architecture
-    extra = {architecture.mtp_kind: problem.mtp_layers} if problem.mtp_layers else {}
-    return max(architecture.kinds, key=lambda kind: architecture.layers.count(kind) + extra.get(kind, 0))
+    blocks = [kind.ffn for kind in (*architecture.layers, *[architecture.mtp_kind] * problem.mtp_layers)]
+    return max(architecture.kinds, key=lambda kind: blocks.count(kind.ffn))
 
 
 def double_buffer_bytes(problem: Problem, degrees: Degrees, choices: Choices, gradient_bytes: int) -> Number:

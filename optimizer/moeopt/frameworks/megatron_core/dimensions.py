@@ -17,12 +17,34 @@ def _groups_sentence(problem: Problem, degrees: Degrees, _choices: Choices) -> s
     return text if groups % tp == 0 or tp % groups == 0 else f"{text}: one of them must be 0"
 
 
+def _qkv_width(problem: Problem) -> int:
+    architecture = problem.architecture
+    return (architecture.num_attention_heads + 2 * architecture.num_key_value_heads) * architecture.head_dim
+
+
+def _qkv_holds(problem: Problem, degrees: Degrees, _choices: Choices) -> Number:
+    groups = problem.architecture.num_key_value_heads
+    return either(degrees.tp <= groups, _qkv_width(problem) % degrees.tp == 0)
+
+
+def _qkv_sentence(problem: Problem, degrees: Degrees, _choices: Choices) -> str:
+    a = problem.architecture
+    if degrees.tp <= a.num_key_value_heads:
+        return f"tp {degrees.tp} <= num_key_value_heads {a.num_key_value_heads}: whole heads"
+    what = f"((heads {a.num_attention_heads} + 2 * key-value heads {a.num_key_value_heads}) * head_dim {a.head_dim})"
+    return remainder(what, _qkv_width(problem), f"tp {degrees.tp}", degrees.tp)
+
+
 def _has_dense(problem: Problem, _choices: Choices) -> bool:
     return any(kind.ffn == "dense" for kind in problem.architecture.layers)
 
 
 def _has_moe(problem: Problem, _choices: Choices) -> bool:
     return problem.architecture.is_moe
+
+
+def _all_dense(problem: Problem, _choices: Choices) -> bool:
+    return not problem.architecture.is_moe
 
 
 def _width(name: str, meaning: str, field: str, degree: str, source: str, applies: Applies) -> Rule:
@@ -63,24 +85,34 @@ DIMENSIONS = (
         lambda problem, _: not problem.architecture.is_mla,
     ),
     Rule(
+        "qkv_width_by_tp",
+        "with more ranks than key-value heads, tp splits the projection of queries, keys and values inside a head",
+        ("tp",),
+        _qkv_holds,
+        _qkv_sentence,
+        "megatron/core/extensions/transformer_engine.py:1519 (column-parallel), megatron/core/utils.py:592",
+        "launch",
+        lambda problem, _: not problem.architecture.is_mla,
+    ),
+    Rule(
         "ep_needs_experts",
         "expert parallelism needs routed experts",
         ("ep",),
         lambda _problem, d, _: d.ep == 1,
-        lambda _problem, d, _: f"ep {d.ep} with num_experts 0, must be 1",
+        lambda _problem, d, _: f"ep {d.ep} without a layer of routed experts, must be 1",
         "megatron/core/transformer/transformer_config.py:1595-1596, megatron/training/arguments.py:1655-1656",
         "launch",
-        lambda problem, _: not problem.architecture.num_experts,
+        _all_dense,
     ),
     Rule(
         "etp_needs_experts",
         "expert tensor parallelism needs routed experts: without them it is 1, or tp as when left out",
         ("tp", "etp"),
         lambda _problem, d, _: either(d.etp == 1, d.etp == d.tp),
-        lambda _problem, d, _: f"etp {d.etp} with num_experts 0, must be 1 or tp {d.tp}",
+        lambda _problem, d, _: f"etp {d.etp} without a layer of routed experts, must be 1 or tp {d.tp}",
         "megatron/core/parallel_state.py:871-884 builds the groups; nothing uses them",
         "never",
-        lambda problem, _: not problem.architecture.num_experts,
+        _all_dense,
     ),
     _width(
         "experts_by_ep",
@@ -88,7 +120,7 @@ DIMENSIONS = (
         "num_experts",
         "ep",
         "megatron/training/arguments.py:1657-1658, megatron/core/transformer/moe/moe_layer.py:186-187",
-        lambda problem, _: problem.architecture.num_experts > 0,
+        _has_moe,
     ),
     _width(
         "expert_ffn_by_etp",
@@ -132,7 +164,7 @@ DIMENSIONS = (
         lambda _problem, d, _: f"mlp_bias with etp {d.etp}, must be 1",
         "megatron/core/transformer/transformer_config.py:2612-2615",
         "launch",
-        lambda problem, _: problem.architecture.num_experts > 0 and problem.architecture.mlp_bias,
+        lambda problem, _: problem.architecture.is_moe and problem.architecture.mlp_bias,
     ),
     Rule(
         "shared_experts_without_bias",

@@ -3,6 +3,7 @@
 from moeopt.arithmetic import Number, either
 from moeopt.frameworks.rules import Rule, remainder
 from moeopt.layout import Choices, Degrees
+from moeopt.problem.architecture import YARN_POSITIONS
 from moeopt.problem.problem import Problem
 
 
@@ -19,6 +20,23 @@ def _zigzag_sentence(problem: Problem, degrees: Degrees, _choices: Choices) -> s
 
 def _whole_tokens(problem: Problem, degrees: Degrees, _choices: Choices) -> Number:
     return problem.workload.sequence_length % (degrees.cp * degrees.tp) == 0
+
+
+def _yarn_positions(problem: Problem) -> int:
+    """Rows of the table that Megatron makes when it builds a layer with YaRN; MLA's has no argument of its own."""
+    scaling = problem.architecture.rope_scaling
+    given = None if problem.architecture.is_mla or scaling is None else scaling.original_max_position_embeddings
+    return given or YARN_POSITIONS
+
+
+def _mtp_positions(problem: Problem, _degrees: Degrees, _choices: Choices) -> bool:
+    return problem.architecture.position_embedding != "learned" and not problem.architecture.is_yarn
+
+
+def _mtp_positions_sentence(problem: Problem, degrees: Degrees, choices: Choices) -> str:
+    kind = "yarn" if problem.architecture.is_yarn else problem.architecture.position_embedding
+    text = f"{problem.mtp_layers} MTP modules with position_embedding {kind}"
+    return text if _mtp_positions(problem, degrees, choices) else f"{text}, must be rope or none"
 
 
 SEQUENCE = (
@@ -91,6 +109,29 @@ SEQUENCE = (
         "megatron/core/extensions/transformer_engine.py:2141-2142; Transformer Engine takes both only under a2a [TE]",
         "run",
         lambda problem, _: problem.architecture.attention_sinks or any(k.window for k in problem.architecture.kinds),
+    ),
+    Rule(
+        "yarn_table_by_cp",
+        "a table of YaRN positions, made for the trained length, is split over cp as the sequence is",
+        ("cp",),
+        lambda problem, d, _: either(d.cp == 1, _yarn_positions(problem) % (2 * d.cp) == 0),
+        lambda problem, d, _: remainder(
+            f"trained positions {_yarn_positions(problem)}", _yarn_positions(problem), f"(2 * cp {d.cp})", 2 * d.cp
+        ),
+        "megatron/core/models/common/embeddings/yarn_rotary_pos_embedding.py:98-100, rope_utils.py:61-67 (MLA is "
+        "launched with YaRN, at factor 1 where nothing is scaled; --rope-type rope makes no table)",
+        "launch",
+        lambda problem, _: problem.architecture.is_mla or problem.architecture.is_yarn,
+    ),
+    Rule(
+        "mtp_positions",
+        "MTP modules are trained with plain rotary positions, those of MLA, or none",
+        (),
+        _mtp_positions,
+        _mtp_positions_sentence,
+        "megatron/training/arguments.py:881-886",
+        "launch",
+        lambda problem, _: problem.mtp_layers > 0,
     ),
     Rule(
         "sequence_within_positions",

@@ -45,6 +45,26 @@ def _mtp_last_chunk(_problem: Problem, stages: Stages, _choices: Choices) -> boo
     return all(index >= first_of_last_chunk for index in _mtp_stages(stages))
 
 
+def _mtp_not_first(_problem: Problem, stages: Stages, _choices: Choices) -> bool:
+    return all(index % stages.pp for index in _mtp_stages(stages))
+
+
+def _mtp_kind_holds(_problem: Problem, stages: Stages, _choices: Choices) -> bool:
+    letters = stages.stages or ()
+    return all("t" in letters[index] for index in _mtp_stages(stages))
+
+
+def _mtp_kind_sentence(_problem: Problem, stages: Stages, _choices: Choices) -> str:
+    stage = _mtp_stages(stages)[0]
+    count = (stages.stages or ())[stage].count("t")
+    text = f"the last decoder layer is dense, and {count} decoder layers are with the m of stage {stage} (from 0)"
+    return text if count else f"{text}: experts are built into the MTP modules, at least 1 must be there"
+
+
+def _mtp_kind_open(problem: Problem, stages: Stages, choices: Choices) -> bool:
+    return _with_mtp(problem, stages, choices) and problem.architecture.mtp_kind_by_stage
+
+
 def _count_sentence(letter: str, what: str, wanted: int, stages: Stages) -> str:
     count = stages.flat.count(letter)
     text = f"{count} {letter} in the layout, {what} {wanted}"
@@ -149,6 +169,28 @@ PIPELINE = (
         f"{_LAYOUT}:121-126",
         "launch",
         _with_mtp,
+    ),
+    PipelineRule(
+        "pipeline_mtp_first_rank",
+        "MTP modules do not sit on the first rank of a pipeline",
+        _mtp_not_first,
+        lambda _problem, stages, _: (
+            f"m in stage {_mtp_stages(stages)[0]} (from 0), on rank {_mtp_stages(stages)[0] % stages.pp} of pp "
+            f"{stages.pp}" + ("" if _mtp_not_first(_problem, stages, _) else ", must not be rank 0")
+        ),
+        f"{_LAYOUT}:132-136 says so and misses the last chunk; the copy of the embedding that another chunk of rank 0 "
+        "holds would never be filled nor reduced (distributed/finalize_model_grads.py:232-239)",
+        "never",
+        lambda problem, stages, choices: _with_mtp(problem, stages, choices) and stages.pp > 1,
+    ),
+    PipelineRule(
+        "pipeline_mtp_kind",
+        "MTP modules copy a dense last layer of an architecture with experts only on a stage with decoder layers",
+        _mtp_kind_holds,
+        _mtp_kind_sentence,
+        "gpt_builders.py:59-67",
+        "never",
+        _mtp_kind_open,
     ),
     PipelineRule(
         "recompute_layers_in_chunk",

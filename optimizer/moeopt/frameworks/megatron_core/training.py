@@ -1,7 +1,8 @@
 """Recompute, optimizer, gradient overlap and CUDA graphs: what excludes what. Sources: Megatron-LM d98e8a6."""
 
+from moeopt.arithmetic import both
 from moeopt.frameworks.rules import Applies, Rule, remainder
-from moeopt.layout import Choices
+from moeopt.layout import Choices, Degrees
 from moeopt.problem.problem import Problem
 
 _CONFIG = "megatron/core/transformer/transformer_config.py"
@@ -34,6 +35,22 @@ def _full(_problem: Problem, choices: Choices) -> bool:
 
 def _partial_graph(_problem: Problem, choices: Choices) -> bool:
     return choices.cuda_graphs in ("router", "attention")
+
+
+def _experts_offloaded(choices: Choices) -> list[str]:
+    return [module for module in ("expert_fc1", "moe_act") if module in choices.offload]
+
+
+def _fused_sentence(problem: Problem, degrees: Degrees, choices: Choices) -> str:
+    offloaded = _experts_offloaded(choices)
+    wrong = [
+        *(["etp must be 1"] if degrees.etp > 1 else []),
+        *([] if problem.architecture.gated else ["experts must be gated"]),
+        *([f"{' and '.join(offloaded)} must stay"] if offloaded else []),
+    ]
+    gated = str(problem.architecture.gated).lower()
+    text = f"cuda_graphs full_iteration without capacity_factor, etp {degrees.etp}, gated {gated}"
+    return ", ".join([text, *wrong])
 
 
 RECOMPUTE = (
@@ -184,7 +201,7 @@ CUDA_GRAPHS = (
         "cuda_graphs router with num_experts above 1",
         f"{_CONFIG}:2826-2830",
         lambda _problem, choices: choices.cuda_graphs == "router",
-        lambda problem, _choices: problem.architecture.num_experts > 1,
+        lambda problem, _choices: problem.architecture.is_moe and problem.architecture.num_experts > 1,
     ),
     _requires(
         "router_graph_without_moe_recompute",
@@ -209,6 +226,20 @@ CUDA_GRAPHS = (
         "megatron/core/transformer/transformer_config.py:1868-1882 (--moe-expert-rank-capacity-factor)",
         "run",
         lambda problem, choices: choices.cuda_graphs == "full_iteration" and problem.architecture.is_moe,
+    ),
+    Rule(
+        "full_graph_fused_experts",
+        "without a capacity factor one graph of the whole iteration needs fused experts: gated, whole, kept on the GPU",
+        ("etp",),
+        lambda problem, d, choices: both(d.etp == 1, problem.architecture.gated, not _experts_offloaded(choices)),
+        _fused_sentence,
+        "megatron/core/transformer/moe/experts.py:286-290, 382-456 (--use-transformer-engine-op-fuser)",
+        "launch",
+        lambda problem, choices: (
+            choices.cuda_graphs == "full_iteration"
+            and problem.architecture.is_moe
+            and problem.workload.routing.capacity_factor is None
+        ),
     ),
 )
 
