@@ -13,6 +13,7 @@ from moeopt.frontier.candidates import Candidates
 from moeopt.frontier.goals import Goals, Region
 from moeopt.screening import MOST_NS, Limits
 from moeopt.solving.incumbent import Found
+from moeopt.solving.queue import first_fronts
 
 _LEVEL = 0.8
 """Each level of memory is this share of the one before, or of what was reached there ..."""
@@ -83,13 +84,6 @@ def _first_fronts(pp: NDArray[np.int64], time: NDArray[np.int64], memory: NDArra
     """Rows on the first fronts of their pipeline length."""
     keep = np.zeros(len(pp), dtype=bool)
     for length in np.unique(pp):
-        rest = np.flatnonzero(pp == length)
-        for _ in range(_FRONTS):
-            order = rest[np.lexsort((memory[rest], time[rest]))]
-            if not len(order):
-                break
-            lowest = np.minimum.accumulate(memory[order])
-            front = order[np.concatenate([[True], memory[order[1:]] < lowest[:-1]])]
-            keep[front] = True
-            rest = np.setdiff1d(rest, front)
+        rows = np.flatnonzero(pp == length)
+        keep[rows[first_fronts(time[rows], memory[rows], _FRONTS)]] = True
     return keep

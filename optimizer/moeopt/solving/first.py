@@ -7,7 +7,7 @@ from moeopt.layout import Recompute
 from moeopt.screening import Screening
 from moeopt.solving.best import Best
 from moeopt.solving.incumbent import place
-from moeopt.solving.queue import Queue
+from moeopt.solving.queue import Queue, first_fronts
 
 _GROWTH = 1.2
 """The first limit that admits a layout is looked for in steps of this factor ..."""
@@ -17,6 +17,10 @@ _SAMPLES = 4
 """Candidates that are placed first at each fill level of memory."""
 _IMPROVEMENTS = 8
 """Rounds of placing what could be better than the best layout known."""
+_MANY, _FRONTS = 3000, 2
+"""More candidates than this are not listed before those on so many fronts of time and memory are placed ..."""
+_BETTER = 0.98
+"""... again and again, as long as the best value falls below this share of what it was."""
 _FEW = 96
 """If no more candidates are left than this, all are placed."""
 
@@ -43,8 +47,22 @@ class First:
                     return
                 score = int(score * _GROWTH)
                 pairs = self.screening.pairs(self.best.within(score), self._few_settings, every_batch)
-                self._try(self._samples(Queue(self.problem, pairs, self.best.bound_of), tried))
+                queue = Queue(self.problem, pairs, self.best.bound_of)
+                self._try(self._samples(queue, tried))
+                self._improve(queue)
                 tried = score
+
+    def _improve(self, queue: Queue) -> None:
+        """Place what trades time for memory best, as long as the best layout gets better by it: far above the optimum
+        there are too many candidates to list them all."""
+        for _ in range(_IMPROVEMENTS):
+            queue.drop(self.best.limits)
+            if len(queue) <= _MANY or not self.best.pool:
+                return
+            known = self.best.pool[0].score
+            self._try([queue.candidate(at) for at in first_fronts(queue.bound, queue.memory, _FRONTS)])
+            if self.best.pool[0].score > _BETTER * known:
+                return
 
     def place_all(self, queue: Queue) -> None:
         """Place the most promising candidates until none of them is better than the best known."""

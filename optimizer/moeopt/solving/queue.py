@@ -25,6 +25,19 @@ _FEWEST, _MOST = 8, 128
 """Rows that duality is given at once."""
 
 
+def first_fronts(time: Column, memory: Column, count: int) -> list[int]:
+    """Positions on the first fronts of two bounds: no other is as low by both; then the same of the rest."""
+    rest, picked = np.arange(len(time)), list[int]()
+    while count and len(rest):
+        order = rest[np.lexsort((memory[rest], time[rest]))]
+        lowest = np.minimum.accumulate(memory[order])
+        front = order[np.concatenate([[True], memory[order[1:]] < lowest[:-1]])]
+        picked += front.tolist()
+        rest = np.setdiff1d(rest, front)
+        count -= 1
+    return picked
+
+
 @dataclass(frozen=True)
 class Left:
     """Placements of a candidate that are worth judging: all that are left if `complete`."""

@@ -8,12 +8,11 @@ from moeopt.solving.best import Best
 from moeopt.solving.incumbent import Found
 from moeopt.solving.queue import Queue
 
-_SAMPLED = (3, 8)
-"""Placements are first looked for with so many rounds of duality, of one base time each ..."""
-_LOWEST, _FILLED = 96, 16
-"""... for so many candidates of lowest bound, and so many at each fill level of memory."""
-_FEW = 40
-"""Fewer candidates are not sampled."""
+_LOWEST = 96
+"""Placements are first looked for with some rounds of duality, of one base time each, for so many candidates of lowest
+bound, and some at each fill level of memory ..."""
+_SAMPLES = ((3, 16, 40), (8, 16, 40), (3, 256, 600))
+"""... time after time: rounds, candidates at each level, and how many must be left for it to be worth it."""
 _ROUNDS = (1, 12, 40, 120)
 """Then bounds are raised by so many rounds, for all that are left each time."""
 
@@ -30,8 +29,9 @@ class Raising:
 
     def run(self) -> None:
         """Settle what can be settled; the queue keeps the rest."""
-        for rounds in _SAMPLED if len(self.queue) > _FEW else ():
-            self._sample(rounds)
+        for rounds, filled, least in _SAMPLES:
+            if len(self.queue) > least:
+                self._sample(rounds, filled)
         for rounds in _ROUNDS:
             for positions in self.queue.batches():
                 self.bound = int(self.queue.bound[self.queue.lowest(1)[0]])
@@ -39,10 +39,10 @@ class Raising:
                 self.best.say(f"bound {self.bound:,}, {len(self.queue)} candidates left")
                 self._raise(positions, rounds)
 
-    def _sample(self, rounds: int) -> None:
+    def _sample(self, rounds: int, filled: int) -> None:
         self.pause()
         memory = self.best.within(None).memory_bytes
-        picked = self.queue.sampled(memory, _LOWEST, _FILLED)
+        picked = self.queue.sampled(memory, _LOWEST, filled)
         for candidate, pipeline in self.queue.placements(sorted(picked), self.best.limits, rounds):
             self.best.add(self.best.judged(candidate, pipeline))
         self.queue.tighten(self.best.limits)
