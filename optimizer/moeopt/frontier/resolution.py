@@ -11,7 +11,7 @@ from moeopt.problem.base import nearest
 from moeopt.problem.problem import Problem
 from moeopt.units import parse_bytes, parse_count, parse_duration_ns
 
-EXACT_UP_TO = 5000
+EXACT_UP_TO = 200
 """`auto` is exact for problems of so many legal combinations of degrees and modes ..."""
 COARSE = "5%"
 """... and this share of step time, peak memory and cost above (GPU counts stay exact); the predicted step time is

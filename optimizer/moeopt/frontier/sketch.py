@@ -21,7 +21,7 @@ _GROWTH = 1.2
 """... and at each the time limit grows in steps of this factor ..."""
 _SLOWEST = 64
 """... up to so many times the fastest bound."""
-_FEW = 2000
+_FEW = 200
 """Rows of the first level that are looked at all at once: no sketch is needed."""
 _FRONTS = 6
 _COUNTED, _PLACED = 96, 4
