@@ -15,7 +15,8 @@ from moeopt.solving.incumbent import Found
 from moeopt.solving.queue import Queue
 
 _CLOSE = 0.92
-"""One round of duality settles some of the rows whose bound is above this share of the allowed time, cheaply; ..."""
+"""One round of duality settles some of the rows whose bound is above this share of the allowed time, cheaply (all where
+any time is allowed); ..."""
 _STEPS = partial(filled, rounds=12), partial(raised, rounds=12), partial(raised, rounds=40), partial(raised, rounds=120)
 """... these settle the others."""
 _NEAR = 1.4
@@ -85,7 +86,7 @@ class Look:
 
     def _raise(self, queue: Queue) -> list[Found]:
         """Raise bounds until no row is left, duality can do no more, or layouts were found."""
-        close = queue.batches(above=int(_CLOSE * self._longest_ns(queue)))
+        close = queue.batches(int(_CLOSE * self._longest_ns(queue)) if self.region.limits.timed else -1)
         batches = chain(
             ((partial(raised, rounds=1, most=0), positions) for positions in close),
             ((step, positions) for step in _STEPS for positions in queue.batches()),
