@@ -1,5 +1,6 @@
 """How the command line starts, ends and stays out of the way."""
 
+import json
 import os
 import signal
 import subprocess
@@ -109,8 +110,9 @@ def test_a_reader_that_leaves_early_is_no_error():
     assert process.wait(timeout=30) == 0
 
 
-def test_sigint_in_a_process_leaves_no_traceback():
-    """The real signal, while a command reads a file that never ends."""
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_in_a_process_leaves_no_traceback(sent):
+    """The real signals, while a command reads a file that never ends."""
     reading, writing = os.pipe()
     process = subprocess.Popen(
         [sys.executable, "-m", "moeopt", "params", f"/dev/fd/{reading}"],
@@ -121,12 +123,31 @@ def test_sigint_in_a_process_leaves_no_traceback():
     )
     os.write(writing, b"# started\n")
     time.sleep(1.0)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(sent)
     _, err = process.communicate(timeout=30)
     os.close(writing)
     os.close(reading)
     assert "Traceback" not in err
-    assert process.returncode in (130, -signal.SIGINT)
+    assert process.returncode in (130, -sent)
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_what_ends_a_job_keeps_the_points_of_a_frontier(sent):
+    """A frontier that is told to stop prints the points that it has, says that it is incomplete, and exits with 0."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "moeopt", "pareto", "--gpus", "512", "--resolution", "exact", "--format", "json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=ENVIRONMENT,
+        text=True,
+    )
+    assert any("points" in line for line in process.stderr)
+    process.send_signal(sent)
+    out, _ = process.communicate(timeout=60)
+    answer = json.loads(out)
+    assert process.returncode == 0
+    assert answer["points"]
+    assert not answer["complete"]
 
 
 def test_commands_are_click_commands():

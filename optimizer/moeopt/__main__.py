@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -55,7 +56,9 @@ def _complain(sentence: str, code: int) -> int:
 
 
 def main() -> None:
-    """The console script. Nothing has loaded numpy before it."""
+    """The console script. Nothing has loaded numpy before it. What ends a job (SIGTERM) is taken as Ctrl-C, so that the
+    best that was found is kept."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     for name in BLAS_THREADS:
         os.environ.setdefault(name, "1")
     sys.exit(run())

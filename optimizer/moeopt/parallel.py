@@ -126,7 +126,7 @@ class _Shift:
 
     def _start(self, started: list[tuple[int, int]]) -> None:
         """One more process that works, and the pipe that it answers on. An interrupt waits until it is noted."""
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
         try:
             answers, reply = os.pipe()
             try:

@@ -25,8 +25,9 @@ class Task:
 
 
 def ignore_interrupts() -> None:
-    """For worker processes: Ctrl-C is the parent's to handle."""
+    """For worker processes: Ctrl-C is the parent's to handle, and what ends a process ends these."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def solve_point(task: Task) -> Record:
