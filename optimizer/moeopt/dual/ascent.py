@@ -151,16 +151,22 @@ class Ascent:
             self.open[stage] = self.open[stage] & (value <= limit)
 
     def listed(self, most: int) -> list[Listed]:
-        """The placements left of every row that is open."""
+        """The placements left of every row that is open, candidate by candidate, the lowest values first; of one with a
+        row that has too many, the rows behind that one are not looked at, as not all placements will be known."""
         if not len(self.of):
             return []
         walks = self._walks()
         onward, limit = walks.onward(), self.tables.prices.target_ns * (1 + SLACK)
-        result = []
-        for row, (candidate, base) in enumerate(zip(self.of, self.tables.base_ns, strict=True)):
+        result, too_many = [], set[int]()
+        for row in np.lexsort((self.value, self.of)).tolist():
+            candidate, base = int(self.of[row]), float(self.tables.base_ns[row])
+            if candidate in too_many:
+                result.append(Listed(candidate, base, Placements.none(walks.grid.stages), False))
+                continue
             listing = Listing(walks, onward, row, float(limit[row]), most)
-            placed = listing.placements()
-            result.append(Listed(int(candidate), float(base), placed, listing.complete))
+            result.append(Listed(candidate, base, listing.placements(), listing.complete))
+            if not listing.complete:
+                too_many.add(candidate)
         return result
 
     def _walks(self) -> Walks:

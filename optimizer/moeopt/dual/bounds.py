@@ -1,6 +1,6 @@
 """Time bounds of many candidates, raised by duality; and the best placements met while raising them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -70,15 +70,18 @@ class Answer:
     """Whether no other placement could be within the limits."""
 
 
-def raised(question: Question, rounds: int, most: int | None = None) -> Answer:
+def raised(
+    question: Question, rounds: int, most: int | None = None, pause: Callable[[], None] = lambda: None
+) -> Answer:
     """Bounds of a question's candidates, and what is left of them: all placements where they are at most `most`
-    (default: some for every round; 0: nothing is listed)."""
+    (default: some for every round; 0: nothing is listed). `pause` is called now and then, and may raise."""
     part = _Part(question)
     if rounds >= _BY_RANK_FROM:
         part.settle_by_rank(rounds)
     low = np.full(part.size, NEVER)
     left: dict[int, list[Listed]] = {}
     for ascent in part.ascents():
+        pause()
         ascent.run(rounds)
         np.minimum.at(low, ascent.of, ascent.value)
         for listed in ascent.listed(_LISTED_A_ROUND * rounds if most is None else most) if most != 0 else ():
@@ -221,8 +224,7 @@ class _Part:
     @property
     def nothing(self) -> Placements:
         """No placement."""
-        none = np.zeros(0, dtype=np.int64)
-        return Placements(none.reshape(0, self.grid.stages), none)
+        return Placements.none(self.grid.stages)
 
     def left(self, index: int, listed: list[Listed], most: int | None) -> tuple[Placements, bool]:
         """The placements that are left of one candidate and within the limits, as far as its prices without padding

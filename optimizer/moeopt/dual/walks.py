@@ -54,6 +54,12 @@ class Placements:
     ending: Index
 
     @classmethod
+    def none(cls, stages: int) -> "Placements":
+        """No placement on so many stages."""
+        empty = np.zeros(0, dtype=np.int64)
+        return cls(empty.reshape(0, stages), empty)
+
+    @classmethod
     def unique(cls, parts: Sequence["Placements"]) -> "Placements":
         """The placements of all parts, each once."""
         return cls(

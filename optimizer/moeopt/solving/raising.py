@@ -49,7 +49,9 @@ class Raising:
 
     def _raise(self, positions: list[int], rounds: int) -> None:
         known = self.best.threshold
-        for left in self.queue.raise_bounds(positions, self.best.limits, partial(raised, rounds=rounds)):
+        for left in self.queue.raise_bounds(
+            positions, self.best.limits, partial(raised, rounds=rounds, pause=self.pause)
+        ):
             judged = [self.best.judged(left.candidate, pipeline) for pipeline in left.placed]
             fitting = [found for found in judged if found is not None]
             for found in fitting:
