@@ -150,6 +150,10 @@ class Choices(Input):
     def _each_once(cls, modules: tuple[OffloadModule, ...]) -> tuple[OffloadModule, ...]:
         return tuple(sorted(set(modules)))
 
+    def with_recompute(self, recompute: Recompute) -> "Choices":
+        """The same with another recompute setting."""
+        return self.model_copy(update={"recompute": recompute})
+
 
 class Layout(Choices):
     """A layout as its file and its JSON object write it. Degrees that follow from others may be absent."""

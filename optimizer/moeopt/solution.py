@@ -23,7 +23,7 @@ from moeopt.solving.branch import Result
 from moeopt.solving.certify import Certificate
 from moeopt.solving.incumbent import Found
 from moeopt.solving.replayed import Replayed
-from moeopt.units import GPU_HOUR_NS
+from moeopt.units import GPU_HOUR_NS, OBJECTIVE_UNITS
 
 SCHEMA = "moeopt/1"
 NS_PER_SECOND = 10**9
@@ -105,12 +105,14 @@ def _cost(problem: Problem, degrees: Degrees, step_ns: int) -> dict[str, Any]:
 def objective_value(problem: Problem, answer: Mapping[str, Any], name: str | None = None) -> tuple[int, str]:
     """Value and unit of the problem's objective (or of another one) for a described layout."""
     gpus, step_ns = answer["gpus"]["total"], answer["step_time"]["total_ns"]
-    return {
-        "step_time": (step_ns, "ns"),
-        "gpus": (gpus, "GPUs"),
-        "cost": (gpus * step_ns, "GPU*ns per step"),
-        "peak_memory": (answer["memory"]["peak_bytes"], "bytes"),
-    }[name or problem.objective]
+    name = name or problem.objective
+    values = {
+        "step_time": step_ns,
+        "gpus": gpus,
+        "cost": gpus * step_ns,
+        "peak_memory": answer["memory"]["peak_bytes"],
+    }
+    return values[name], OBJECTIVE_UNITS[name]
 
 
 def objective_json(

@@ -24,6 +24,8 @@ _SECONDS = {"ns": 1, "us": 10**3, "µs": 10**3, "ms": 10**6, "s": 10**9, "min": 
 _NUMBER = re.compile(r"\s*([+-]?\d[\d_,]*(?:\.\d+)?(?:[eE][+-]?\d{1,3})?)\s*([^\d\s.,]*)\s*")
 GIB = 2**30
 GPU_HOUR_NS = 3600 * 10**9
+OBJECTIVE_UNITS = {"step_time": "ns", "peak_memory": "bytes", "gpus": "GPUs", "cost": "GPU*ns per step"}
+"""Objective -> the unit of its integer."""
 
 
 def _split(text: object, field: str, example: str) -> tuple[Fraction, str]:

@@ -60,7 +60,7 @@ class DegreeOracle:
         problem, rules = self._question(names, kept)
         for mode in _modes(problem):
             for recompute in recomputes(problem):
-                choices = mode.model_copy(update={"recompute": recompute})
+                choices = mode.with_recompute(recompute)
                 if not broken.applies(problem, choices) or not _choices_hold(problem, rules, choices):
                     continue
                 asked = [rule for rule in rules if rule.scope and rule.applies(problem, choices)]
@@ -79,7 +79,7 @@ class DegreeOracle:
         problem, rules = self._question(names, kept)
         settings = recomputes(problem)
         for mode in _modes(problem):
-            options = [mode.model_copy(update={"recompute": recompute}) for recompute in settings]
+            options = [mode.with_recompute(recompute) for recompute in settings]
             allowed = [choices for choices in options if _choices_hold(problem, rules, choices)]
             if allowed and self._degrees(problem, rules, mode, allowed):
                 return True

@@ -1,6 +1,7 @@
 """Single changes of a problem that give it a layout: each is solved, and comes with the layout that was found."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 from moeopt.accounting.ledger import Ledger
@@ -112,12 +113,12 @@ class _Trials:
         if self.light is None:
             return
         layout, least = self.light.found, self.light.least_bytes
-        need = layout.peak_bytes
         what = "limits.peak_memory"
-        if need > self.problem.cluster.memory:
-            what, need = "cluster.memory", _with_reserve(layout)
+        if layout.peak_bytes > self.problem.cluster.memory:
+            what, layout = "cluster.memory", replace(layout, peak_bytes=_with_reserve(layout))
+        need = layout.peak_bytes
         text = f"{what} {need} bytes ({format_bytes(need)}), at least {least} for any layout"
-        yield {**self._change(what, need, layout, text), "peak_bytes": need}
+        yield self._change(what, need, layout, text)
 
     def _offload(self) -> Iterator[Change]:
         """The smallest part of the optimizer's state in host memory."""

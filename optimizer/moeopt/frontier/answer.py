@@ -5,10 +5,11 @@ from typing import Any
 
 from moeopt.frontier.boxes import Boxes, Point
 from moeopt.frontier.explore import Exploration
-from moeopt.frontier.goals import UNITS, Goals
+from moeopt.frontier.goals import Goals
 from moeopt.solution import SCHEMA, solved_answer
 from moeopt.solving.branch import Result
 from moeopt.solving.incumbent import Found
+from moeopt.units import OBJECTIVE_UNITS
 
 
 def answer(
@@ -39,7 +40,8 @@ def _point(goals: Goals, boxes: Boxes, point: Point, found: Found, facts: Mappin
     return {
         **solution,
         "objectives": [
-            {"name": name, "value": value, "unit": UNITS[name]} for name, value in zip(goals.names, values, strict=True)
+            {"name": name, "value": value, "unit": OBJECTIVE_UNITS[name]}
+            for name, value in zip(goals.names, values, strict=True)
         ],
         "proven": proven,
     }

@@ -25,7 +25,7 @@ from moeopt.screening.pairs import bounded
 from moeopt.solving.incumbent import Found, place
 from moeopt.solving.queue import Queue
 from moeopt.solving.settings import Settings
-from moeopt.space import row, select
+from moeopt.space import select
 
 Column = NDArray[np.int64]
 Key = tuple[object, ...]
@@ -112,13 +112,9 @@ class Candidates:
 
     def entries(self, pairs: Sequence[Pair]) -> list[Entry]:
         """Every row as a candidate, fastest bound first."""
-        found = [self._entry(pair, index) for pair in pairs for index in range(pair.size)]
+        queue = self.queue(pairs)
+        found = [Entry(queue.candidate(at), int(queue.memory[at])) for at in queue.lowest(len(queue))]
         return sorted(found, key=lambda entry: (entry.candidate.bound_ns, entry.memory_bytes))
-
-    def _entry(self, pair: Pair, index: int) -> Entry:
-        choices = pair.mode.model_copy(update={"recompute": pair.recompute})
-        candidate = Candidate(self.problem, row(pair.degrees, index), choices, int(pair.time[index]))
-        return Entry(candidate, int(pair.memory[index]))
 
     def queue(self, pairs: Sequence[Pair]) -> Queue:
         """Rows as a queue, fastest bound first."""

@@ -20,7 +20,6 @@ GOALS: dict[str, Callable[[int, int, int], int]] = {
 }
 """Objective -> its value from nanoseconds of a step, bytes of the fullest GPU, and GPUs. None falls as one of these
 rises, so a limit on it is a limit on them."""
-UNITS = {"step_time": "ns", "peak_memory": "bytes", "gpus": "GPUs", "cost": "GPU*ns per step"}
 
 
 def check_objectives(names: Sequence[str]) -> tuple[str, ...]:

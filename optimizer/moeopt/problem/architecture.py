@@ -27,6 +27,8 @@ class LayerKind:
 PositiveFloat = Annotated[float, Field(gt=0)]
 YARN_POSITIONS = 4096
 """Positions that YaRN takes as trained where nothing is said (Megatron-LM d98e8a6, transformer_config.py:3318)."""
+YARN_DEFAULTS = {"original_max_position_embeddings": YARN_POSITIONS, "beta_fast": 32.0, "beta_slow": 1.0}
+"""What MLA's YaRN takes where no argument says otherwise: for it, Megatron-LM's command line has none."""
 
 
 class RopeScaling(Input):
@@ -234,6 +236,11 @@ class Architecture(Input):
     def mtp_kind(self) -> LayerKind:
         """The kind of layer inside an MTP module: Megatron copies the last decoder layer."""
         return self.layers[-1]
+
+    @property
+    def has_router(self) -> bool:
+        """Whether tokens choose among experts: Megatron captures no router of a single one."""
+        return self.is_moe and self.num_experts > 1
 
     @property
     def mtp_kind_by_stage(self) -> bool:

@@ -9,7 +9,7 @@ from math import isfinite
 from typing import Any
 
 from moeopt.errors import InputError
-from moeopt.problem.architecture import YARN_POSITIONS
+from moeopt.problem.architecture import YARN_DEFAULTS
 from moeopt.readers.flags import Flags
 
 _YARN = {
@@ -20,7 +20,6 @@ _YARN = {
     "mscale_all_dim": ("mscale-all-dim",),
 }
 """Field -> its arguments: of ordinary attention, and (Megatron-Bridge) of MLA."""
-_YARN_DEFAULTS = {"original_max_position_embeddings": YARN_POSITIONS, "beta_fast": 32.0, "beta_slow": 1.0}
 
 
 def read_constants(flags: Flags, fields: dict[str, Any]) -> None:
@@ -61,7 +60,7 @@ def _yarn(flags: Flags, latent: bool) -> dict[str, Any] | None:
     """YaRN; MLA has it by default, and at factor 1 it is plain rotary embedding."""
     factor = _number(flags, "rotary-scaling-factor") or 1.0
     found: dict[str, Any] = {name: _first(flags, names) for name, names in _YARN.items()}
-    for name, default in _YARN_DEFAULTS.items():
+    for name, default in YARN_DEFAULTS.items():
         found[name] = found[name] or default
     found["original_max_position_embeddings"] = int(found["original_max_position_embeddings"])
     if latent and (factor == 1 or (flags.given("rope-type") and flags.text("rope-type") == "rope")):

@@ -9,11 +9,9 @@ from rich.padding import Padding
 from rich.table import Table
 
 from moeopt.report.times import compared_value, render_ties
-from moeopt.units import format_bytes, format_gpu_hours, format_ns
+from moeopt.units import OBJECTIVE_UNITS, format_bytes, format_gpu_hours, format_ns
 
 Answer = Mapping[str, Any]
-COST_UNIT = "GPU*ns per step"
-"""The integer unit of a cost; people read it in GPU-hours (of a step)."""
 DEGREES = {
     "tp": "tensor",
     "pp": "pipeline",
@@ -113,7 +111,7 @@ def value_text(value: Any, unit: str | None) -> str:
         return format_ns(int(value))
     if unit == "bytes":
         return format_bytes(int(value))
-    if unit == COST_UNIT:
+    if unit == OBJECTIVE_UNITS["cost"]:  # people read it in GPU-hours (of a step)
         return format_gpu_hours(value)
     number = f"{value:,}" if isinstance(value, int) else f"{value:,.6g}"
     return f"{number} {unit}" if unit else number

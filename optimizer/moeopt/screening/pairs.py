@@ -43,10 +43,14 @@ class Pair:
         """Rows."""
         return len(self.time)
 
+    @property
+    def choices(self) -> Choices:
+        """The mode with the recompute setting."""
+        return self.mode.with_recompute(self.recompute)
+
     def allowed(self, problem: Problem) -> NDArray[np.bool_]:
         """Rows for which some placement may satisfy the problem's constraints, as far as the bounds tell."""
-        choices = self.mode.model_copy(update={"recompute": self.recompute})
-        return allowed(problem, self.degrees, choices, self.time, self.memory)
+        return allowed(problem, self.degrees, self.choices, self.time, self.memory)
 
     def only(self, mask: NDArray[np.bool_]) -> "Pair":
         """Some of the rows."""

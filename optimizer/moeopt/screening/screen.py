@@ -138,7 +138,9 @@ class Screening:
 
     def _block(self, mode: Choices, degrees: Degrees) -> Block | None:
         """The rows of one mode; None where none is legal."""
-        settings = [recompute for recompute in self.recomputes if choices_legal(self.problem, _with(mode, recompute))]
+        settings = [
+            recompute for recompute in self.recomputes if choices_legal(self.problem, mode.with_recompute(recompute))
+        ]
         if not settings:
             return None
         ok = np.ones(len(degrees.tp), dtype=bool)
@@ -222,11 +224,11 @@ class Screening:
             return
         table = RecomputeTable(self.problem, degrees, mode, limits)
         limit_ns = limits.time_of(degrees)
-        settings = [setting for setting in settings if choices_legal(self.problem, _with(mode, setting))]
+        settings = [setting for setting in settings if choices_legal(self.problem, mode.with_recompute(setting))]
         for recompute, time in table.time_bounds(settings, limits.replayed):
             keep = (time <= limit_ns) & ((recompute.num_layers or 0) <= table.deepest(recompute))
             if keep.any():
-                keep[keep] &= legal_rows(self.problem, select(degrees, keep), _with(mode, recompute))
+                keep[keep] &= legal_rows(self.problem, select(degrees, keep), mode.with_recompute(recompute))
             if keep.any():
                 yield table.pair(recompute, np.flatnonzero(keep), time)
 
@@ -246,7 +248,3 @@ def _legal_degrees(problem: Problem, degrees: Degrees, mode: Choices) -> NDArray
     for rule in degree_rules(problem, mode):
         ok &= rule.holds(problem, degrees, mode)
     return ok
-
-
-def _with(mode: Choices, recompute: Recompute) -> Choices:
-    return mode.model_copy(update={"recompute": recompute})

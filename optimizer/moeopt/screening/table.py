@@ -142,7 +142,7 @@ class RecomputeTable:
         if recompute.granularity == "full":
             if recompute.block_layers and self._by_block is not None:
                 return self._by_block
-            terms = memory_terms(self.problem, self.degrees, self.mode.model_copy(update={"recompute": recompute}))
+            terms = memory_terms(self.problem, self.degrees, self.mode.with_recompute(recompute))
             self._by_block = terms if recompute.block_layers else self._by_block
             return terms
         return self._passing({piece: freed_bytes(self.memory, recompute, piece) for piece in self.memory.kept_bytes})

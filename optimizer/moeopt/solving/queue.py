@@ -28,13 +28,14 @@ _FEWEST, _MOST = 8, 128
 def first_fronts(time: Column, memory: Column, count: int) -> list[int]:
     """Positions on the first fronts of two bounds: no other is as low by both; then the same of the rest."""
     rest, picked = np.arange(len(time)), list[int]()
-    while count and len(rest):
+    for _ in range(count):
+        if not len(rest):
+            break
         order = rest[np.lexsort((memory[rest], time[rest]))]
         lowest = np.minimum.accumulate(memory[order])
         front = order[np.concatenate([[True], memory[order[1:]] < lowest[:-1]])]
         picked += front.tolist()
         rest = np.setdiff1d(rest, front)
-        count -= 1
     return picked
 
 
@@ -72,8 +73,7 @@ class Queue:
     def candidate(self, position: int) -> Candidate:
         """One row as a candidate."""
         pair, index = self.pairs[self._origin[position]], int(self._index[position])
-        choices = pair.mode.model_copy(update={"recompute": pair.recompute})
-        return Candidate(self.problem, row(pair.degrees, index), choices, int(pair.time[index]))
+        return Candidate(self.problem, row(pair.degrees, index), pair.choices, int(pair.time[index]))
 
     def lowest(self, count: int) -> list[int]:
         """Positions of the open rows with the lowest bounds."""

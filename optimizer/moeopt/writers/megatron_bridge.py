@@ -11,10 +11,9 @@ from typing import Any
 import yaml
 
 from moeopt.errors import InputError
-from moeopt.problem.architecture import Architecture
+from moeopt.problem.architecture import YARN_DEFAULTS, Architecture
 from moeopt.writers.environment import environment
 from moeopt.writers.job import Job
-from moeopt.writers.megatron_constants import YARN_DEFAULTS
 from moeopt.writers.megatron_lm import groups
 from moeopt.writers.script import Payload
 from moeopt.writers.shell import comment, words

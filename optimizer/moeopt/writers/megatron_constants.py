@@ -6,12 +6,10 @@ Source: Megatron-LM d98e8a6, megatron/training/arguments.py:2397-2437, 3558-3563
 A constant that an architecture does not give is left to Megatron's default.
 """
 
-from moeopt.problem.architecture import YARN_POSITIONS, Architecture, RopeScaling
+from moeopt.problem.architecture import YARN_DEFAULTS, Architecture, RopeScaling
 from moeopt.writers.refusals import Refusal
 from moeopt.writers.shell import flag
 
-YARN_DEFAULTS = {"original_max_position_embeddings": YARN_POSITIONS, "beta_fast": 32.0, "beta_slow": 1.0}
-"""What MLA's YaRN takes where no argument says otherwise: for it, Megatron-LM's command line has none."""
 LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
 """The constants behind --use-rope-scaling (core/models/common/embeddings/rotary_pos_embedding.py:92-98)."""
 

@@ -232,8 +232,7 @@ def _cuda_graphs(job: Job) -> list[Flag]:
             *_fixed_token_counts(job),
         ]
     modules = ["moe_router", "moe_preprocess"] if graphs == "router" else ["attn"]
-    routed = architecture.is_moe and architecture.num_experts > 1  # of a single expert there is no router to capture
-    if graphs == "attention" and routed and not job.layout.recompute.drops("moe"):
+    if graphs == "attention" and architecture.has_router and not job.layout.recompute.drops("moe"):
         modules += ["moe_router", "moe_preprocess"]
     return [
         flag("--cuda-graph-impl", "transformer_engine"),

@@ -22,6 +22,9 @@ from moeopt.layout import Choices, Degrees
 from moeopt.pipeline import PipelineLayout
 from moeopt.problem.problem import Problem
 
+_MOST_STATE_BYTES = 16
+"""No optimizer holds more for an element: moments, main parameter and main gradient in fp32."""
+
 
 def exact_buffers(
     problem: Problem, degrees: Degrees, choices: Choices, pipeline: PipelineLayout
@@ -100,7 +103,7 @@ def margin_bytes(terms: MemoryTerms, choices: Choices, walked: Sequence[ChunkBuf
     buffer, one more a buffer, and one where experts share the dense buffer, each of less than lcm(shards, 128) elements
     (none without the distributed optimizer); and `moved` elements of the final norm, which the law keeps with the loss
     though with MTP modules it is beside the last decoder layer."""
-    total = moved * (terms.weight_bytes_per_element + terms.gradient_bytes_per_element + 16)
+    total = moved * (terms.weight_bytes_per_element + terms.gradient_bytes_per_element + _MOST_STATE_BYTES)
     if not choices.distributed_optimizer:
         return total
     for chunk in walked:
@@ -109,5 +112,5 @@ def margin_bytes(terms: MemoryTerms, choices: Choices, walked: Sequence[ChunkBuf
             joint = 1 if buffer is chunk.dense and not chunk.expert.numel else 0
             elements = padding * (max(buffer.buckets - 1, 0) + joint + 1)
             price = terms.weight_bytes_per_element + terms.gradient_bytes_per_element
-            total += elements * price + int(ceil_div(elements, shards)) * 16
+            total += elements * price + int(ceil_div(elements, shards)) * _MOST_STATE_BYTES
     return total

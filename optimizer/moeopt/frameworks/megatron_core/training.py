@@ -201,7 +201,7 @@ CUDA_GRAPHS = (
         "cuda_graphs router with num_experts above 1",
         f"{_CONFIG}:2826-2830",
         lambda _problem, choices: choices.cuda_graphs == "router",
-        lambda problem, _choices: problem.architecture.is_moe and problem.architecture.num_experts > 1,
+        lambda problem, _choices: problem.architecture.has_router,
     ),
     _requires(
         "router_graph_without_moe_recompute",

@@ -6,7 +6,7 @@ from typing import Any
 from moeopt.report.html.markup import element, label, line, paragraph, rectangle, section, svg, table, text
 from moeopt.report.layouts import decisions, value_text
 from moeopt.report.proof import proof_text, search_text
-from moeopt.units import format_bytes, format_ns
+from moeopt.units import OBJECTIVE_UNITS, format_bytes, format_ns
 
 Answer = Mapping[str, Any]
 DEGREES = ("tp", "pp", "cp", "dp", "ep", "etp", "edp", "vpp")
@@ -99,7 +99,11 @@ def frontier_section(points: Sequence[Answer], objectives: Sequence[str], comple
         layout = point["layout"]
         degrees = ", ".join(f"{name} {layout.get(name)}" for name in DEGREES)
         rows.append(
-            (*(value_text(_value(point, name), _UNITS.get(name)) for name in objectives), point["status"], degrees)
+            (
+                *(value_text(_value(point, name), OBJECTIVE_UNITS.get(name)) for name in objectives),
+                point["status"],
+                degrees,
+            )
         )
     words = (
         "The frontier is complete: no other point exists."
@@ -113,9 +117,6 @@ def frontier_section(points: Sequence[Answer], objectives: Sequence[str], comple
     return section(
         "Frontier", "frontier", *parts, table(header, rows, "Points of the frontier", range(len(objectives)))
     )
-
-
-_UNITS = {"step_time": "ns", "peak_memory": "bytes", "gpus": "GPUs", "cost": "GPU*ns per step"}
 
 
 def _value(point: Answer, name: str) -> int:
@@ -139,7 +140,7 @@ def _scatter(points: Sequence[Answer], across: str, up: str) -> str:
     for x, y in zip(xs, ys, strict=True):
         left = margin + scaled(x, xs, width - margin - 10)
         top = height - margin - scaled(y, ys, height - margin - 10)
-        hint = f"{value_text(x, _UNITS[across])}, {value_text(y, _UNITS[up])}"
+        hint = f"{value_text(x, OBJECTIVE_UNITS[across])}, {value_text(y, OBJECTIVE_UNITS[up])}"
         shapes.append(rectangle(left - 4, top - 4, 8, 8, "#4878a8", hint))
     return svg(width, height, f"{across} against {up}", shapes)
 
