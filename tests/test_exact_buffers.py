@@ -8,6 +8,7 @@ import pytest
 from launch_cases import solution
 from memory_problems import DEEPSEEK_V3, QWEN3_30B, degrees, problem
 from moeopt.accounting.memory.exact import exact_buffers
+from moeopt.accounting.memory.explain import explain_stage
 from moeopt.layout import Choices, Overlap
 from moeopt.pipeline import PipelineLayout
 
@@ -47,7 +48,8 @@ def test_the_law_stays_within_its_margin(architecture: dict[str, Any], shape: tu
 
 def test_the_final_norm_stays_with_the_last_layer() -> None:
     """With MTP modules and loss on stages without layers, the walk has the norm beside the last decoder layer and the
-    law beside the loss: one differs by the norm upwards, the other downwards, both within the margin."""
+    law beside the loss: one differs by the norm upwards, the other downwards, both within the margin; and the lines
+    that explain a stage walk as the buffers do."""
     asked = problem(DEEPSEEK_V3)
     layers, hidden = asked.architecture.num_hidden_layers, asked.architecture.hidden_size
     given = degrees(tp=1, pp=4, vpp=1, dp=4, ep=2, etp=1, edp=2, num_microbatches=8)
@@ -56,6 +58,10 @@ def test_the_final_norm_stays_with_the_last_layer() -> None:
     assert asked.mtp_layers
     assert result is not None
     assert all(abs(stage["difference_bytes"]) <= stage["margin_bytes"] for stage in result)
+    for stage in result:
+        states = explain_stage(asked, given, Choices(overlap=OFF), pipeline, stage["stage"])["states"]
+        walked = {line["name"]: line["bucket_walk"] for line in states if "bucket_walk" in line}
+        assert walked["chunk 0, dense"] == stage["chunks"][0]["dense"]["numel"]
     assert result[1]["difference_bytes"] >= 6 * hidden
     assert result[3]["difference_bytes"] <= -6 * hidden
 

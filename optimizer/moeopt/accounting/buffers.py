@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from moeopt.accounting.parameters import Parameter, final_norm, piece_parameters
-from moeopt.accounting.pieces import Piece
-from moeopt.accounting.sharding import ALIGNMENT_ELEMENTS, experts_share_dense_buffer, local_numel
+from moeopt.accounting.pieces import Piece, contents
+from moeopt.accounting.sharding import ALIGNMENT_ELEMENTS, experts_share_dense_buffer, holds_final_norm, local_numel
 from moeopt.arithmetic import Number, lcm, maximum, round_up
 from moeopt.layout import Choices, Degrees
+from moeopt.pipeline import Chunk
 from moeopt.problem.architecture import LayerKind
 from moeopt.problem.problem import Problem
 
@@ -112,6 +113,21 @@ def unpadded_buffer(tensors: Sequence[Tensor]) -> Buffer:
     """Without the distributed optimizer: parameters end to end, every GPU keeping the whole state."""
     numel = sum(tensor.numel for tensor in tensors)
     return Buffer(numel, numel, int(numel > 0), 1)
+
+
+def chunk_buffers(
+    problem: Problem, degrees: Degrees, choices: Choices, chunk: Chunk, first_chunk_of_first_stage: bool
+) -> ChunkBuffers:
+    """The exact buffers of a pipeline's chunk: its layers in their order, the final norm where Megatron puts it."""
+    return chunk_buffer_elements(
+        problem,
+        degrees,
+        choices,
+        contents(problem.architecture, chunk),
+        first_chunk_of_first_stage,
+        order=problem.architecture.layers[chunk.first : chunk.last],
+        with_final_norm=holds_final_norm(problem, chunk),
+    )
 
 
 def chunk_buffer_elements(

@@ -11,7 +11,7 @@ proof of a search is about the law.
 from collections.abc import Sequence
 from typing import Any
 
-from moeopt.accounting.buffers import Buffer, ChunkBuffers, chunk_buffer_elements
+from moeopt.accounting.buffers import Buffer, ChunkBuffers, chunk_buffers
 from moeopt.accounting.memory.stage import BUFFER_MULTIPLE, stage_memory
 from moeopt.accounting.memory.terms import MemoryTerms, memory_terms
 from moeopt.accounting.parameters import final_norm
@@ -48,15 +48,10 @@ def _rank(
     chunks = pipeline.of_rank(rank)
     block_layers = choices.recompute.block_layers
     counts = [contents(problem.architecture, chunk, block_layers) for chunk in chunks]
-    orders = [problem.architecture.layers[chunk.first : chunk.last] for chunk in chunks]
-    norms = [holds_final_norm(problem, chunk) for chunk in chunks]
     walked = [
-        chunk_buffer_elements(
-            problem, degrees, choices, held, rank == 0 and index == 0, order=order, with_final_norm=holds
-        )
-        for index, (held, order, holds) in enumerate(zip(counts, orders, norms, strict=True))
+        chunk_buffers(problem, degrees, choices, chunk, rank == 0 and index == 0) for index, chunk in enumerate(chunks)
     ]
-    moved = sum(chunk.loss != holds for chunk, holds in zip(chunks, norms, strict=True))
+    moved = sum(chunk.loss != holds_final_norm(problem, chunk) for chunk in chunks)
     law = stage_memory(terms, problem, choices, counts, [[0] * len(chunks)])
     quantized = sum(int(n * terms.quantized_bytes[piece]) for held in counts for piece, n in held.items())
     buffers = [buffer for chunk in walked for buffer in (chunk.dense, chunk.expert)]

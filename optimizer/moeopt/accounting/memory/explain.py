@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from moeopt.accounting.buffers import chunk_buffer_elements
+from moeopt.accounting.buffers import chunk_buffers
 from moeopt.accounting.memory.activations import all_tensors, without_recompute
 from moeopt.accounting.memory.gathered import Gathered, double_buffer_bytes, gathered
 from moeopt.accounting.memory.overhead import default_overheads, overhead_parts
@@ -18,8 +18,7 @@ from moeopt.accounting.memory.terms import MemoryTerms, memory_terms
 from moeopt.accounting.memory.transients import moments
 from moeopt.accounting.pieces import Piece, contents, is_recomputed, plain
 from moeopt.layout import Choices, Degrees
-from moeopt.pipeline import PipelineLayout
-from moeopt.problem.architecture import LayerKind
+from moeopt.pipeline import Chunk, PipelineLayout
 from moeopt.problem.problem import Problem
 from moeopt.schedule.in_flight import in_flight_vectors
 
@@ -31,7 +30,6 @@ def explain_stage(
     terms = memory_terms(problem, degrees, choices)
     chunks = pipeline.of_rank(stage)
     counts = [contents(problem.architecture, chunk, choices.recompute.block_layers) for chunk in chunks]
-    orders = [problem.architecture.layers[chunk.first : chunk.last] for chunk in chunks]
     held = list(dict.fromkeys(piece for chunk in counts for piece in chunk))
     total = _total(contents(problem.architecture, chunk) for chunk in chunks)
     kept = [chunk_kept_bytes(terms, chunk) for chunk in counts]
@@ -59,7 +57,7 @@ def explain_stage(
             **_activations(terms, counts, kept, vectors),
             "moments": _moments(problem, degrees, choices, terms, held),
         },
-        "states": list(_states(problem, degrees, choices, terms, counts, orders, stage)),
+        "states": list(_states(problem, degrees, choices, terms, chunks, counts, stage)),
         "buffers": list(_buffers(problem, degrees, choices, terms, counts)),
         "overhead": [
             {"name": name, "bytes": int(size)}
@@ -160,8 +158,8 @@ def _states(
     degrees: Degrees,
     choices: Choices,
     terms: MemoryTerms,
+    chunks: Sequence[Chunk],
     counts: list[dict[Piece, int]],
-    orders: list[tuple[LayerKind, ...]],
     stage: int,
 ) -> Iterator[dict[str, Any]]:
     """One line a buffer: elements, padded elements, shards; the exact walk over parameters and buckets beside it.
@@ -169,9 +167,8 @@ def _states(
     Experts that lie in the dense buffer (ep 1 and etp = tp) keep their line; what the joint padding changes is then
     told with the dense one.
     """
-    for index, chunk in enumerate(counts):
-        first = stage == 0 and index == 0
-        walked = chunk_buffer_elements(problem, degrees, choices, chunk, first, order=orders[index])
+    for index, (placed, chunk) in enumerate(zip(chunks, counts, strict=True)):
+        walked = chunk_buffers(problem, degrees, choices, placed, stage == 0 and index == 0)
         sharded = choices.fsdp != "none"
         kinds: tuple[tuple[str, Mapping[Piece, Any], Any], ...] = (
             ("dense", terms.dense_elements, terms.dense_shards),
