@@ -94,6 +94,19 @@ WITNESSES = (
     ),
     Witness("ep_overlap_needs_ep", {}, {**EP_OVERLAP, "ep": 1}, {"ep": 2}),
     Witness("ep_overlap_needs_vpp", {}, {**EP_OVERLAP, "pp": 2}, {"vpp": 2}),
+    Witness(
+        "delay_wgrad_needs_ep_overlap",
+        {},
+        {"ep": 2, "overlap": {"delay_wgrad": True}},
+        {"overlap": {"delay_wgrad": True, "ep_all_to_all": True}},
+    ),
+    Witness(
+        "delay_wgrad_graph_without_biases",
+        arch(attention_bias=True),
+        {"ep": 2, "overlap": {"delay_wgrad": True, "ep_all_to_all": True}, "cuda_graphs": "attention"},
+        {"cuda_graphs": "router"},
+    ),
+    Witness("deepep_even_sms", {}, {"ep": 2, "dispatcher": "deepep", "dispatcher_sms": 15}, {"dispatcher_sms": 16}),
     Witness("ep_overlap_dispatcher", {}, {**EP_OVERLAP, "dispatcher": "allgather"}, {"dispatcher": "deepep"}),
     Witness("ep_overlap_without_full_recompute", {}, {**EP_OVERLAP, "recompute": "full"}, {"recompute": "none"}),
     Witness(

@@ -143,13 +143,16 @@ def test_every_value_has_its_price(name: str, value: Any) -> None:
     (what the value needs of other decisions apart)."""
     base = tiny().architecture.model_dump(exclude_defaults=True)
     wide = {"kv_lora_rank": 64, "qk_nope_head_dim": 64, "qk_rope_head_dim": 32, "v_head_dim": 64}
-    problem = tiny(architecture={**base, **wide}, workload={"attention_backend": "unfused"}, free=[name])
+    backend = "fused" if name == "overlap.delay_wgrad" else "unfused"  # scores would be larger than what waits
+    problem = tiny(architecture={**base, **wide}, workload={"attention_backend": backend}, free=[name])
     row = Degrees(2, 1, 1, 2, 2, 1, 2, 1, 1, 4, 1)
     settled: dict[str, Any] = {}
     if name.startswith("optimizer.") and name != "optimizer.precision_aware":
         settled = {"optimizer.precision_aware": True}
     elif name in ("distributed_optimizer", "overlap.grad_reduce"):
         settled = {"overlap.param_gather": False}
+    elif name == "overlap.delay_wgrad":
+        settled = {"overlap.ep_all_to_all": True}
     elif name == "fsdp_double_buffer":
         settled = {"fsdp": "optim_grads_params"}
     before = with_values(problem, Choices(), settled)

@@ -87,15 +87,15 @@ def test_longer_rings_show_more() -> None:
 @pytest.mark.parametrize("architecture", ["deepseek-v3", "qwen3-235b-a22b", "kimi-k2"])
 def test_expert_parallelism_over_more_gpus(architecture: str, cluster: str) -> None:
     """EP 8 to 256 at the same tokens a GPU: a dispatch never gets cheaper, a token that travels once to a domain never
-    costs more than one that travels once to an expert, and across domains it costs as many copies as domains it
-    visits, at most its choices (or groups)."""
+    costs more than one that travels once to an expert (with SMs enough for NVLink), and across domains it costs as many
+    copies as domains it visits, at most its choices (or groups)."""
     asked = problem(architecture, cluster, gpus=2048)
     rate, hidden = rates(asked), asked.architecture.hidden_size
     times: dict[str, list[int]] = {"alltoall": [], "deepep": []}
     for ep in (8, 16, 32, 64, 128):
         given = degrees(gpus=2048, ep=ep)
         for dispatcher, found in times.items():
-            choices = Choices(dispatcher=dispatcher)  # type: ignore[arg-type]
+            choices = Choices(dispatcher=dispatcher, dispatcher_sms=64)  # type: ignore[arg-type]
             found.append(int(dispatch_ns(asked, given, choices, tokens(asked, given, choices), rate)))
     for found in times.values():
         assert found == sorted(found)

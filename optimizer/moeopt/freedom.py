@@ -125,6 +125,7 @@ def _has_experts(problem: "Problem", modules: Iterable[str]) -> bool:
 
 FREEABLE: tuple[Freeable, ...] = (
     Freeable("overlap.ep_all_to_all", admits=lambda problem, on: problem.architecture.is_moe or not on),
+    Freeable("overlap.delay_wgrad", admits=lambda problem, on: problem.architecture.is_moe or not on),
     Freeable("dispatcher", admits=lambda problem, name: problem.architecture.is_moe or name == "alltoall"),
     Freeable("recompute", _recomputes, _recomputable),
     Freeable("distributed_optimizer", needs=_not_gathered_ahead),

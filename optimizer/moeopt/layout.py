@@ -124,6 +124,8 @@ class Overlap(Input):
     grad_reduce: bool = True
     param_gather: bool = True
     ep_all_to_all: bool = False
+    delay_wgrad: bool = False
+    """Under `ep_all_to_all`: weight gradients wait, and run beside the next exchange (--delay-wgrad-compute)."""
     tp_comm: bool = False
 
 
@@ -136,6 +138,8 @@ class Choices(Input):
     sequence_parallel: bool = True
     """Takes effect where tp > 1."""
     dispatcher: Literal["alltoall", "deepep", "hybridep", "allgather"] = "alltoall"
+    dispatcher_sms: Positive | None = None
+    """SMs that deepep or hybridep copy tokens with, each; absent means their own default."""
     overlap: Overlap = Overlap()
     cuda_graphs: Literal["none", "router", "attention", "full_iteration"] = "none"
     fsdp: Sharding = "none"

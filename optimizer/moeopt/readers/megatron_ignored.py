@@ -42,9 +42,9 @@ _PRICED_WITHOUT = (
     r"cpu-offloading.*|activation-offload.*|delta-offload.*|min-offloaded.*|distribute-saved.*|fsdp-.*|outer-dp.*",
     r"suggested-communication.*|megatron-fsdp-.*|enable-full-sharding.*|create-all-gather.*|delay-offload.*|use-custom-fsdp",
     r"hierarchical-context.*|cp-comm-type|fp8-.*|reuse-grad-buf.*|first-last-layers.*|num-layers-at-(start|end).*",
-    r"moe-shared-expert-overlap|delay-wgrad.*|ddp-.*|defer-embedding.*|moe-expert-rank.*|rampup-batch-size|keep-fp8.*",
+    r"moe-shared-expert-overlap|ddp-.*|defer-embedding.*|moe-expert-rank.*|rampup-batch-size|keep-fp8.*",
     r"step-batch-size.*|overlap-cpu.*|overlap-param-gather-with.*|moe-latent.*|tp-comm-.*|(no-)?align-.*|use-nccl.*",
-    r"moe-upcycling.*|use-dynamic-batch.*|max-tokens.*|.*-num-sms|low-memory.*|moe-apply.*|moe-extended.*|use-turbo.*",
+    r"moe-upcycling.*|use-dynamic-batch.*|max-tokens.*|moe-.*-num-sms.*|low-memory.*|moe-apply.*|moe-extended.*|use-turbo.*",
     r"no-gradient-acc.*",
 )
 _REFUSED = {

@@ -45,10 +45,12 @@ def read_layout(flags: Flags, reading: Reading) -> None:
     layout["recompute"] = _recompute(flags, reading)
     _optimizer(flags, reading)
     layout["dispatcher"] = _dispatcher(flags, reading, experts)
+    layout["dispatcher_sms"] = _dispatcher_sms(flags, layout["dispatcher"])
     layout["overlap"] = {
         "grad_reduce": flags.on("overlap-grad-reduce"),
         "param_gather": flags.on("overlap-param-gather"),
         "ep_all_to_all": flags.on("overlap-moe-expert-parallel-comm"),
+        "delay_wgrad": flags.on("delay-wgrad-compute"),
         "tp_comm": flags.on("tp-comm-overlap"),
     }
     layout["cuda_graphs"] = _cuda_graphs(flags, reading)
@@ -298,6 +300,18 @@ def _dispatcher(flags: Flags, reading: Reading, experts: bool) -> str:
     if kind not in ("alltoall", "allgather"):
         raise InputError(f"--moe-token-dispatcher-type: {kind!r} is unknown (known: alltoall, allgather, flex)")
     return kind
+
+
+def _dispatcher_sms(flags: Flags, dispatcher: str) -> int | None:
+    """SMs of the flex dispatchers: the newer name goes first, and those of one backend count for the other too
+    (transformer_config.py:1792-1811)."""
+    if dispatcher not in ("deepep", "hybridep"):
+        return None
+    newer, *older = (flags.integer(f"moe-{name}-num-sms") for name in ("flex-dispatcher", "deepep", "hybridep"))
+    found = list(dict.fromkeys(sms for sms in older if sms is not None))
+    if newer is None and len(found) > 1:
+        raise InputError(f"--moe-hybridep-num-sms: {found[1]} beside --moe-deepep-num-sms {found[0]}: Megatron refuses")
+    return newer if newer is not None else next(iter(found), None)
 
 
 def _cuda_graphs(flags: Flags, reading: Reading) -> str:

@@ -55,7 +55,7 @@ def decisions(layout: Mapping[str, Any]) -> dict[str, str]:
         "recompute": recompute_text(layout.get("recompute")),
         "optimizer": _optimizer(layout),
         "sequence parallel": "on" if layout.get("sequence_parallel") and layout["tp"] > 1 else "off",
-        "dispatcher": str(layout.get("dispatcher")),
+        "dispatcher": _dispatcher(layout),
         "overlap": ", ".join(name for name, on in (layout.get("overlap") or {}).items() if on) or "none",
         "CUDA graphs": str(layout.get("cuda_graphs", "none")),
         **_chosen(layout),
@@ -71,6 +71,11 @@ def _chosen(layout: Mapping[str, Any]) -> dict[str, str]:
     if layout.get("offload"):
         found["offloaded"] = ", ".join(layout["offload"])
     return found
+
+
+def _dispatcher(layout: Mapping[str, Any]) -> str:
+    sms = layout.get("dispatcher_sms")
+    return f"{layout.get('dispatcher')}{f', {sms} SMs' if sms else ''}"
 
 
 def _known(value: Any) -> str:

@@ -218,6 +218,7 @@ def _fixed(job: Job, found: dict[str, dict[str, Any]]) -> None:
     overlap["overlap_grad_reduce"] = layout.overlap.grad_reduce
     overlap["overlap_param_gather"] = layout.overlap.param_gather
     overlap["overlap_moe_expert_parallel_comm"] = layout.overlap.ep_all_to_all
+    overlap["delay_wgrad_compute"] = layout.overlap.delay_wgrad
 
 
 def _rotary(architecture: Architecture, model: dict[str, Any]) -> None:

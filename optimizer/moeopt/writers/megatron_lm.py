@@ -190,6 +190,8 @@ def _dispatcher(job: Job) -> list[Flag]:
         return []
     if layout.dispatcher in ("deepep", "hybridep"):
         flags = [flag("--moe-token-dispatcher-type", "flex"), flag("--moe-flex-dispatcher-backend", layout.dispatcher)]
+        if layout.dispatcher_sms is not None:
+            flags.append(flag("--moe-flex-dispatcher-num-sms", layout.dispatcher_sms))
     else:
         flags = [flag("--moe-token-dispatcher-type", layout.dispatcher)]
     flags.append(flag("--moe-router-load-balancing-type", _balancing(job)))
@@ -209,6 +211,8 @@ def _overlap(job: Job) -> list[Flag]:
     flags = []
     if job.layout.overlap.ep_all_to_all:
         flags.append(flag("--overlap-moe-expert-parallel-comm"))
+    if job.layout.overlap.delay_wgrad:
+        flags.append(flag("--delay-wgrad-compute"))
     if job.layout.overlap.tp_comm:
         flags.append(flag("--tp-comm-overlap"))
     return flags

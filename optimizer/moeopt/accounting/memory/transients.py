@@ -110,7 +110,11 @@ def moe_moments(problem: Problem, sizes: Symbols, tensors: list[TensorBytes], ch
     inner = 2 * sizes.R * sizes.fe
     rows = 2 * sizes.R * sizes.h
     incoming = _incoming_gradient(sizes) + 2 * sizes.received * sizes.h
-    backward = incoming + maximum(rows + inner, inner + inner * sizes.gate, rows + inner * (sizes.gate - 1))
+    fc2, activation, fc1 = rows + inner, inner + inner * sizes.gate, rows + inner * (sizes.gate - 1)
+    if choices.overlap.delay_wgrad:
+        # The gradients of both products' outputs, and the inputs, wait for the weights' (experts.py, backward_dw).
+        activation, fc1 = activation + rows, fc1 + inner + rows
+    backward = incoming + maximum(fc2, activation, fc1)
     if choices.overlap.ep_all_to_all:
         # A forward and a backward layer of two micro-batches run as one.
         backward = backward + forward
@@ -151,6 +155,9 @@ def attention_moments(problem: Problem, sizes: Symbols, choices: Choices, recipe
         scores = 4 * sizes.batch * sizes.heads * sizes.s * sizes.s_local
         core = maximum(core, incoming + out + scores)
     projection = incoming + wide + gradients + 2 * sizes.A * sizes.h - out
+    if choices.overlap.delay_wgrad:
+        # The output projection's input and the gradient of its output wait for its weights' gradient.
+        projection = projection + out + where(sizes.sequence_parallel, wide, 2 * sizes.T * sizes.h)
     dropped = _dropped(layer_attention(problem, sizes, recipe), choices)
     return {"backward of attention's core": dropped + core, "backward of the QKV projection": dropped + projection}
 

@@ -10,7 +10,7 @@ from math import ceil
 import numpy as np
 
 from moeopt.accounting.time.collectives import transfer_ns
-from moeopt.accounting.time.efficiency import Rates
+from moeopt.accounting.time.efficiency import Rates, exact
 from moeopt.accounting.time.tokens import Tokens, load
 from moeopt.accounting.time.topology import domains, ring_bytes_per_us
 from moeopt.arithmetic import Number, ceil_div, is_column, maximum, where
@@ -23,6 +23,12 @@ SHARE_UNIT = 2**16
 NCCL_INSIDE = (9, 10)
 """NCCL's all-to-all inside a domain over what HybridEP reaches there (0.9: NCCL 325 against HybridEP 410 GB/s on
 H100, 500-560 against 650-690 on GB200, from the dispatch table of the Megatron-Core report, arXiv 2603.07685)."""
+
+DEEPEP_SMS = 20
+"""SMs of DeepEP where none are given (Megatron-LM d98e8a6, megatron/core/transformer/moe/token_dispatcher.py:1287)."""
+HYBRIDEP_SMS = (32, 8)
+"""The same of HybridEP, for a group inside one domain and over several (deepseek-ai/DeepEP,
+deep_ep/hybrid_ep_buffer.py)."""
 
 
 def tabulate(function: Callable[[int], int], values: Number) -> Number:
@@ -71,11 +77,21 @@ def all_to_all_ns(problem: Problem, degrees: Degrees, tokens: Tokens, rates: Rat
     return maximum(transfer_ns(stays, inside), transfer_ns(leaves, rates.network_bytes_per_us))
 
 
-def deduplicated_ns(problem: Problem, degrees: Degrees, tokens: Tokens, rates: Rates) -> Number:
+def copied_bytes_per_us(choices: Choices, spanned: Number, rates: Rates) -> Number:
+    """What a fused dispatcher's SMs copy inside a domain, at most what NVLink carries."""
+    each = exact(getattr(rates.efficiency.dispatch_bytes_per_s_per_sm, choices.dispatcher)) / 10**6
+    if choices.dispatcher_sms is not None:
+        return min(int(each * choices.dispatcher_sms), rates.nvlink_bytes_per_us)
+    alone, crossing = HYBRIDEP_SMS if choices.dispatcher == "hybridep" else (DEEPEP_SMS, DEEPEP_SMS)
+    return where(spanned > 1, *(min(int(each * sms), rates.nvlink_bytes_per_us) for sms in (crossing, alone)))
+
+
+def deduplicated_ns(problem: Problem, degrees: Degrees, choices: Choices, tokens: Tokens, rates: Rates) -> Number:
     """DeepEP and HybridEP: a token travels once to each domain it visits, and once to each rank it visits there.
 
     Across domains (N - 1) P(domain) copies a token; inside, all that a rank receives, e P(rank), but for its own share
-    of the domain's g ranks: (g - 1)/g of it. Both run at once; the slower one counts.
+    of the domain's g ranks: (g - 1)/g of it, no faster than the dispatcher's SMs copy. Both run at once; the slower one
+    counts. Ignored: what SMs cost computation beside them (`overlap_slowdown` does not grow with them).
     """
     architecture, imbalance = problem.architecture, load(problem, degrees.ep)
     spanned = domains(problem, degrees, degrees.etp * degrees.ep)
@@ -84,7 +100,8 @@ def deduplicated_ns(problem: Problem, degrees: Degrees, tokens: Tokens, rates: R
     within = ceil_div(visits * (inside - 1), inside)
     across = tabulate(lambda count: ceil((count - 1) * hit_share(architecture, count) * SHARE_UNIT), spanned)
     hidden = architecture.hidden_size
-    stays = transfer_ns(_scaled_bytes(tokens, hidden, within, imbalance), rates.nvlink_bytes_per_us)
+    inside_rate = copied_bytes_per_us(choices, spanned, rates)
+    stays = transfer_ns(_scaled_bytes(tokens, hidden, within, imbalance), inside_rate)
     leaves = transfer_ns(_scaled_bytes(tokens, hidden, across, imbalance), rates.network_bytes_per_us)
     return maximum(stays, leaves)
 
@@ -106,5 +123,5 @@ def dispatch_ns(problem: Problem, degrees: Degrees, choices: Choices, tokens: To
         time = all_gather_ns(problem, degrees, tokens, rates)
         return where(degrees.ep * degrees.etp > 1, time + latency, 0)
     else:
-        time = deduplicated_ns(problem, degrees, tokens, rates)
+        time = deduplicated_ns(problem, degrees, choices, tokens, rates)
     return where(degrees.ep > 1, time + latency, 0)

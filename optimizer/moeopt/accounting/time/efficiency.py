@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from moeopt.errors import InputError
-from moeopt.problem.base import Input, Nanoseconds, read_fields
+from moeopt.problem.base import Bandwidth, Input, Nanoseconds, read_fields
 from moeopt.problem.loading import preset_fields
 from moeopt.problem.problem import Problem
 from moeopt.problem.reading import read_file
@@ -38,6 +38,13 @@ class DispatchLatency(Input):
     deepep: Nanoseconds
     hybridep: Nanoseconds
     allgather: Nanoseconds
+
+
+class PerSm(Input):
+    """Bytes a second that one SM of a fused dispatcher moves inside an NVLink domain."""
+
+    deepep: Bandwidth
+    hybridep: Bandwidth
 
 
 class Launch(Input):
@@ -69,6 +76,7 @@ class Efficiency(Input):
     nvlink: Share
     network: Share
     dispatch_latency_ns: DispatchLatency
+    dispatch_bytes_per_s_per_sm: PerSm
     launch_ns: Launch
     overlap_hidden: Hidden
     overlap_slowdown: Factor

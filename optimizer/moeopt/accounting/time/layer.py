@@ -1,5 +1,7 @@
 """One decoder layer on one GPU and one micro-batch: forward and backward time, split into parts."""
 
+from collections.abc import Sequence
+
 from moeopt.accounting.time import attention, collectives, feed_forward, gemm
 from moeopt.accounting.time.dispatch import dispatch_ns
 from moeopt.accounting.time.efficiency import exact
@@ -7,7 +9,7 @@ from moeopt.accounting.time.host import exposed_host_ns, host_ns
 from moeopt.accounting.time.memory_bound import BACKWARD_PASSES, memory_ns, quantize_bytes
 from moeopt.accounting.time.recompute import finish_repeats
 from moeopt.accounting.time.scene import COMPUTE, Scene, Timed
-from moeopt.arithmetic import Number, ceil_div, minimum
+from moeopt.arithmetic import Number, ceil_div, maximum
 from moeopt.problem.architecture import LayerKind
 
 
@@ -117,23 +119,44 @@ def moe_block(scene: Scene, timed: Timed) -> None:
     timed.repeats["moe_act"] = memory_ns(activation, scene.rates)
 
 
-def hide_expert_communication(scene: Scene, timed: Timed) -> None:
+def hide_expert_communication(scene: Scene, timed: Timed, blocks: Sequence[Timed]) -> None:
     """overlap.ep_all_to_all: the all-to-all of one micro-batch runs under the computation of another's opposite pass.
 
-    Hidden: a share of the communication, at most 90 % of the computation; computation slows while it shares its SMs.
+    Two exchanges run beside each block (attention, experts): one of the forward layer beside the block's backward pass,
+    one of the backward layer beside its forward pass; each waits for what stood beside the one before it
+    (model_chunk_schedule_plan.py, TransformerLayerSchedulePlan.run). Of an exchange a share can be hidden, the rest is
+    exposed in any case; computation slows while it shares its SMs. Ignored: the launch of it all, and that an exchange
+    may also find a dense layer beside it.
     """
     table = scene.rates.efficiency
     share = exact(table.overlap_hidden.eager if scene.choices.cuda_graphs == "none" else table.overlap_hidden.graphs)
     slow = exact(table.overlap_slowdown) - 1
-    for run, other in ((timed.forward, timed.backward), (timed.backward, timed.forward)):
-        sent = run.of("ep_comm")
-        hidden = minimum(sent * share.numerator // share.denominator, other.of(*COMPUTE) * 9 // 10)
-        run.add("ep_comm", ceil_div(run.of(*COMPUTE) * slow.numerator, slow.denominator) - hidden)
+    forward, backward = (
+        run.of("ep_comm") * share.numerator // (2 * share.denominator) for run in (timed.forward, timed.backward)
+    )
+    left = [exposed_exchanges_ns(block, forward, backward, scene.choices.overlap.delay_wgrad) for block in blocks]
+    for index, (run, sent) in enumerate(((timed.forward, forward), (timed.backward, backward))):
+        slower = ceil_div(run.of(*COMPUTE) * slow.numerator, slow.denominator)
+        run.add("ep_comm", slower + sum(each[index] for each in left) - 2 * sent)
+
+
+def exposed_exchanges_ns(block: Timed, forward: Number, backward: Number, delayed: bool) -> tuple[Number, Number]:
+    """What a block leaves exposed of an exchange of the forward layer, which starts with the block's backward pass,
+    and of one of the backward layer, which needs that pass's input gradients. Weight gradients end the backward pass;
+    `delayed`, the second exchange runs beside them too."""
+    inputs, weights, outputs = block.backward.of(*COMPUTE), 0, block.forward.of(*COMPUTE)
+    if delayed:
+        weights = block.backward.of("gemm") // 2
+        inputs = inputs - weights
+    second = maximum(inputs, forward) + backward
+    end = maximum(second, maximum(inputs + weights, forward) + outputs)
+    first = maximum(forward - inputs - weights, 0)
+    return first, end - inputs - weights - outputs - first
 
 
 def unfuse(scene: Scene, timed: Timed) -> None:
     """What an architecture with biased experts and attention sinks costs beyond its shapes (gpt-oss): its clamped
-    activation and its biases run unfused. One measured factor on the layer's products and memory-bound kernels (sinks
+    activation and its biases run unfused. One measured factor on the block's products and memory-bound kernels (sinks
     add one column to the core, which no factor multiplies: it would grow with the sequence), attached to the fields
     `mlp_bias` and `attention_sinks`, not to a name."""
     architecture = scene.problem.architecture
@@ -153,21 +176,26 @@ def add_host(timed: Timed, host: Number) -> None:
     timed.backward.add("host", exposed - first)
 
 
+def _block(scene: Scene, name: int | str) -> Timed:
+    """An attention block by its window, or a feed-forward block by its kind."""
+    if name not in scene.blocks:
+        block = scene.blocks[name] = Timed()
+        if isinstance(name, int):
+            attention_block(scene, block, name)
+        else:
+            (moe_block if name == "moe" else dense_block)(scene, block)
+        unfuse(scene, block)
+    return scene.blocks[name]
+
+
 def layer(scene: Scene, kind: LayerKind) -> Timed:
     """One decoder layer with nothing recomputed, and what repeating its modules or its whole forward takes."""
     moe = kind.ffn == "moe"
-    for block in (kind.window, kind.ffn):
-        if block not in scene.blocks:
-            scene.blocks[block] = Timed()
-            if isinstance(block, int):
-                attention_block(scene, scene.blocks[block], block)
-            else:
-                (moe_block if moe else dense_block)(scene, scene.blocks[block])
-    timed = scene.blocks[kind.window] + scene.blocks[kind.ffn]
-    unfuse(scene, timed)
+    blocks = [_block(scene, name) for name in (kind.window, kind.ffn)]
+    timed = blocks[0] + blocks[1]
     forward = timed.forward.total
     if moe and scene.choices.overlap.ep_all_to_all:
-        hide_expert_communication(scene, timed)
+        hide_expert_communication(scene, timed, blocks)
     host = host_ns(scene.problem, scene.degrees, scene.choices, scene.rates, moe)
     add_host(timed, host)
     finish_repeats(scene, timed, moe, forward, host)

@@ -22,6 +22,11 @@ def _overlaps(_problem: Problem, choices: Choices) -> bool:
     return choices.overlap.ep_all_to_all
 
 
+def _attention_biases(problem: Problem) -> bool:
+    architecture = problem.architecture
+    return architecture.attention_bias or architecture.attention_output_bias or architecture.mlp_bias
+
+
 def _overlap_refuses(name: str, meaning: str, says: str, lines: str, when: Applies) -> Rule:
     """A rule that breaks wherever `when` is true under EP overlap; it reads no degree."""
     return Rule(
@@ -65,6 +70,18 @@ EXPERTS = (
         lambda problem, choices: problem.architecture.is_moe and choices.dispatcher == "deepep",
     ),
     Rule(
+        "deepep_even_sms",
+        "DeepEP shares its SMs out in pairs",
+        (),
+        lambda _problem, _d, choices: (choices.dispatcher_sms or 0) % 2 == 0,
+        lambda _problem, _d, choices: f"dispatcher deepep with dispatcher_sms {choices.dispatcher_sms}, must be even",
+        "deepseek-ai/DeepEP, deep_ep/buffer.py: Buffer.set_num_sms",
+        "run",
+        lambda problem, choices: (
+            problem.architecture.is_moe and choices.dispatcher == "deepep" and choices.dispatcher_sms is not None
+        ),
+    ),
+    Rule(
         "dispatcher_supports_gpu",
         "DeepEP runs on Ampere, Hopper, B200 and B300; HybridEP on those and on GB200 and GB300",
         (),
@@ -100,6 +117,33 @@ EXPERTS = (
         f"{_CONFIG}:3007-3011",
         "launch",
         _overlaps,
+    ),
+    Rule(
+        "delay_wgrad_needs_ep_overlap",
+        "delaying weight gradients needs the overlapped expert all-to-all",
+        (),
+        lambda _problem, _d, choices: choices.overlap.ep_all_to_all,
+        lambda _problem, _d, choices: (
+            f"overlap.delay_wgrad with overlap.ep_all_to_all {str(choices.overlap.ep_all_to_all).lower()}"
+        ),
+        f"{_CONFIG}:3074-3077",
+        "launch",
+        lambda _problem, choices: choices.overlap.delay_wgrad,
+    ),
+    Rule(
+        "delay_wgrad_graph_without_biases",
+        "delayed weight gradients under a graph of attention and overlapped reduction allow no biases there",
+        (),
+        lambda problem, _d, _: not _attention_biases(problem),
+        lambda problem, _d, choices: (
+            f"overlap.delay_wgrad and overlap.grad_reduce with cuda_graphs {choices.cuda_graphs}: "
+            + ("biases of attention: refused" if _attention_biases(problem) else "no biases of attention")
+        ),
+        "megatron/training/arguments.py:1906-1927",
+        "launch",
+        lambda _problem, choices: (
+            choices.overlap.delay_wgrad and choices.overlap.grad_reduce and choices.cuda_graphs == "attention"
+        ),
     ),
     _overlap_refuses(
         "ep_overlap_dispatcher",
