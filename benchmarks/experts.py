@@ -33,7 +33,8 @@ def asked(row: dict[str, Any]) -> Problem:
     layout = Layout.model_validate(row["layout"])
     fix = {name: value for name, value in layout.model_dump(mode="json").items() if name in HELD}
     fix["overlap"] = {"grad_reduce": layout.overlap.grad_reduce, "param_gather": layout.overlap.param_gather}
-    return load_problem({**{key: row[key] for key in ("architecture", "cluster", "gpus", "workload")}, "fix": fix})
+    given = {key: row[key] for key in ("architecture", "cluster", "gpus", "workload")}
+    return load_problem({**given, "fix": fix, "free": ["overlap.delay_wgrad"] if layout.ep > 1 else []})
 
 
 def best_rows(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ from enumeration import exhaustive_best, random_problem
 from moeopt.evaluation import evaluate
 from moeopt.layout import Layout
 from moeopt.search import solve
+from moeopt.solving.raising import _placed
 
 SEEDS = range(2000)
 BATCH = 50
@@ -34,3 +35,17 @@ def test_the_solver_equals_the_sweep(first: int) -> None:
     """The optimum of CP-SAT is that of enumeration, and infeasible means that enumeration is empty (2,000 problems)."""
     for seed in SEEDS[first : first + BATCH]:
         check(seed)
+
+
+@pytest.mark.parametrize("first", range(0, 150, BATCH))
+def test_heuristic_placements_change_no_optimum(first: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same where every problem counts as one whose memory is tight, so that candidates are placed by heuristics
+    before their bounds are raised."""
+    placed = []
+    monkeypatch.setattr("moeopt.solving.raising._MANY", 0)
+    monkeypatch.setattr("moeopt.solving.raising._FAR", 0)
+    monkeypatch.setattr("moeopt.solving.raising._FEW", 0)
+    monkeypatch.setattr("moeopt.solving.raising._placed", lambda *given: placed.append(given) or _placed(*given))
+    for seed in SEEDS[first : first + BATCH]:
+        check(seed)
+    assert len(placed) >= 20

@@ -3,9 +3,12 @@
 from collections.abc import Callable
 from functools import partial
 
+from moeopt.candidate import Candidate
 from moeopt.dual import raised
+from moeopt.parallel import side_by_side
+from moeopt.pipeline import PipelineLayout
 from moeopt.solving.best import Best
-from moeopt.solving.incumbent import Found
+from moeopt.solving.incumbent import Found, place
 from moeopt.solving.queue import Queue
 
 _LOWEST = 96
@@ -13,6 +16,12 @@ _LOWEST = 96
 bound, and some at each fill level of memory ..."""
 _SAMPLES = ((3, 16, 40), (8, 16, 40), (3, 256, 600))
 """... time after time: rounds, candidates at each level, and how many must be left for it to be worth it."""
+_MANY, _FAR = 300, 1.15
+"""With more candidates than this left then, and the best layout so many times the lowest bound, memory is tight and
+duality meets few placements that fit ..."""
+_AT_EACH, _IN_VAIN, _FEW = 8, 120, 100
+"""... so further candidates at each fill level are placed by heuristics, so many at a time, until so many gave no
+better layout or few are left."""
 _ROUNDS = (1, 12, 40, 120)
 """Then bounds are raised by so many rounds, for all that are left each time."""
 
@@ -32,6 +41,8 @@ class Raising:
         for rounds, filled, least in _SAMPLES:
             if len(self.queue) > least:
                 self._sample(rounds, filled)
+        if self._is_tight:
+            self._place()
         for rounds in _ROUNDS:
             for positions in self.queue.batches():
                 self.bound = int(self.queue.bound[self.queue.lowest(1)[0]])
@@ -47,6 +58,34 @@ class Raising:
             self.best.add(self.best.judged(candidate, pipeline))
         self.queue.tighten(self.best.limits)
 
+    @property
+    def _is_tight(self) -> bool:
+        known = self.best.threshold
+        if known is None or len(self.queue) <= _MANY or self.best.problem.objective == "peak_memory":
+            return False
+        return known > _FAR * int(self.queue.bound[self.queue.lowest(1)[0]])
+
+    def _place(self) -> None:
+        """Heuristic placements of candidates with low bounds, at every fill level of memory."""
+        limit_bytes = self.best.within(None).memory_bytes
+        placing, tried, each, vain = partial(_placed, limit_bytes), set[tuple[object, ...]](), 0, 0
+        while len(self.queue) > _FEW and vain < _IN_VAIN:
+            self.pause()
+            each += _AT_EACH
+            picked = self.queue.sampled(limit_bytes, 0, each)
+            fresh = [item for item in map(self.queue.candidate, sorted(picked)) if item.key not in tried]
+            if not fresh:
+                return
+            tried.update(candidate.key for candidate in fresh)
+            known = self.best.threshold
+            for candidate, pipeline in zip(fresh, side_by_side(placing, fresh), strict=True):
+                if pipeline is not None:
+                    self.best.add(self.best.judged(candidate, pipeline))
+            vain += len(fresh)
+            if self.best.threshold != known:
+                vain = 0
+                self.queue.tighten(self.best.limits)
+
     def _raise(self, positions: list[int], rounds: int) -> None:
         known = self.best.threshold
         for left in self.queue.raise_bounds(
@@ -60,3 +99,9 @@ class Raising:
                 self.listed[left.candidate.key] = fitting
         if self.best.threshold != known:
             self.queue.tighten(self.best.limits)
+
+
+def _placed(limit_bytes: int, candidate: Candidate) -> PipelineLayout | None:
+    """A heuristic placement; the pipeline alone, as the candidate's prices need not be sent."""
+    found = place(candidate, limit_bytes)
+    return None if found is None else found.pipeline
