@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import moeopt
-from moeopt import InputError, Layout, Problem, evaluate, launch, solve
+from moeopt import InputError, Layout, Problem, evaluate, launch, pareto, solve
 from test_cli_start import ENVIRONMENT
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -99,6 +99,22 @@ def test_bad_arguments_of_solve_are_one_sentence(given, said):
     """What the command line refuses, `solve` refuses before it searches."""
     with pytest.raises(InputError) as caught:
         solve(**{"problem": Problem(**SMALL), **given})
+    assert str(caught.value).startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"objectives": "step_time"}, "objectives: a frontier needs two or more of"),
+        ({"objectives": "step_time,speed"}, "objectives: 'speed' is none of"),
+        ({"time_limit": "60s"}, "time_limit: '60s' is not a number of seconds"),
+        ({"problem": "olmoe-1b-7b"}, "problem: 'olmoe-1b-7b' is no Problem"),
+    ],
+)
+def test_bad_arguments_of_pareto_are_one_sentence(given, said):
+    """The same of `pareto`; a text names objectives with commas, as the command line takes them."""
+    with pytest.raises(InputError) as caught:
+        pareto(**{"problem": Problem(**SMALL), **given})
     assert str(caught.value).startswith(said)
 
 

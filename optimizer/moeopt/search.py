@@ -9,7 +9,7 @@ from moeopt.errors import InputError
 from moeopt.explain import explain
 from moeopt.parallel import using
 from moeopt.problem.base import shown
-from moeopt.problem.problem import Problem
+from moeopt.problem.problem import Problem, check_problem
 from moeopt.solution import infeasible_answer, solved_answer, unknown_answer
 from moeopt.solving.branch import Result, Search
 from moeopt.solving.certify import Certificate
@@ -43,7 +43,9 @@ def solve(
     proven to have the best replayed step, and returns that one (objective step_time); half of the time limit at most
     goes to the search before it.
     """
-    _check_arguments(problem, time_limit, top)
+    check_problem(problem)
+    if isinstance(top, bool) or not isinstance(top, int) or top < 1:
+        raise InputError(f"top: {shown(top)} is not a whole number above 0")
     if certify:
         check_certifiable(problem)
     started = time.monotonic()
@@ -63,16 +65,6 @@ def solve(
                 reasons = explain(problem, workers=settings.workers, seconds=time_limit) if explained else {}
             return infeasible_answer(problem, reasons, facts)
         return unknown_answer(problem, result.bound, facts)
-
-
-def _check_arguments(problem: Any, time_limit: Any, top: Any) -> None:
-    """Raise InputError for what the command line would refuse too."""
-    if not isinstance(problem, Problem):
-        raise InputError(f"problem: {shown(problem)} is no Problem; make one with Problem(...) or Problem.load(...)")
-    if time_limit is not None and (isinstance(time_limit, bool) or not isinstance(time_limit, (int, float))):
-        raise InputError(f"time_limit: {shown(time_limit)} is not a number of seconds")
-    if isinstance(top, bool) or not isinstance(top, int) or top < 1:
-        raise InputError(f"top: {shown(top)} is not a whole number above 0")
 
 
 def _searched(problem: Problem, settings: Settings, top: int, screening: bool) -> tuple[Search, Result]:

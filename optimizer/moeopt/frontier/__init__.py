@@ -12,14 +12,14 @@ from moeopt.frontier.explore import Exploration
 from moeopt.frontier.goals import Goals, check_objectives, essential
 from moeopt.frontier.resolution import automatic, read_resolution
 from moeopt.parallel import using
-from moeopt.problem.problem import Problem
+from moeopt.problem.problem import Problem, check_problem
 from moeopt.solving.settings import Progress, Settings
 from moeopt.space import check_names
 
 
 def pareto(
     problem: Problem,
-    objectives: Sequence[str] = ("step_time", "peak_memory"),
+    objectives: Sequence[str] | str = ("step_time", "peak_memory"),
     *,
     time_limit: float | None = None,
     workers: int | None = None,
@@ -30,13 +30,14 @@ def pareto(
     """Every layout that no other beats, as the contract's JSON object: `points` are solutions, best first objective
     first.
 
-    `objectives`: two or more of step_time, peak_memory, gpus, cost. `resolution`: `exact`, or how much better a layout
-    must be to count (`{"step_time": "1%", "peak_memory": "64MiB"}`); `auto` is exact for small problems and a coarse
-    step for large ones (`moeopt.frontier.resolution`), and the answer states which. `complete` is True where it is
-    proven that every layout is covered: some point is at least as good in each objective (within the resolution).
-    Interrupted (Ctrl-C, time limit) it returns the points found; each tells by `proven` whether anything could still
-    dominate it.
+    `objectives`: two or more of step_time, peak_memory, gpus, cost (or one text with commas). `resolution`: `exact`, or
+    how much better a layout must be to count (`{"step_time": "1%", "peak_memory": "64MiB"}`); `auto` is exact for small
+    problems and a coarse step for large ones (`moeopt.frontier.resolution`), and the answer states which. `complete` is
+    True where it is proven that every layout is covered: some point is at least as good in each objective (within the
+    resolution). Interrupted (Ctrl-C, time limit) it returns the points found; each tells by `proven` whether anything
+    could still dominate it.
     """
+    check_problem(problem)
     names = check_objectives(objectives)
     check_names(problem, decisions())
     if not problem.workload.batches.exact:

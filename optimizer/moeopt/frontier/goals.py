@@ -22,8 +22,11 @@ GOALS: dict[str, Callable[[int, int, int], int]] = {
 rises, so a limit on it is a limit on them."""
 
 
-def check_objectives(names: Sequence[str]) -> tuple[str, ...]:
-    """The names as a tuple. Raises InputError for one that is unknown or given twice, and for fewer than two."""
+def check_objectives(names: Sequence[str] | str) -> tuple[str, ...]:
+    """The names as a tuple; a text is split at its commas. Raises InputError for one that is unknown or given twice,
+    and for fewer than two."""
+    if isinstance(names, str):
+        names = [name.strip() for name in names.split(",")]
     for name in names:
         if name not in GOALS:
             raise InputError(f"objectives: {name!r} is none of {', '.join(GOALS)}{nearest(name, list(GOALS))}")

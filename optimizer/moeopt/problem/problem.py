@@ -16,7 +16,7 @@ from pydantic import (
 
 from moeopt.errors import InputError
 from moeopt.problem.architecture import Architecture
-from moeopt.problem.base import Bytes, Input, NonNegative, Positive, sentence
+from moeopt.problem.base import Bytes, Input, NonNegative, Positive, sentence, shown
 from moeopt.problem.cluster import Cluster
 from moeopt.problem.workload import Workload
 
@@ -205,3 +205,9 @@ class Problem(Input):
         """The limits of one degree."""
         value: Bound = getattr(self.limits, degree)
         return value
+
+
+def check_problem(given: object) -> None:
+    """Raise InputError for what is no problem."""
+    if not isinstance(given, Problem):
+        raise InputError(f"problem: {shown(given)} is no Problem; make one with Problem(...) or Problem.load(...)")

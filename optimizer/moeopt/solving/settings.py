@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
+from moeopt.errors import InputError
 from moeopt.parallel import default_workers
+from moeopt.problem.base import shown
 
 ENGINE = f"ortools {version('ortools')}"
 Progress = Callable[[str], None]
@@ -26,7 +28,9 @@ class Settings:
         cls, now: float, time_limit: float | None, workers: int | None, seed: int, progress: Progress | None
     ) -> "Settings":
         """For a search that starts now (`time.monotonic()`) and may take `time_limit` seconds; `workers` None: one a
-        core, at most eight."""
+        core, at most eight. Raises InputError for a limit that is no number."""
+        if time_limit is not None and (isinstance(time_limit, bool) or not isinstance(time_limit, (int, float))):
+            raise InputError(f"time_limit: {shown(time_limit)} is not a number of seconds")
         return cls(workers or default_workers(), seed, None if time_limit is None else now + time_limit, progress)
 
     def facts(self, legal_layouts: int, asked: int, seconds: float) -> dict[str, Any]:
