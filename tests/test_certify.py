@@ -69,11 +69,14 @@ def check(seed: int) -> bool:
     again = evaluate(problem, Layout(**answer["layout"]))
     assert again["status"] == "evaluated", seed
     assert again["schedule"]["simulated_ns"] == best, seed
+    near = solve(problem, workers=1, certify=True, gap="5%")["schedule"]
+    assert near["lower_bound_ns"] <= best <= near["simulated_ns"] <= near["lower_bound_ns"] * 1.05, seed
     return True
 
 
 def test_certificates_equal_enumeration() -> None:
-    """The default bound is below the best replayed step of all layouts, and --certify finds that step (8 problems)."""
+    """The default bound is below the best replayed step of all layouts, --certify finds that step, and --gap a step and
+    a bound no further apart (8 problems)."""
     assert sum(check(seed) for seed in range(8)) >= 4
 
 

@@ -76,11 +76,13 @@ def test_options_reach_the_search(asked):
         "--no-screening",
         "-q",
         "--certify",
+        "--gap",
+        "1%",
     ]
     assert run([*SOLVE, *options]) == 0
     assert asked.calls[0][1] == {
         "top": 3, "time_limit": 120.0, "workers": 4, "seed": 7, "screening": False, "progress": None,
-        "certify": True,
+        "certify": True, "gap": "1%",
     }  # fmt: skip
 
 

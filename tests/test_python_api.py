@@ -93,6 +93,9 @@ def test_loading_checks_what_no_layout_can_satisfy():
         ({"top": True}, "top: True is not"),
         ({"time_limit": "60s"}, "time_limit: '60s' is not a number of seconds"),
         ({"problem": "olmoe-1b-7b"}, "problem: 'olmoe-1b-7b' is no Problem"),
+        ({"gap": "1%"}, "gap: 1% says how far to certify, and certify is not asked for"),
+        ({"gap": "1", "certify": True}, "gap: '1' is not a percentage from 0% to 100%"),
+        ({"gap": 2, "certify": True}, "gap: 2 is neither a percentage (1%) nor a share from 0 to 1"),
     ],
 )
 def test_bad_arguments_of_solve_are_one_sentence(given, said):

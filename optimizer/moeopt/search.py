@@ -3,6 +3,7 @@
 import time
 from contextlib import suppress
 from dataclasses import replace
+from fractions import Fraction
 from typing import Any
 
 from moeopt.errors import InputError
@@ -16,6 +17,7 @@ from moeopt.solving.certify import Certificate
 from moeopt.solving.certify import certify as prove_replay
 from moeopt.solving.settings import Progress, Settings
 from moeopt.space import gpu_counts
+from moeopt.units import parse_percent
 
 _EARLY = 0.2
 """Seconds that a solver may stop before its time limit."""
@@ -32,6 +34,7 @@ def solve(
     progress: Progress | None = None,
     explained: bool = True,
     certify: bool = False,
+    gap: Fraction | float | str = 0,
 ) -> dict[str, Any]:
     """The best layout of a problem, with its proof, as the contract's JSON object.
 
@@ -41,13 +44,16 @@ def solve(
     when none was found. `explained` False leaves out why an infeasible problem has no layout, which takes as long as
     some twenty solves, and the bound on the replayed step over the whole problem. `certify` goes on until a layout is
     proven to have the best replayed step, and returns that one (objective step_time); half of the time limit at most
-    goes to the search before it.
+    goes to the search before it. With `gap` (a share, or `1%`) it is enough that no layout replays faster by more.
     """
     check_problem(problem)
     if isinstance(top, bool) or not isinstance(top, int) or top < 1:
         raise InputError(f"top: {shown(top)} is not a whole number above 0")
+    enough = read_gap(gap)
     if certify:
         check_certifiable(problem)
+    elif enough:
+        raise InputError(f"gap: {gap} says how far to certify, and certify is not asked for")
     started = time.monotonic()
     settings = Settings.starting(started, time_limit, workers, seed, progress)
     with using(settings.workers):
@@ -57,7 +63,7 @@ def solve(
         if result.best is not None:
             replays = problem.objective == "step_time" and problem.workload.batches.exact and (explained or certify)
             full = certify and (result.proven or _over(half))
-            certificate = _bound_on_replays(search, result, settings, full) if replays else None
+            certificate = _bound_on_replays(search, result, settings, full, enough) if replays else None
             return solved_answer(problem, result, facts, certificate, by_replay=certify)
         if result.proven:
             reasons: dict[str, Any] = {}
@@ -77,11 +83,22 @@ def _searched(problem: Problem, settings: Settings, top: int, screening: bool) -
     return search, search.run()
 
 
-def _bound_on_replays(search: Search, result: Result, settings: Settings, full: bool) -> Certificate | None:
+def read_gap(given: Any) -> Fraction:
+    """A gap as a share: a text with a per cent sign, or a number from 0 to 1. Raises InputError."""
+    if isinstance(given, str):
+        return parse_percent(given, "gap")
+    if isinstance(given, bool) or not isinstance(given, (int, float, Fraction)) or not 0 <= given <= 1:
+        raise InputError(f"gap: {shown(given)} is neither a percentage (1%) nor a share from 0 to 1")
+    return Fraction(str(given)) if isinstance(given, float) else Fraction(given)
+
+
+def _bound_on_replays(
+    search: Search, result: Result, settings: Settings, full: bool, gap: Fraction
+) -> Certificate | None:
     """None where the user interrupts: the answer is there without it."""
     known = [found for found in (result.best, *result.alternatives) if found is not None]
     with suppress(KeyboardInterrupt):
-        return prove_replay(search.screening, known, settings, full)
+        return prove_replay(search.screening, known, settings, full, gap)
     return None
 
 

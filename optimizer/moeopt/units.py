@@ -4,6 +4,7 @@
 """
 
 import re
+from contextlib import suppress
 from fractions import Fraction
 
 from moeopt.errors import InputError
@@ -147,3 +148,12 @@ def format_gpu_hours(gpu_ns: int) -> str:
     """`2.0952 GPU-hours`, `0.176171 GPU-hours` from GPUs times nanoseconds."""
     hours = gpu_ns / GPU_HOUR_NS
     return f"{hours:,.4f} GPU-hours" if hours >= 1 else f"{hours:.6f} GPU-hours"
+
+
+def parse_percent(value: str, field: str) -> Fraction:
+    """A share written as a percentage (`0.5%`), exactly. Raises InputError."""
+    with suppress(ValueError, ZeroDivisionError):
+        share = Fraction(value.removesuffix("%").strip()) / 100
+        if value.endswith("%") and 0 <= share <= 1:
+            return share
+    raise InputError(f"{field}: {value!r} is not a percentage from 0% to 100%")

@@ -28,6 +28,11 @@ EXIT_CODES = {"optimal": 0, "feasible": 0, "infeasible": 3, "unknown": 4}
     help="Go on until the layout is proven the best by its replayed step time too, or say how far that got.",
 )
 @click.option(
+    "--gap",
+    metavar="PERCENT",
+    help="Certify only that no layout replays faster by more than this (1%): several times sooner. With --certify.",
+)
+@click.option(
     "--why-not",
     metavar="FILE|tp=4,pp=8,…",
     help="Also what stands against this layout: the rule it breaks, the bytes it lacks, or what it loses and where.",
@@ -47,7 +52,7 @@ def solve(**options: Any) -> int:
     from moeopt.search import solve as search
 
     settings["progress"] = None if output.quiet else output.note
-    answer = search(problem, certify=True, **settings) if options["certify"] else search(problem, **settings)
+    answer = search(problem, certify=options["certify"], gap=options["gap"] or 0, **settings)
     if given is not None:
         from moeopt.explain.why_not import why_not
 

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Literal
 
 from ortools.sat.python import cp_model
@@ -16,7 +17,7 @@ from moeopt.candidate import Candidate
 from moeopt.cpsat.replayed import Outcome
 from moeopt.cpsat.scaled import ScaledModel
 from moeopt.schedule.combined import Counts
-from moeopt.solving.replayed import Replayed, Timed, around
+from moeopt.solving.replayed import Replayed, Timed, around, target_ns
 from moeopt.solving.settings import Settings
 
 _EFFORT = 4.0
@@ -30,13 +31,15 @@ _POLL_SECONDS = 0.05
 
 @dataclass(frozen=True)
 class Asked:
-    """A candidate, the longest step that still matters, rows that are known, and how often it was attempted."""
+    """A candidate, the longest step that still matters, rows that are known, how often it was attempted, and the gap
+    that is enough."""
 
     candidate: Candidate
     limit_ns: int
     limit_bytes: int
     cuts: Sequence[Counts]
     attempts: int
+    gap: Fraction = Fraction(0)
 
 
 @dataclass
@@ -128,4 +131,4 @@ class Closing:
 
 def _limit_ns(asked: Asked, attempt: Attempt) -> int:
     """The longest step that still matters."""
-    return attempt.better[-1].step_ns - 1 if attempt.better else asked.limit_ns
+    return target_ns(attempt.better[-1].step_ns, asked.gap) - 1 if attempt.better else asked.limit_ns

@@ -9,7 +9,7 @@ from moeopt.frontier.boxes import Resolution
 from moeopt.frontier.goals import essential
 from moeopt.problem.base import nearest
 from moeopt.problem.problem import Problem
-from moeopt.units import parse_bytes, parse_count, parse_duration_ns
+from moeopt.units import parse_bytes, parse_count, parse_duration_ns, parse_percent
 
 EXACT_UP_TO = 200
 """`auto` is exact for problems of so many legal combinations of degrees and modes ..."""
@@ -55,13 +55,7 @@ def _step(name: str, value: Any) -> tuple[Fraction, int]:
     if value == "exact":
         return Fraction(0), 0
     if isinstance(value, str) and value.endswith("%"):
-        try:
-            share = Fraction(value[:-1].strip()) / 100
-        except (ValueError, ZeroDivisionError):
-            raise InputError(f"{field}: {value!r} is not a percentage") from None
-        if not 0 <= share <= 1:
-            raise InputError(f"{field}: {value!r} is not from 0% to 100%")
-        return share, 0
+        return parse_percent(value, field), 0
     if name == "step_time":
         units = parse_duration_ns(f"{value}ns" if isinstance(value, int) else value, field)
     elif name == "peak_memory":

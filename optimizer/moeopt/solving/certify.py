@@ -18,6 +18,7 @@ holds for every layout.
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -32,7 +33,7 @@ from moeopt.schedule.shape import Schedule
 from moeopt.screening import Limits, Screening
 from moeopt.solving.incumbent import Found
 from moeopt.solving.queue import Left, Queue
-from moeopt.solving.replayed import Replayed, Timed, around
+from moeopt.solving.replayed import Replayed, Timed, around, target_ns
 from moeopt.solving.settings import Settings
 
 if TYPE_CHECKING:
@@ -70,6 +71,8 @@ class Effort:
     operations: int | None
     dual_rounds: int
     solver: bool
+    gap: Fraction = Fraction(0)
+    """Steps that are better by no more than this are not looked for."""
 
 
 CHEAP = Effort(1000, 2_500_000, 2, False)
@@ -77,7 +80,7 @@ CHEAP = Effort(1000, 2_500_000, 2, False)
 _GROWTH = 3
 """Where all rows that were looked at are settled, so many times as many are looked at next."""
 FULL = Effort(None, None, 12, True)
-"""`--certify`."""
+"""`--certify`; with `--gap` that gap is enough."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,7 @@ class Certificate:
     best: Replayed
     lower_bound_ns: int
     candidates: int
-    """Candidates whose first bound was below the best step."""
+    """Candidates whose first bound was below the best step (or below what is within the gap of it)."""
     refuted: int
     """Of these, the ones whose bound is not below it any more."""
 
@@ -105,7 +108,7 @@ class Certifier:
         self.settings, self.effort = settings, effort
         self.best = min((Replayed.judge(found) for found in known), key=lambda item: item.step_ns)
         self.spent = 0
-        self._ceiling_ns = self.best.step_ns
+        self._ceiling_ns = self._target_ns
         """Rows that are not looked at have no bound below it."""
         self._raised: set[Schedule] = set()
         """Schedules whose bounds were raised below the ceiling."""
@@ -117,7 +120,7 @@ class Certifier:
         """As far as the effort and the deadline allow."""
         bounds = self._first_level()
         looked_at = len(bounds) if self.effort.rows is None else self.effort.rows
-        answer = Certificate(self.best, min(bounds, default=self.best.step_ns), len(bounds), 0)
+        answer = Certificate(self.best, min(bounds, default=self._target_ns), len(bounds), 0)
         while not self.settings.expired:
             closer, settled = self._look_at(bounds, looked_at)
             answer = replace(closer, lower_bound_ns=max(closer.lower_bound_ns, answer.lower_bound_ns))
@@ -129,7 +132,7 @@ class Certifier:
     def _look_at(self, bounds: Sequence[int], count: int) -> tuple[Certificate, bool]:
         """The rows of so many of the lowest bounds; and whether all of them are settled."""
         beyond = bounds[count:]
-        self._ceiling_ns, self._raised = min(beyond, default=self.best.step_ns), set()
+        self._ceiling_ns, self._raised = min(beyond, default=self._target_ns), set()
         queue = Queue(self.problem, self.screening.pairs(self._limits), lambda pair: pair.time)
         listed = len(queue)
         lower, left = self._lowest(queue), listed
@@ -143,22 +146,27 @@ class Certifier:
 
     def _lowest(self, queue: Queue) -> int:
         """Below every layout's replayed step, between two steps."""
-        known = min(self._ceiling_ns, self.best.step_ns)
+        known = min(self._ceiling_ns, self._target_ns)
         left = queue.lowest(1)
         return min(int(queue.bound[left[0]]), known) if left else known
 
     @property
+    def _target_ns(self) -> int:
+        """The bound that is enough: that of the best step, or within the gap of it."""
+        return target_ns(self.best.step_ns, self.effort.gap)
+
+    @property
     def _limits(self) -> Limits:
-        """What a layout with a better replay than the best one, and than what is not looked at, stays within."""
-        better_ns = min(self.best.step_ns, self._ceiling_ns) - 1
+        """What a layout with a better replay than is enough, and than what is not looked at, stays within."""
+        better_ns = min(self._target_ns, self._ceiling_ns) - 1
         return Limits(self.problem.memory_limit, time_ns=better_ns, replayed=True)
 
     def _first_level(self) -> list[int]:
-        """Bounds below the best step of rows whose chunks are open, lowest first: the busiest rank's share of the
+        """Bounds below the target of rows whose chunks are open, lowest first: the busiest rank's share of the
         work."""
         bounds: list[int] = []
         for block in self.screening.blocks:
-            near = (block.memory <= self.problem.memory_limit) & (block.time < self.best.step_ns)
+            near = (block.memory <= self.problem.memory_limit) & (block.time < self._target_ns)
             bounds += block.time[near].tolist()
         return sorted(bounds)
 
@@ -270,7 +278,7 @@ class Certifier:
         """Ask CP-SAT about the lowest candidates, as far as their schedules' bounds were raised; False to stop."""
         from moeopt.cpsat.closing import Asked, Closing  # half a second to import the solver, rarely needed
 
-        limit, attempts = (self.best.step_ns - 1, self.problem.memory_limit), self._attempts
+        limit, attempts = (self._target_ns - 1, self.problem.memory_limit), self._attempts
         positions, asked = [], []
         for position in queue.lowest(_AT_ONCE):
             candidate = queue.candidate(position)
@@ -278,7 +286,8 @@ class Certifier:
             if schedule not in self._raised:
                 break
             positions.append(position)
-            asked.append(Asked(candidate, *limit, tuple(self._cuts[schedule].rows), attempts[candidate.key]))
+            cuts = tuple(self._cuts[schedule].rows)
+            asked.append(Asked(candidate, *limit, cuts, attempts[candidate.key], self.effort.gap))
         found = Closing(self.settings).run(asked)
         closed = [self._take(attempt) for attempt in found]
         queue.close([position for position, done in zip(positions, closed, strict=True) if done])
@@ -295,11 +304,11 @@ class Certifier:
         return attempt.status == "closed" or (attempt.status == "loose" and self._solve(candidate))
 
     def _solve(self, candidate: Candidate) -> bool:
-        """Whether no placement of the candidate is below the best step, by the exact model; False where the time was
-        over before."""
+        """Whether no placement of the candidate is below the target, by the exact model; False where the time was over
+        before."""
         from moeopt.cpsat.replayed import ReplayedModel
 
-        cuts, limit = self._cuts[Schedule(*candidate.schedule)], self.best.step_ns - 1
+        cuts, limit = self._cuts[Schedule(*candidate.schedule)], self._target_ns - 1
         model = ReplayedModel(candidate, limit, self.problem.memory_limit, cuts.rows)
         while not self.settings.expired:
             outcome = model.solve(self.settings)
@@ -310,8 +319,8 @@ class Certifier:
             for cut in new:
                 cuts.add(cut)
             model.add_cuts(new)
-            if self.best.step_ns <= limit:
-                limit = self.best.step_ns - 1
+            if self._target_ns <= limit:
+                limit = self._target_ns - 1
                 model.tighten(limit)
         return False
 
@@ -334,7 +343,9 @@ class Certifier:
             self.settings.progress(text)
 
 
-def certify(screening: Screening, known: Sequence[Found], settings: Settings, full: bool = False) -> Certificate:
+def certify(
+    screening: Screening, known: Sequence[Found], settings: Settings, full: bool = False, gap: Fraction = Fraction(0)
+) -> Certificate:
     """A bound that no layout of the problem can beat by its replayed step; with `full`, as good a layout and bound as
-    the deadline allows. `known` are layouts that fit."""
-    return Certifier(screening, known, settings, FULL if full else CHEAP).run()
+    the deadline allows, or as are within the gap. `known` are layouts that fit."""
+    return Certifier(screening, known, settings, replace(FULL, gap=gap) if full else CHEAP).run()

@@ -1,6 +1,8 @@
 """Placements judged by their replayed step, and placements around one for the critical paths of their replays."""
 
 from dataclasses import dataclass
+from fractions import Fraction
+from math import ceil
 
 from moeopt.candidate import Candidate
 from moeopt.constraints.placements import obeys
@@ -13,6 +15,11 @@ _NEIGHBOURS = 120
 """Placements one layer away that are replayed for their critical paths ..."""
 _OPERATIONS = 400_000
 """... and operations of these replays, at most."""
+
+
+def target_ns(step_ns: int, gap: Fraction) -> int:
+    """The smallest bound on every step that is within a gap of one: step <= bound * (1 + gap)."""
+    return ceil(step_ns / (1 + gap))
 
 
 @dataclass(frozen=True)
