@@ -42,9 +42,7 @@ def test_heuristic_placements_change_no_optimum(first: int, monkeypatch: pytest.
     """The same where every problem counts as one whose memory is tight, so that candidates are placed by heuristics
     before their bounds are raised."""
     placed = []
-    monkeypatch.setattr("moeopt.solving.raising._MANY", 0)
     monkeypatch.setattr("moeopt.solving.raising._FAR", 0)
-    monkeypatch.setattr("moeopt.solving.raising._FEW", 0)
     monkeypatch.setattr("moeopt.solving.raising._placed", lambda *given: placed.append(given) or _placed(*given))
     for seed in SEEDS[first : first + BATCH]:
         check(seed)

@@ -16,12 +16,12 @@ _LOWEST = 96
 bound, and some at each fill level of memory ..."""
 _SAMPLES = ((3, 16, 40), (8, 16, 40), (3, 256, 600))
 """... time after time: rounds, candidates at each level, and how many must be left for it to be worth it."""
-_MANY, _FAR = 300, 1.15
-"""With more candidates than this left then, and the best layout so many times the lowest bound, memory is tight and
-duality meets few placements that fit ..."""
-_AT_EACH, _IN_VAIN, _FEW = 8, 120, 100
-"""... so further candidates at each fill level are placed by heuristics, so many at a time, until so many gave no
-better layout or few are left."""
+_FAR = 45
+"""With candidates left then, times how far the best layout is above the lowest bound (300 candidates and 15 %), above
+this, memory is tight and duality meets few placements that fit ..."""
+_AT_EACH, _IN_VAIN = 8, 120
+"""... so further candidates at each fill level are placed by heuristics, so many at a time, until that is so no more or
+so many gave no better layout."""
 _ROUNDS = (1, 12, 40, 120)
 """Then bounds are raised by so many rounds, for all that are left each time."""
 
@@ -41,8 +41,7 @@ class Raising:
         for rounds, filled, least in _SAMPLES:
             if len(self.queue) > least:
                 self._sample(rounds, filled)
-        if self._is_tight:
-            self._place()
+        self._place()
         for rounds in _ROUNDS:
             for positions in self.queue.batches():
                 self.bound = int(self.queue.bound[self.queue.lowest(1)[0]])
@@ -60,16 +59,17 @@ class Raising:
 
     @property
     def _is_tight(self) -> bool:
-        known = self.best.threshold
-        if known is None or len(self.queue) <= _MANY or self.best.problem.objective == "peak_memory":
+        known, left = self.best.threshold, len(self.queue)
+        if known is None or not left or self.best.problem.objective == "peak_memory":
             return False
-        return known > _FAR * int(self.queue.bound[self.queue.lowest(1)[0]])
+        lowest = max(int(self.queue.bound[self.queue.lowest(1)[0]]), 1)
+        return left * (known - lowest) > _FAR * lowest
 
     def _place(self) -> None:
         """Heuristic placements of candidates with low bounds, at every fill level of memory."""
         limit_bytes = self.best.within(None).memory_bytes
         placing, tried, each, vain = partial(_placed, limit_bytes), set[tuple[object, ...]](), 0, 0
-        while len(self.queue) > _FEW and vain < _IN_VAIN:
+        while self._is_tight and vain < _IN_VAIN:
             self.pause()
             each += _AT_EACH
             picked = self.queue.sampled(limit_bytes, 0, each)
