@@ -106,6 +106,7 @@ WITNESSES = (
         {"ep": 2, "overlap": {"delay_wgrad": True, "ep_all_to_all": True}, "cuda_graphs": "attention"},
         {"cuda_graphs": "router"},
     ),
+    Witness("dispatcher_sms_needs_flex", {}, {"ep": 2, "dispatcher_sms": 16}, {"dispatcher": "hybridep"}),
     Witness("deepep_even_sms", {}, {"ep": 2, "dispatcher": "deepep", "dispatcher_sms": 15}, {"dispatcher_sms": 16}),
     Witness("ep_overlap_dispatcher", {}, {**EP_OVERLAP, "dispatcher": "allgather"}, {"dispatcher": "deepep"}),
     Witness("ep_overlap_without_full_recompute", {}, {**EP_OVERLAP, "recompute": "full"}, {"recompute": "none"}),

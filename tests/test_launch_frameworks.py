@@ -121,6 +121,7 @@ REFUSED_BY_TORCHTITAN = [
     ({"ep": 8, "etp": 1, "optimizer": {"moments": "bf16", "precision_aware": True}}, PLAIN, {}, "optimizer.moments"),
     ({"ep": 8, "etp": 1, "overlap": {"ep_all_to_all": True}}, "mixtral-8x7b", {}, "overlap.ep_all_to_all"),
     ({"ep": 8, "etp": 1, "cuda_graphs": "attention"}, "mixtral-8x7b", {}, "cuda_graphs"),
+    ({"ep": 8, "etp": 1, "dispatcher": "deepep", "dispatcher_sms": 24}, "mixtral-8x7b", {}, "dispatcher_sms"),
     ({"ep": 8, "etp": 1}, "mixtral-8x7b", {"precision": "fp16"}, "precision"),
     ({"pp": 4, "vpp": 2, "ep": 8, "etp": 1, "interleave_group": 8}, "mixtral-8x7b", {}, "interleave_group"),
 ]

@@ -145,6 +145,17 @@ def test_dimensions_of_a_shipped_architecture_are_recognised(tmp_path: Path) -> 
         problem_fields(changed(tmp_path, vocab_size=None, hidden_size="1920"))
 
 
+FLEX = {"moe_token_dispatcher_type": "flex"}
+
+
+def test_two_numbers_of_sms_are_refused(tmp_path: Path) -> None:
+    """Megatron takes the older names of one number only where they agree."""
+    given = {**FLEX, "moe_deepep_num_sms": "24", "moe_hybridep_num_sms": "16"}
+    with pytest.raises(InputError, match="--moe-hybridep-num-sms: 16 beside --moe-deepep-num-sms 24"):
+        changed(tmp_path, **given)
+    assert changed(tmp_path, **{**given, "moe_deepep_num_sms": "16"}).layout["dispatcher_sms"] == 16
+
+
 @pytest.mark.parametrize(
     ("changes", "field", "value"),
     [
@@ -153,6 +164,10 @@ def test_dimensions_of_a_shipped_architecture_are_recognised(tmp_path: Path) -> 
         ({"moe_token_dispatcher_type": "flex"}, "dispatcher", "deepep"),
         ({"moe_token_dispatcher_type": "flex", "moe_flex_dispatcher_backend": "hybridep"}, "dispatcher", "hybridep"),
         ({"moe_enable_deepep": "", "moe_token_dispatcher_type": "flex"}, "dispatcher", "deepep"),
+        ({**FLEX, "moe_deepep_num_sms": "24"}, "dispatcher_sms", 24),
+        ({**FLEX, "moe_hybridep_num_sms": "16"}, "dispatcher_sms", 16),
+        ({**FLEX, "moe_hybridep_num_sms": "16", "moe_flex_dispatcher_num_sms": "32"}, "dispatcher_sms", 32),
+        ({"moe_hybridep_num_sms": "16"}, "dispatcher_sms", None),
         ({"recompute_activations": ""}, "recompute", {"granularity": "selective", "modules": ["core_attn"]}),
         (
             {"recompute_granularity": "full", "recompute_method": "block", "recompute_num_layers": "3"},

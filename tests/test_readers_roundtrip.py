@@ -125,6 +125,17 @@ def test_smaller_frameworks_come_back_too(framework: str, tmp_path: Path) -> Non
     assert came >= 2
 
 
+@pytest.mark.parametrize("framework", ["megatron-lm", "megatron-bridge"])
+def test_what_the_all_to_all_overlaps_comes_back(framework: str, tmp_path: Path) -> None:
+    """Delayed weight gradients and a dispatcher's SMs are written, and read as they were."""
+    overlap = {"ep_all_to_all": True, "delay_wgrad": True}
+    layout = {"tp": 1, "pp": 1, "ep": 8, "etp": 1, "dispatcher": "deepep", "dispatcher_sms": 24, "overlap": overlap}
+    answer = solution(layout, 16, "olmoe-1b-7b")
+    answer["problem"]["architecture"]["qk_norm"] = "head"
+    answer["status"] = "evaluated"
+    assert_same(read_solution(answer), framework, tmp_path)
+
+
 @pytest.mark.parametrize("grads", ["fp32", "bf16"])
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 @pytest.mark.parametrize("framework", ["megatron-lm", "megatron-bridge"])

@@ -155,6 +155,7 @@ def _choice_refusals(job: Job) -> list[Refusal]:
         ("recompute", not plain or recompute.method == "block", f"{recompute}: it is none or full, layer by layer"),
         ("sequence_parallel", layout.tp > 1 and not layout.sequence_parallel, "tensor parallelism brings it along"),
         ("dispatcher", moe and layout.dispatcher not in ("alltoall", "deepep"), "it has the all-to-all and deepep"),
+        ("dispatcher_sms", layout.dispatcher_sms is not None, "its deepep takes the SMs that it chooses"),
         ("overlap.grad_reduce", not layout.overlap.grad_reduce, "FSDP always overlaps"),
         (
             "overlap.param_gather",

@@ -70,6 +70,16 @@ EXPERTS = (
         lambda problem, choices: problem.architecture.is_moe and choices.dispatcher == "deepep",
     ),
     Rule(
+        "dispatcher_sms_needs_flex",
+        "only deepep and hybridep can be told how many SMs to use",
+        (),
+        lambda _problem, _d, choices: choices.dispatcher in ("deepep", "hybridep"),
+        lambda _problem, _d, choices: f"dispatcher_sms {choices.dispatcher_sms} with dispatcher {choices.dispatcher}",
+        "megatron/core/transformer/moe/token_dispatcher.py:1157-1158, 1288-1290 (the other dispatchers do not read it)",
+        "never",
+        lambda problem, choices: problem.architecture.is_moe and choices.dispatcher_sms is not None,
+    ),
+    Rule(
         "deepep_even_sms",
         "DeepEP shares its SMs out in pairs",
         (),
