@@ -18,8 +18,8 @@ _TOGETHER = 16
 """Boxes that are looked into at once, in processes side by side."""
 _BATCH = 4
 """Candidates asked at once, a worker."""
-_PATIENCE, _MORE = 3.0, 4.0
-"""Seconds that one candidate is given at first, and how much more every further time."""
+_PATIENCE, _MORE = 12.0, 4.0
+"""Seconds that one candidate is given at first, after the smaller model, and how much more every further time."""
 
 
 class Exploration:
@@ -34,6 +34,8 @@ class Exploration:
         self._pairs: dict[Corner, list[Pair]] = {}
         self._refuted: dict[Key, list[Corner]] = {}
         self._waits: dict[Corner, float] = {}
+        self._hard: set[tuple[Key, Corner]] = set()
+        """What the smaller model does not rule out."""
 
     def run(self) -> bool:
         """Whether the frontier was completed; the points so far are kept either way."""
@@ -123,7 +125,7 @@ class Exploration:
                 if self.settings.expired:
                     raise Stopped
                 self.asked += len(batch)
-                gone = list(pool.map(lambda entry: self.candidates.ruled_out(entry, region), batch))
+                gone = list(pool.map(lambda entry: self._is_ruled_out(entry, region, corner), batch))
                 for entry, ruled_out in zip(batch, gone, strict=True):
                     found = None if ruled_out else self.candidates.best(entry, region, self._patience(corner))
                     if found is not None:
@@ -131,6 +133,14 @@ class Exploration:
                         return False
                     self._refute(entry, corner)
         return True
+
+    def _is_ruled_out(self, entry: Entry, region: Region, corner: Corner) -> bool:
+        if (entry.key, corner) in self._hard:
+            return False
+        ruled_out = self.candidates.ruled_out(entry, region)
+        if not ruled_out:
+            self._hard.add((entry.key, corner))
+        return ruled_out
 
     def _refute(self, entry: Entry, corner: Corner) -> None:
         others = [other for other in self._refuted.get(entry.key, ()) if not inside(other, corner)]
