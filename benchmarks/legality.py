@@ -22,7 +22,7 @@ from unittest.mock import MagicMock
 
 from moeopt.errors import InputError
 from moeopt.frameworks import megatron_core
-from moeopt.layout import Layout
+from moeopt.layout import FLEX_DISPATCHERS, Layout
 from moeopt.problem.base import read_fields
 from moeopt.problem.problem import Problem
 from moeopt.resolve import complete
@@ -112,7 +112,7 @@ def _experts(problem: Problem, layout: Layout) -> dict[str, Any]:
     a, work = problem.architecture, problem.workload
     if not a.is_moe:
         return {}
-    flex = layout.dispatcher in ("deepep", "hybridep")
+    flex = layout.dispatcher in FLEX_DISPATCHERS
     given: dict[str, Any] = {
         "num_moe_experts": a.num_experts,
         "moe_router_topk": a.num_experts_per_tok,

@@ -26,6 +26,8 @@ RECOMPUTE_MODULES: tuple[RecomputeModule, ...] = (
 )
 
 
+FLEX_DISPATCHERS = ("deepep", "hybridep")
+"""Megatron's flex dispatchers: their kernels send a token once to each rank it visits, and run on SMs of their own."""
 Sharding = Literal["none", "no_shard", "optim", "optim_grads", "optim_grads_params"]
 """Megatron-FSDP's `--data-parallel-sharding-strategy`; none: DistributedDataParallel, without Megatron-FSDP."""
 OffloadModule = Literal["attn_norm", "attn_proj", "core_attn", "expert_fc1", "mlp_norm", "moe_act", "qkv_linear"]

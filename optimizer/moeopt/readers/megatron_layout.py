@@ -7,7 +7,7 @@ graph names), 920-1018 (virtual stages), transformer_config.py:891 (allgather), 
 from typing import Any
 
 from moeopt.errors import InputError
-from moeopt.layout import RECOMPUTE_MODULES
+from moeopt.layout import FLEX_DISPATCHERS, RECOMPUTE_MODULES
 from moeopt.pipeline import PipelineLayout
 from moeopt.readers.flags import Flags
 from moeopt.readers.megatron_sharding import read_sharding
@@ -289,7 +289,7 @@ def _dispatcher(flags: Flags, reading: Reading, experts: bool) -> str:
             )
         return "allgather" if experts else "alltoall"
     if kind == "flex":
-        if backend not in ("deepep", "hybridep"):
+        if backend not in FLEX_DISPATCHERS:
             raise InputError(f"--moe-flex-dispatcher-backend: {backend!r} is not priced (known: deepep, hybridep)")
         return backend
     if kind == "alltoall_seq":
@@ -305,7 +305,7 @@ def _dispatcher(flags: Flags, reading: Reading, experts: bool) -> str:
 def _dispatcher_sms(flags: Flags, dispatcher: str) -> int | None:
     """SMs of the flex dispatchers: the newer name goes first, and those of one backend count for the other too
     (transformer_config.py:1792-1811)."""
-    if dispatcher not in ("deepep", "hybridep"):
+    if dispatcher not in FLEX_DISPATCHERS:
         return None
     newer, *older = (flags.integer(f"moe-{name}-num-sms") for name in ("flex-dispatcher", "deepep", "hybridep"))
     found = list(dict.fromkeys(sms for sms in older if sms is not None))

@@ -147,8 +147,7 @@ class Certifier:
     def _lowest(self, queue: Queue) -> int:
         """Below every layout's replayed step, between two steps."""
         known = min(self._ceiling_ns, self._target_ns)
-        left = queue.lowest(1)
-        return min(int(queue.bound[left[0]]), known) if left else known
+        return min(queue.least, known) if len(queue) else known
 
     @property
     def _target_ns(self) -> int:

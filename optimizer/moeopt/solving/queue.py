@@ -75,6 +75,11 @@ class Queue:
         pair, index = self.pairs[self._origin[position]], int(self._index[position])
         return Candidate(self.problem, row(pair.degrees, index), pair.choices, int(pair.time[index]))
 
+    @property
+    def least(self) -> int:
+        """The lowest bound of the open rows, of which there must be some."""
+        return int(self.bound[self.lowest(1)[0]])
+
     def lowest(self, count: int) -> list[int]:
         """Positions of the open rows with the lowest bounds."""
         return [int(i) for i in self._order[self._open[self._order]][:count]]

@@ -44,7 +44,7 @@ class Raising:
         self._place()
         for rounds in _ROUNDS:
             for positions in self.queue.batches():
-                self.bound = int(self.queue.bound[self.queue.lowest(1)[0]])
+                self.bound = self.queue.least
                 self.pause()
                 self.best.say(f"bound {self.bound:,}, {len(self.queue)} candidates left")
                 self._raise(positions, rounds)
@@ -62,7 +62,7 @@ class Raising:
         known, left = self.best.threshold, len(self.queue)
         if known is None or not left or self.best.problem.objective == "peak_memory":
             return False
-        lowest = max(int(self.queue.bound[self.queue.lowest(1)[0]]), 1)
+        lowest = max(self.queue.least, 1)
         return left * (known - lowest) > _FAR * lowest
 
     def _place(self) -> None:

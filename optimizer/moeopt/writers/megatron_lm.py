@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from moeopt.errors import InputError
 from moeopt.frameworks.megatron_core.precision import compute_capability
+from moeopt.layout import FLEX_DISPATCHERS
 from moeopt.writers.environment import environment
 from moeopt.writers.job import Job
 from moeopt.writers.megatron_architecture import Flag, architecture_groups
@@ -188,7 +189,7 @@ def _dispatcher(job: Job) -> list[Flag]:
     layout, routing = job.layout, job.problem.workload.routing
     if not job.problem.architecture.is_moe:
         return []
-    if layout.dispatcher in ("deepep", "hybridep"):
+    if layout.dispatcher in FLEX_DISPATCHERS:
         flags = [flag("--moe-token-dispatcher-type", "flex"), flag("--moe-flex-dispatcher-backend", layout.dispatcher)]
         if layout.dispatcher_sms is not None:
             flags.append(flag("--moe-flex-dispatcher-num-sms", layout.dispatcher_sms))
@@ -274,7 +275,7 @@ def _notes(job: Job) -> list[str]:
         notes.append(
             "Activation: --swiglu; gpt-oss itself clamps a scaled sigmoid (--quick-geglu), which costs the same."
         )
-    if job.layout.dispatcher in ("deepep", "hybridep"):
+    if job.layout.dispatcher in FLEX_DISPATCHERS:
         notes.append(f"The {job.layout.dispatcher} dispatcher needs the DeepEP package with that backend installed.")
     if "--moe-paged-stash" in words(groups(job)):
         notes.append("One graph of the whole iteration with experts needs Transformer Engine 2.14 or later.")

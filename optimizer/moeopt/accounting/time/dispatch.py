@@ -24,11 +24,9 @@ NCCL_INSIDE = (9, 10)
 """NCCL's all-to-all inside a domain over what HybridEP reaches there (0.9: NCCL 325 against HybridEP 410 GB/s on
 H100, 500-560 against 650-690 on GB200, from the dispatch table of the Megatron-Core report, arXiv 2603.07685)."""
 
-DEEPEP_SMS = 20
-"""SMs of DeepEP where none are given (Megatron-LM d98e8a6, megatron/core/transformer/moe/token_dispatcher.py:1287)."""
-HYBRIDEP_SMS = (32, 8)
-"""The same of HybridEP, for a group inside one domain and over several (deepseek-ai/DeepEP,
-deep_ep/hybrid_ep_buffer.py)."""
+DEFAULT_SMS = {"deepep": (20, 20), "hybridep": (32, 8)}
+"""SMs of a fused dispatcher where none are given, for a group inside one domain and over several (Megatron-LM d98e8a6,
+megatron/core/transformer/moe/token_dispatcher.py:1287; deepseek-ai/DeepEP, deep_ep/hybrid_ep_buffer.py)."""
 
 
 def tabulate(function: Callable[[int], int], values: Number) -> Number:
@@ -80,10 +78,10 @@ def all_to_all_ns(problem: Problem, degrees: Degrees, tokens: Tokens, rates: Rat
 def copied_bytes_per_us(choices: Choices, spanned: Number, rates: Rates) -> Number:
     """What a fused dispatcher's SMs copy inside a domain, at most what NVLink carries."""
     each = exact(getattr(rates.efficiency.dispatch_bytes_per_s_per_sm, choices.dispatcher)) / 10**6
-    if choices.dispatcher_sms is not None:
-        return min(int(each * choices.dispatcher_sms), rates.nvlink_bytes_per_us)
-    alone, crossing = HYBRIDEP_SMS if choices.dispatcher == "hybridep" else (DEEPEP_SMS, DEEPEP_SMS)
-    return where(spanned > 1, *(min(int(each * sms), rates.nvlink_bytes_per_us) for sms in (crossing, alone)))
+    given = choices.dispatcher_sms
+    counts = DEFAULT_SMS[choices.dispatcher] if given is None else (given, given)
+    alone, crossing = (min(int(each * sms), rates.nvlink_bytes_per_us) for sms in counts)
+    return where(spanned > 1, crossing, alone)
 
 
 def deduplicated_ns(problem: Problem, degrees: Degrees, choices: Choices, tokens: Tokens, rates: Rates) -> Number:

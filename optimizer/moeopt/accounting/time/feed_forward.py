@@ -5,7 +5,7 @@ from dataclasses import replace
 from moeopt.accounting.time.gemm import Products, product
 from moeopt.accounting.time.tokens import Tokens, fused_experts
 from moeopt.arithmetic import Number, ceil_div
-from moeopt.layout import Choices, Degrees
+from moeopt.layout import FLEX_DISPATCHERS, Choices, Degrees
 from moeopt.problem.architecture import Architecture
 from moeopt.problem.problem import Problem
 
@@ -87,7 +87,7 @@ def router(architecture: Architecture, tokens: Tokens) -> Products:
 def routing_bytes(architecture: Architecture, tokens: Tokens, choices: Choices) -> Number:
     """Forward bytes of routing: norm, residual and router input 10 T h, fp32 scores 16 T E, and the permutations:
     2 R h bytes four times with NCCL's dispatcher, three times with the fused ones."""
-    passes = 3 if choices.dispatcher in ("deepep", "hybridep") else 4
+    passes = 3 if choices.dispatcher in FLEX_DISPATCHERS else 4
     glue = tokens.local * (10 * architecture.hidden_size + 16 * architecture.num_experts)
     return glue + tokens.routed * (2 * passes * architecture.hidden_size)
 

@@ -3,7 +3,7 @@
 from moeopt.arithmetic import either
 from moeopt.frameworks.megatron_core.precision import compute_capability
 from moeopt.frameworks.rules import Applies, Rule
-from moeopt.layout import Choices, Degrees
+from moeopt.layout import FLEX_DISPATCHERS, Choices, Degrees
 from moeopt.problem.problem import Problem
 
 _CONFIG = "megatron/core/transformer/transformer_config.py"
@@ -73,7 +73,7 @@ EXPERTS = (
         "dispatcher_sms_needs_flex",
         "only deepep and hybridep can be told how many SMs to use",
         (),
-        lambda _problem, _d, choices: choices.dispatcher in ("deepep", "hybridep"),
+        lambda _problem, _d, choices: choices.dispatcher in FLEX_DISPATCHERS,
         lambda _problem, _d, choices: f"dispatcher_sms {choices.dispatcher_sms} with dispatcher {choices.dispatcher}",
         "megatron/core/transformer/moe/token_dispatcher.py:1157-1158, 1288-1290 (the other dispatchers do not read it)",
         "never",
@@ -103,7 +103,7 @@ EXPERTS = (
         "NVIDIA-NeMo/Megatron-Bridge, src/megatron/bridge/training/flex_dispatcher_backend.py: "
         "validate_flex_dispatcher_backend (Megatron-LM itself does not ask)",
         "run",
-        lambda problem, choices: problem.architecture.is_moe and choices.dispatcher in ("deepep", "hybridep"),
+        lambda problem, choices: problem.architecture.is_moe and choices.dispatcher in FLEX_DISPATCHERS,
     ),
     Rule(
         "ep_overlap_needs_ep",
