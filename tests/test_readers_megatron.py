@@ -161,9 +161,9 @@ def test_two_numbers_of_sms_are_refused(tmp_path: Path) -> None:
     [
         ({"expert_tensor_parallel_size": None}, "etp", 2),
         ({"moe_token_dispatcher_type": None}, "dispatcher", "allgather"),
-        ({"moe_token_dispatcher_type": "flex"}, "dispatcher", "deepep"),
-        ({"moe_token_dispatcher_type": "flex", "moe_flex_dispatcher_backend": "hybridep"}, "dispatcher", "hybridep"),
-        ({"moe_enable_deepep": "", "moe_token_dispatcher_type": "flex"}, "dispatcher", "deepep"),
+        (FLEX, "dispatcher", "deepep"),
+        ({**FLEX, "moe_flex_dispatcher_backend": "hybridep"}, "dispatcher", "hybridep"),
+        ({**FLEX, "moe_enable_deepep": ""}, "dispatcher", "deepep"),
         ({**FLEX, "moe_deepep_num_sms": "24"}, "dispatcher_sms", 24),
         ({**FLEX, "moe_hybridep_num_sms": "16"}, "dispatcher_sms", 16),
         ({**FLEX, "moe_hybridep_num_sms": "16", "moe_flex_dispatcher_num_sms": "32"}, "dispatcher_sms", 32),

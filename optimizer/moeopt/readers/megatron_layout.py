@@ -290,7 +290,8 @@ def _dispatcher(flags: Flags, reading: Reading, experts: bool) -> str:
         return "allgather" if experts else "alltoall"
     if kind == "flex":
         if backend not in FLEX_DISPATCHERS:
-            raise InputError(f"--moe-flex-dispatcher-backend: {backend!r} is not priced (known: deepep, hybridep)")
+            known = ", ".join(FLEX_DISPATCHERS)
+            raise InputError(f"--moe-flex-dispatcher-backend: {backend!r} is not priced (known: {known})")
         return backend
     if kind == "alltoall_seq":
         reading.warn(
@@ -307,7 +308,7 @@ def _dispatcher_sms(flags: Flags, dispatcher: str) -> int | None:
     (transformer_config.py:1792-1811)."""
     if dispatcher not in FLEX_DISPATCHERS:
         return None
-    newer, *older = (flags.integer(f"moe-{name}-num-sms") for name in ("flex-dispatcher", "deepep", "hybridep"))
+    newer, *older = (flags.integer(f"moe-{name}-num-sms") for name in ("flex-dispatcher", *FLEX_DISPATCHERS))
     found = list(dict.fromkeys(sms for sms in older if sms is not None))
     if newer is None and len(found) > 1:
         raise InputError(f"--moe-hybridep-num-sms: {found[1]} beside --moe-deepep-num-sms {found[0]}: Megatron refuses")
