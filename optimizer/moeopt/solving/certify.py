@@ -16,22 +16,19 @@ holds for every layout.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import partial
 from typing import TYPE_CHECKING
 
 from moeopt.candidate import Candidate
-from moeopt.cpsat.relaxation import Relaxation
-from moeopt.dual import raised
-from moeopt.dual.prices import Cuts
-from moeopt.parallel import side_by_side
+from moeopt.dual import Answer, Question, raised
 from moeopt.pipeline import PipelineLayout
 from moeopt.schedule.replay import MOST_EXACT_OPERATIONS
 from moeopt.schedule.shape import Schedule
 from moeopt.screening import Limits, Screening
 from moeopt.solving.incumbent import Found
+from moeopt.solving.paths import CriticalPaths
 from moeopt.solving.queue import Left, Queue
 from moeopt.solving.replayed import Replayed, Timed, around, target_ns
 from moeopt.solving.settings import Settings
@@ -39,15 +36,8 @@ from moeopt.solving.settings import Settings
 if TYPE_CHECKING:
     from moeopt.cpsat.closing import Attempt
 
-_ROUNDS = 80
-"""Rounds of the linear program of one schedule, at most: 100 more raise its bound by some 0.03 % of the step."""
-_MOST_REPLAYED = 4_000_000
-"""Operations that these replay, at most where that leaves as many rounds as a plain solve has: longer orders take
-seconds otherwise, for little."""
-_FEW_ROUNDS = 12
-"""The same in a plain solve."""
-_TOGETHER = 8
-"""Schedules of the lowest bounds that are looked at at once."""
+_TOGETHER, _SCHEDULES = 512, 8
+"""Candidates of the lowest bounds that are looked at at once, and schedules of theirs."""
 _RAISED = 1000
 """Operations that could be replayed in the time that a candidate's bound is raised in."""
 _TURNS = 2
@@ -75,7 +65,7 @@ class Effort:
     """Steps that are better by no more than this are not looked for."""
 
 
-CHEAP = Effort(1000, 2_500_000, 2, False)
+CHEAP = Effort(1000, 1_200_000, 2, False)
 """What a solve does. (At the linear program's weights, further rounds of duality raise hardly any bound.)"""
 _GROWTH = 3
 """Where all rows that were looked at are settled, so many times as many are looked at next."""
@@ -107,12 +97,11 @@ class Certifier:
         self.problem, self.screening = screening.problem, screening
         self.settings, self.effort = settings, effort
         self.best = min((Replayed.judge(found) for found in known), key=lambda item: item.step_ns)
-        self.spent = 0
+        self.paths = CriticalPaths(settings, effort.operations)
         self._ceiling_ns = self._target_ns
         """Rows that are not looked at have no bound below it."""
-        self._raised: set[Schedule] = set()
-        """Schedules whose bounds were raised below the ceiling."""
-        self._cuts: dict[Schedule, Cuts] = {}
+        self._raised: dict[tuple[object, ...], int] = {}
+        """Candidates whose bounds were raised below the ceiling, and with how many rounds of their schedule's paths."""
         self._attempts: Counter[tuple[object, ...]] = Counter()
         """By candidate: how often CP-SAT was asked without an end."""
 
@@ -124,7 +113,7 @@ class Certifier:
         while not self.settings.expired:
             closer, settled = self._look_at(bounds, looked_at)
             answer = replace(closer, lower_bound_ns=max(closer.lower_bound_ns, answer.lower_bound_ns))
-            if not settled or looked_at >= len(bounds) or self._spent_all:
+            if not settled or looked_at >= len(bounds) or self.paths.spent_all:
                 break
             looked_at *= _GROWTH
         return answer
@@ -132,13 +121,14 @@ class Certifier:
     def _look_at(self, bounds: Sequence[int], count: int) -> tuple[Certificate, bool]:
         """The rows of so many of the lowest bounds; and whether all of them are settled."""
         beyond = bounds[count:]
-        self._ceiling_ns, self._raised = min(beyond, default=self._target_ns), set()
+        self._ceiling_ns, self._raised = min(beyond, default=self._target_ns), {}
         queue = Queue(self.problem, self.screening.pairs(self._limits), lambda pair: pair.time)
         listed = len(queue)
         lower, left = self._lowest(queue), listed
         try:
             while len(queue) and self._take_lowest(queue):
                 lower, left = self._lowest(queue), len(queue)
+                self._say(f"bound on replays {lower:,}, {left} candidates left")
             lower, left = self._lowest(queue), len(queue)
         except KeyboardInterrupt:  # in a step, candidates may be closed whose placements were not yet replayed
             self._say("interrupted before the gap was closed")
@@ -170,111 +160,71 @@ class Certifier:
         return sorted(bounds)
 
     def _take_lowest(self, queue: Queue) -> bool:
-        """Raise the bounds of the schedules with the lowest ones; False to stop."""
+        """Raise the lowest bounds; False to stop."""
         if self.settings.expired:
             return False
-        lowest = queue.candidate(queue.lowest(1)[0])
-        if Schedule(*lowest.schedule) not in self._raised:
-            schedules = self._refined(self._next(queue))
-            if not schedules:
-                return False
-            self._in_turns(queue, schedules)
-            self._raised.update(schedules)
+        positions = queue.lowest(_TOGETHER)
+        lowest = [queue.candidate(position) for position in positions]
+        if not self._can_raise(lowest[0]):
+            self._deepen(lowest)
+        if self._can_raise(lowest[0]):
+            self._in_turns(queue, [at for at, each in zip(positions, lowest, strict=True) if self._can_raise(each)])
         elif not self.effort.solver or not self._close(queue):
             return False
         queue.drop(self._limits)
         return True
 
-    def _next(self, queue: Queue) -> dict[Schedule, Candidate]:
-        """The schedules of the lowest bounds that were not raised yet, each with its lowest candidate."""
-        found: dict[Schedule, Candidate] = {}
-        for position in queue.lowest(len(queue)):
-            candidate = queue.candidate(position)
-            schedule = Schedule(*candidate.schedule)
-            if schedule not in self._raised:
-                found.setdefault(schedule, candidate)
-            if len(found) == _TOGETHER:
-                break
-        return found
+    def _can_raise(self, candidate: Candidate) -> bool:
+        """Whether there are critical paths that a candidate's bound was not yet raised with."""
+        return self._raised.get(candidate.key, 0) < self.paths.rounds(Schedule(*candidate.schedule))
 
-    def _in_turns(self, queue: Queue, schedules: Sequence[Schedule]) -> None:
-        """Raise the bounds of schedules, add the critical paths of what duality proposes, and again."""
+    def _deepen(self, lowest: Sequence[Candidate]) -> None:
+        """More critical paths for schedules of candidates that were raised with all that there are, or have none."""
+        schedules: dict[Schedule, Candidate] = {}
+        for candidate in lowest:
+            if not self._can_raise(candidate) and len(schedules) < _SCHEDULES:
+                schedules.setdefault(Schedule(*candidate.schedule), candidate)
+        self.paths.deepen(schedules)
+
+    def _in_turns(self, queue: Queue, positions: Sequence[int]) -> None:
+        """Raise bounds, add the critical paths of what duality proposes, and again where there are any."""
         for _ in range(_TURNS if self.effort.solver else 1):
-            known = {schedule: len(self._cuts[schedule].rows) for schedule in schedules}
-            self._raise(queue, schedules)
-            schedules = [schedule for schedule in schedules if len(self._cuts[schedule].rows) > known[schedule]]
-            if not schedules or self.settings.expired or self._spent_all:
+            candidates = {position: queue.candidate(position) for position in positions}
+            known = {schedule: len(cuts.rows) for schedule, cuts in self.paths.of.items()}
+            self._raise(queue, candidates)
+            grown = {schedule for schedule, count in known.items() if len(self.paths.of[schedule].rows) > count}
+            if not grown or self.settings.expired or self.paths.spent_all:
                 return
+            keys = {each.key for each in candidates.values() if Schedule(*each.schedule) in grown}
+            positions = [position for position in queue.lowest(_TOGETHER) if queue.candidate(position).key in keys]
 
-    @property
-    def _spent_all(self) -> bool:
-        return self.effort.operations is not None and self.spent > self.effort.operations
+    def _raise(self, queue: Queue, candidates: Mapping[int, Candidate]) -> None:
+        """Bounds of candidates by duality; placements proposed are replayed."""
+        schedules = {position: Schedule(*candidate.schedule) for position, candidate in candidates.items()}
+        for position, candidate in candidates.items():
+            self._raised[candidate.key] = self.paths.rounds(schedules[position])
+        cuts = {(*schedule.shape, schedule.ep_overlap): self.paths.of[schedule] for schedule in schedules.values()}
+        self.paths.spent += len(candidates) * _RAISED
+        for left in queue.raise_bounds(list(candidates), self._limits, self._ask, cuts):
+            self._replay(left, Schedule(*left.candidate.schedule))
 
-    def _raise(self, queue: Queue, schedules: Sequence[Schedule]) -> None:
-        """Bounds of the schedules' candidates by duality; placements proposed are replayed."""
-        for listed in (0, _LISTED):
-            mine = [schedule for schedule in schedules if self._listed(schedule) == listed]
-            positions = [position for schedule in mine for position in queue.of_schedule(schedule)]
-            cuts = {(*schedule.shape, schedule.ep_overlap): self._cuts[schedule] for schedule in mine}
-            self.spent += len(positions) * _RAISED
-            if positions:
-                ask = partial(raised, rounds=self.effort.dual_rounds, most=listed)
-                for left in queue.raise_bounds(positions, self._limits, ask, cuts):
-                    self._replay(left, Schedule(*left.candidate.schedule))
-
-    def _listed(self, schedule: Schedule) -> int:
-        """How many placements of a candidate are listed."""
-        return _LISTED if self.effort.solver and schedule.operations <= MOST_EXACT_OPERATIONS else 0
+    def _ask(self, question: Question) -> Answer:
+        """Bounds of a schedule's candidates; what is left is listed where all of it would be replayed."""
+        listed = self.effort.solver and Schedule(*question.rows.schedule).operations <= MOST_EXACT_OPERATIONS
+        return raised(question, self.effort.dual_rounds, _LISTED if listed else 0)
 
     def _replay(self, left: Left, schedule: Schedule) -> None:
         """Placements of one candidate: all that are left, or the most promising ones."""
         for pipeline in left.placed if left.complete else left.placed[:_REPLAYED]:
             item = self._judge(left.candidate, pipeline)
-            self.spent += schedule.operations
+            self.paths.spent += schedule.operations
             if item.cut is not None:
-                self._cuts[schedule].add(item.cut)
-
-    def _refined(self, lowest: dict[Schedule, Candidate]) -> list[Schedule]:
-        """Critical paths for orders of operations, by a candidate of each; those that the effort allows."""
-        asked: list[tuple[Schedule, int]] = []
-        planned = self.spent
-        for schedule in lowest:
-            if schedule not in self._cuts:
-                rounds = self._rounds(schedule, planned)
-                if rounds is None:
-                    break
-                asked.append((schedule, rounds))
-                planned += 2 * schedule.operations * rounds
-        found = side_by_side(lambda each: self._relaxed(lowest[each[0]], *each), asked, lambda each: each[0].operations)
-        for (schedule, _), (cuts, rounds) in zip(asked, found, strict=True):
-            self._cuts[schedule] = cuts
-            self.spent += 2 * schedule.operations * rounds
-            if schedule.operations <= MOST_EXACT_OPERATIONS:
-                self._say(f"replay: {schedule} in {rounds} rounds")
-        return [schedule for schedule in lowest if schedule in self._cuts]
-
-    def _rounds(self, schedule: Schedule, spent: int) -> int | None:
-        """How often a schedule's linear program may be solved and replayed; None where not even once."""
-        most = self.effort.operations
-        if most is None:
-            return max(_FEW_ROUNDS, min(_ROUNDS, _MOST_REPLAYED // (2 * schedule.operations)))
-        if spent + schedule.operations > most:
-            return None
-        return min(_FEW_ROUNDS, (most - spent) // (2 * schedule.operations))
-
-    def _relaxed(self, candidate: Candidate, schedule: Schedule, rounds: int) -> tuple[Cuts, int]:
-        """Critical paths of one order of operations, and how many rounds it took."""
-        relaxation = Relaxation(candidate, schedule)
-        if schedule.operations > MOST_EXACT_OPERATIONS:
-            relaxation.solve()
-        else:
-            relaxation.refine(rounds, lambda: self.settings.expired)
-        return relaxation.weighed, relaxation.rounds
+                self.paths.of[schedule].add(item.cut)
 
     # CP-SAT and replays in turns ------------------------------------------------------------------------------------
 
     def _close(self, queue: Queue) -> bool:
-        """Ask CP-SAT about the lowest candidates, as far as their schedules' bounds were raised; False to stop."""
+        """Ask CP-SAT about the lowest candidates, as far as duality raised their bounds; False to stop."""
         from moeopt.cpsat.closing import Asked, Closing  # half a second to import the solver, rarely needed
 
         limit, attempts = (self._target_ns - 1, self.problem.memory_limit), self._attempts
@@ -282,10 +232,10 @@ class Certifier:
         for position in queue.lowest(_AT_ONCE):
             candidate = queue.candidate(position)
             schedule = Schedule(*candidate.schedule)
-            if schedule not in self._raised:
+            if self._can_raise(candidate) or self.paths.can_deepen(schedule):
                 break
             positions.append(position)
-            cuts = tuple(self._cuts[schedule].rows)
+            cuts = tuple(self.paths.of[schedule].rows)
             asked.append(Asked(candidate, *limit, cuts, attempts[candidate.key], self.effort.gap))
         found = Closing(self.settings).run(asked)
         closed = [self._take(attempt) for attempt in found]
@@ -298,7 +248,7 @@ class Certifier:
         for item in attempt.better:
             self._improve(item)
         for cut in attempt.cuts:
-            self._cuts[Schedule(*candidate.schedule)].add(cut)
+            self.paths.of[Schedule(*candidate.schedule)].add(cut)
         self._attempts[candidate.key] += 1
         return attempt.status == "closed" or (attempt.status == "loose" and self._solve(candidate))
 
@@ -307,7 +257,7 @@ class Certifier:
         before."""
         from moeopt.cpsat.replayed import ReplayedModel
 
-        cuts, limit = self._cuts[Schedule(*candidate.schedule)], self._target_ns - 1
+        cuts, limit = self.paths.of[Schedule(*candidate.schedule)], self._target_ns - 1
         model = ReplayedModel(candidate, limit, self.problem.memory_limit, cuts.rows)
         while not self.settings.expired:
             outcome = model.solve(self.settings)

@@ -14,7 +14,6 @@ from moeopt.dual.prices import Cuts
 from moeopt.pipeline import PipelineLayout
 from moeopt.problem.problem import Problem
 from moeopt.schedule.placement import Schedule
-from moeopt.schedule.shape import Schedule as Shape
 from moeopt.screening import Column, Limits, Pair, tightened
 from moeopt.space import row
 
@@ -160,18 +159,6 @@ class Queue:
         for position in self.lowest(len(self.bound)):
             found.setdefault(int(self._origin[position]), position)
         return list(found.values())
-
-    def of_schedule(self, schedule: Shape) -> list[int]:
-        """Open rows of one order of operations."""
-        found = [
-            (pair.degrees.pp == schedule.pp)
-            & (pair.degrees.vpp == schedule.vpp)
-            & (pair.degrees.num_microbatches == schedule.num_microbatches)
-            & (pair.degrees.interleave_group == schedule.group)
-            & (pair.mode.overlap.ep_all_to_all == schedule.ep_overlap)
-            for pair in self.pairs
-        ]
-        return [int(i) for i in np.flatnonzero(np.concatenate(found) & self._open)] if found else []
 
     def drop(self, limits: Limits) -> None:
         """Drop what is above the limits by the bounds that are known."""

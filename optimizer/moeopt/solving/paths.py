@@ -1,0 +1,82 @@
+"""Critical paths of replays by order of operations: a few at first, and more where a bound still hangs on them."""
+
+from collections.abc import Mapping
+
+from moeopt.candidate import Candidate
+from moeopt.cpsat.relaxation import Relaxation
+from moeopt.dual.prices import Cuts
+from moeopt.parallel import side_by_side
+from moeopt.schedule.replay import MOST_EXACT_OPERATIONS
+from moeopt.schedule.shape import Schedule
+from moeopt.solving.settings import Settings
+
+_DEPTHS = (1, 4, 16, 64)
+"""Rounds of a schedule's linear program, time after time. Further ones raise its bound by some 0.03 % of the step."""
+_MOST_REPLAYED = 4_000_000
+"""Operations that the rounds of one schedule replay, at most, where that leaves more than the rounds of a plain solve:
+longer orders take seconds otherwise, for little."""
+_PLAIN = 16
+"""Rounds of a schedule in a plain solve, at most."""
+
+
+class CriticalPaths:
+    """What replays of the points of linear programs tell about each schedule. `operations`: how many may be replayed
+    (None: any)."""
+
+    def __init__(self, settings: Settings, operations: int | None) -> None:
+        self.settings, self.operations = settings, operations
+        self.of: dict[Schedule, Cuts] = {}
+        self.spent = 0
+        """Operations replayed, or what took as long."""
+        self._rounds: dict[Schedule, int] = {}
+        self._ended: set[Schedule] = set()
+        """Schedules that further rounds tell nothing about."""
+
+    def rounds(self, schedule: Schedule) -> int:
+        """Rounds of its linear program so far."""
+        return self._rounds.get(schedule, 0)
+
+    @property
+    def spent_all(self) -> bool:
+        """Whether no operation may be replayed any more."""
+        return self.operations is not None and self.spent > self.operations
+
+    def can_deepen(self, schedule: Schedule) -> bool:
+        """Whether further rounds are allowed and may tell something."""
+        return bool(self._further(schedule, self.spent))
+
+    def deepen(self, lowest: Mapping[Schedule, Candidate]) -> None:
+        """Further rounds for schedules, each by a candidate of it; for as many of them as may be."""
+        asked, planned = list[tuple[Schedule, int]](), self.spent
+        for schedule in lowest:
+            further = self._further(schedule, planned)
+            if further:
+                asked.append((schedule, further))
+                planned += 2 * schedule.operations * further
+        found = side_by_side(lambda each: self._relaxed(lowest[each[0]], *each), asked, lambda each: each[0].operations)
+        for (schedule, further), (cuts, rounds) in zip(asked, found, strict=True):
+            self.of[schedule] = cuts
+            self._rounds[schedule] = self.rounds(schedule) + max(rounds, 1)
+            self.spent += 2 * schedule.operations * rounds
+            if rounds < further or schedule.operations > MOST_EXACT_OPERATIONS:
+                self._ended.add(schedule)
+
+    def _further(self, schedule: Schedule, spent: int) -> int:
+        """How often a schedule's linear program may be solved and replayed next."""
+        if schedule in self._ended:
+            return 0
+        done, size = self.rounds(schedule), 2 * schedule.operations
+        most = _PLAIN if self.operations is not None else max(_PLAIN, _MOST_REPLAYED // size)
+        further = next((depth for depth in _DEPTHS if depth > done), done) - done
+        left = further if self.operations is None else (self.operations - spent) // size
+        return max(0, min(further, most - done, left))
+
+    def _relaxed(self, candidate: Candidate, schedule: Schedule, rounds: int) -> tuple[Cuts, int]:
+        """Critical paths of one order of operations, and how many rounds it took."""
+        known = self.of[schedule].rows if schedule in self.of else ()
+        relaxation = Relaxation(candidate, schedule, known)
+        if schedule.operations > MOST_EXACT_OPERATIONS:
+            relaxation.solve()
+        else:
+            relaxation.refine(rounds, lambda: self.settings.expired)
+        return relaxation.weighed, relaxation.rounds
