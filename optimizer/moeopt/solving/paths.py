@@ -1,6 +1,6 @@
 """Critical paths of replays by order of operations: a few at first, and more where a bound still hangs on them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from moeopt.candidate import Candidate
 from moeopt.cpsat.relaxation import Relaxation
@@ -10,21 +10,19 @@ from moeopt.schedule.replay import MOST_EXACT_OPERATIONS
 from moeopt.schedule.shape import Schedule
 from moeopt.solving.settings import Settings
 
-_DEPTHS = (1, 4, 16, 64)
-"""Rounds of a schedule's linear program, time after time. Further ones raise its bound by some 0.03 % of the step."""
+_LEAST = 12
+"""Rounds of a schedule's linear program that are allowed however long they take ..."""
 _MOST_REPLAYED = 4_000_000
-"""Operations that the rounds of one schedule replay, at most, where that leaves more than the rounds of a plain solve:
-longer orders take seconds otherwise, for little."""
-_PLAIN = 16
-"""Rounds of a schedule in a plain solve, at most."""
+"""... and operations that further ones may replay, where their number is not limited: longer orders take seconds
+otherwise, for little."""
 
 
 class CriticalPaths:
-    """What replays of the points of linear programs tell about each schedule. `operations`: how many may be replayed
-    (None: any)."""
+    """What replays of the points of linear programs tell about each schedule. `depths`: rounds of a schedule's program,
+    time after time; `operations`: how many may be replayed (None: any)."""
 
-    def __init__(self, settings: Settings, operations: int | None) -> None:
-        self.settings, self.operations = settings, operations
+    def __init__(self, settings: Settings, depths: Sequence[int], operations: int | None) -> None:
+        self.settings, self.depths, self.operations = settings, depths, operations
         self.of: dict[Schedule, Cuts] = {}
         self.spent = 0
         """Operations replayed, or what took as long."""
@@ -66,10 +64,10 @@ class CriticalPaths:
         if schedule in self._ended:
             return 0
         done, size = self.rounds(schedule), 2 * schedule.operations
-        most = _PLAIN if self.operations is not None else max(_PLAIN, _MOST_REPLAYED // size)
-        further = next((depth for depth in _DEPTHS if depth > done), done) - done
-        left = further if self.operations is None else (self.operations - spent) // size
-        return max(0, min(further, most - done, left))
+        depth = next((depth for depth in self.depths if depth > done), done)
+        if self.operations is None:
+            return max(0, min(depth, max(_LEAST, _MOST_REPLAYED // size)) - done)
+        return max(0, min(depth - done, (self.operations - spent) // size))
 
     def _relaxed(self, candidate: Candidate, schedule: Schedule, rounds: int) -> tuple[Cuts, int]:
         """Critical paths of one order of operations, and how many rounds it took."""
