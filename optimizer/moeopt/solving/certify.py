@@ -66,7 +66,7 @@ class Effort:
     """Steps that are better by no more than this are not looked for."""
 
 
-CHEAP = Effort(1000, (1, 4, 16), 1_200_000, 2, False)
+CHEAP = Effort(1000, (1, 4, 16), 2_000_000, 2, False)
 """What a solve does: first little for every schedule, then more for those that the bound hangs on. (At the linear
 program's weights, further rounds of duality raise hardly any bound.)"""
 _GROWTH = 3
