@@ -4,19 +4,21 @@ from collections.abc import Callable, Sequence
 
 from moeopt.candidate import Candidate
 from moeopt.layout import Recompute
-from moeopt.screening import Screening
+from moeopt.screening import Limits, Pair, Screening
 from moeopt.solving.best import Best
-from moeopt.solving.incumbent import place
+from moeopt.solving.incumbent import placed_side_by_side
 from moeopt.solving.queue import Queue, first_fronts
 
 _GROWTH = 1.2
 """The first limit that admits a layout is looked for in steps of this factor ..."""
 ROUNDS = 16
 """... this many times: to 18 times the lowest bound. What fits only beyond is left to the solver."""
-_SAMPLES = 4
-"""Candidates that are placed first at each fill level of memory."""
+_SAMPLES, _SPARE = 4, 16
+"""Candidates that are placed first at each fill level of memory, of so many times as many that are counted."""
 _IMPROVEMENTS = 8
 """Rounds of placing what could be better than the best layout known."""
+_AT_ONCE = 8
+"""Candidates that are placed before what was found is used: for any number of workers, as answers depend on it."""
 _MANY, _FRONTS = 3000, 2
 """More candidates than this are not listed before those on so many fronts of time and memory are placed ..."""
 _BETTER = 0.98
@@ -46,11 +48,28 @@ class First:
                 if len(self.best.pool) >= self.best.top:
                     return
                 score = int(score * _GROWTH)
-                pairs = self.screening.pairs(self.best.within(score), self._few_settings, every_batch)
-                queue = Queue(self.problem, pairs, self.best.bound_of)
-                self._try(self._samples(queue, tried))
-                self._improve(queue)
+                limits, settings = self.best.within(score), self._few_settings
+                queue = self._queue(self.screening.pairs(limits, settings, every_batch, counted=False))
+                self._try(self._counted(queue, limits, tried))
+                queue.drop(self.best.limits)
+                if len(queue) > _MANY and self.best.pool:
+                    self._improve(self._queue(self.screening.pairs(self.best.limits, settings, every_batch)))
                 tried = score
+
+    def _queue(self, pairs: Sequence[Pair]) -> Queue:
+        return Queue(self.problem, pairs, self.best.bound_of)
+
+    def _counted(self, queue: Queue, limits: Limits, above: int) -> list[Candidate]:
+        """Samples of a queue whose rows were not counted. Counting takes longest and leaves few: rows of low bounds are
+        counted first, and more of them where none is left."""
+        limit_bytes, each, looked_at = self.best.within(None).memory_bytes, _SAMPLES * self.best.top, set[int]()
+        while True:
+            each, known = each * _SPARE, looked_at
+            looked_at = queue.sampled(limit_bytes, 0, each, above)
+            part = self._queue(queue.some(looked_at))
+            part.tighten(limits)
+            if len(part) or len(looked_at) == len(known):
+                return self._samples(part, above)
 
     def _improve(self, queue: Queue) -> None:
         """Place what trades time for memory best, as long as the best layout gets better by it: far above the optimum
@@ -93,13 +112,18 @@ class First:
         return few or list(self.screening.recomputes)
 
     def _try(self, candidates: Sequence[Candidate]) -> None:
-        for candidate in candidates:
+        """Place candidates, some side by side; those above the best known by their bounds are left out."""
+        for first in range(0, len(candidates), _AT_ONCE):
             self.pause()
-            threshold = self.best.threshold
-            hopeful = threshold is None or candidate.value("step_time", candidate.bound_ns, 0) < threshold
-            if self.problem.objective == "step_time" and not hopeful:
-                continue
-            self.best.add(place(candidate, self.best.limits.memory_bytes))
+            some = [each for each in candidates[first : first + _AT_ONCE] if self._is_hopeful(each)]
+            for found in placed_side_by_side(some, self.best.limits.memory_bytes):
+                self.best.add(found)
+
+    def _is_hopeful(self, candidate: Candidate) -> bool:
+        threshold = self.best.threshold
+        if threshold is None or self.problem.objective != "step_time":
+            return True
+        return candidate.value("step_time", candidate.bound_ns, 0) < threshold
 
     def _samples(self, queue: Queue, above: int = -1, each: bool = False) -> list[Candidate]:
         """Some candidates worth placing: the best by bound, at several fill levels of memory, and with `each` of every

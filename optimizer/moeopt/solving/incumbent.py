@@ -1,13 +1,16 @@
 """A good placement of one candidate's layers, fast: what the search starts from and compares bounds with."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 
 import numpy as np
 
 from moeopt.accounting.pieces import Piece, Recomputed
 from moeopt.candidate import Candidate
 from moeopt.constraints.guide import Excess
+from moeopt.parallel import side_by_side
 from moeopt.pipeline import PipelineLayout
 from moeopt.schedule.placement import balanced_counts
 from moeopt.solving.memory_gauge import Array, MemoryGauge
@@ -48,6 +51,19 @@ def place(candidate: Candidate, limit_bytes: int) -> Found | None:
     found = [place_with_mtp(candidate, limit_bytes, stage) for stage in _mtp_stages(candidate)]
     fitting = [option for option in found if option is not None]
     return min(fitting, key=lambda option: (option.time_ns, option.peak_bytes), default=None)
+
+
+def placed_side_by_side(candidates: Sequence[Candidate], limit_bytes: int) -> list[Found | None]:
+    """The same of several candidates at once."""
+    # Only pipelines are sent between processes, as a candidate's prices need not be.
+    pipelines = side_by_side(partial(_pipeline, limit_bytes), candidates)
+    both = zip(candidates, pipelines, strict=True)
+    return [None if pipeline is None else Found.judge(candidate, pipeline) for candidate, pipeline in both]
+
+
+def _pipeline(limit_bytes: int, candidate: Candidate) -> PipelineLayout | None:
+    found = place(candidate, limit_bytes)
+    return None if found is None else found.pipeline
 
 
 def place_with_mtp(candidate: Candidate, limit_bytes: int, mtp_stage: int) -> Found | None:

@@ -170,10 +170,13 @@ class Queue:
         left = [pair.only(mask) for pair, mask in zip(self.pairs, self._split(self._open), strict=True)]
         return [pair for pair in left if pair.size]
 
+    def some(self, positions: Collection[int]) -> list[Pair]:
+        """Some of the rows."""
+        return self._picked(positions)[1]
+
     def keep(self, positions: Collection[int]) -> None:
         """Drop the other rows."""
-        _, pairs = self._picked(positions)
-        self._fill(pairs)
+        self._fill(self.some(positions))
 
     def close(self, positions: Sequence[int]) -> None:
         """These are settled."""

@@ -3,12 +3,9 @@
 from collections.abc import Callable
 from functools import partial
 
-from moeopt.candidate import Candidate
 from moeopt.dual import raised
-from moeopt.parallel import side_by_side
-from moeopt.pipeline import PipelineLayout
 from moeopt.solving.best import Best
-from moeopt.solving.incumbent import Found, place
+from moeopt.solving.incumbent import Found, placed_side_by_side
 from moeopt.solving.queue import Queue
 
 _LOWEST = 96
@@ -68,7 +65,7 @@ class Raising:
     def _place(self) -> None:
         """Heuristic placements of candidates with low bounds, at every fill level of memory."""
         limit_bytes = self.best.within(None).memory_bytes
-        placing, tried, each, vain = partial(_placed, limit_bytes), set[tuple[object, ...]](), 0, 0
+        tried, each, vain = set[tuple[object, ...]](), 0, 0
         while self._is_tight and vain < _IN_VAIN:
             self.pause()
             each += _AT_EACH
@@ -78,9 +75,8 @@ class Raising:
                 return
             tried.update(candidate.key for candidate in fresh)
             known = self.best.threshold
-            for candidate, pipeline in zip(fresh, side_by_side(placing, fresh), strict=True):
-                if pipeline is not None:
-                    self.best.add(self.best.judged(candidate, pipeline))
+            for found in placed_side_by_side(fresh, limit_bytes):
+                self.best.add(found)
             vain += len(fresh)
             if self.best.threshold != known:
                 vain = 0
@@ -99,9 +95,3 @@ class Raising:
                 self.listed[left.candidate.key] = fitting
         if self.best.threshold != known:
             self.queue.tighten(self.best.limits)
-
-
-def _placed(limit_bytes: int, candidate: Candidate) -> PipelineLayout | None:
-    """A heuristic placement; the pipeline alone, as the candidate's prices need not be sent."""
-    found = place(candidate, limit_bytes)
-    return None if found is None else found.pipeline
