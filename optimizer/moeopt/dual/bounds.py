@@ -28,7 +28,7 @@ _JUDGED = 4
 _SAMPLED_TOPS = 4
 """Maxima of a chunk position that a sample looks at."""
 _BY_RANK_FROM = 2
-"""From so many rounds on, what memory and the slowest rank rule out rank by rank is not walked."""
+"""From so many rounds on, what memory and the slowest rank rule out rank by rank is looked at first."""
 _MOST_ROWS = 384
 """Rows of one ascent; larger groups are taken in parts."""
 
@@ -71,12 +71,17 @@ class Answer:
 
 
 def raised(
-    question: Question, rounds: int, most: int | None = None, pause: Callable[[], None] = lambda: None
+    question: Question,
+    rounds: int,
+    most: int | None = None,
+    by_rank: bool = True,
+    pause: Callable[[], None] = lambda: None,
 ) -> Answer:
     """Bounds of a question's candidates, and what is left of them: all placements where they are at most `most`
-    (default: some for every round; 0: nothing is listed). `pause` is called now and then, and may raise."""
+    (default: some for every round; 0: nothing is listed). With `by_rank`, what is ruled out rank by rank is not walked,
+    from a second round on. `pause` is called now and then, and may raise."""
     part = _Part(question)
-    if rounds >= _BY_RANK_FROM:
+    if by_rank and rounds >= _BY_RANK_FROM:
         part.settle_by_rank(rounds)
     low = np.full(part.size, NEVER)
     left: dict[int, list[Listed]] = {}

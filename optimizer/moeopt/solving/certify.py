@@ -36,7 +36,7 @@ from moeopt.solving.settings import Settings
 if TYPE_CHECKING:
     from moeopt.cpsat.closing import Attempt
 
-_TOGETHER, _SCHEDULES = 256, 8
+_TOGETHER, _SCHEDULES = 512, 8
 """Candidates of the lowest bounds that are looked at at once, and schedules of theirs."""
 _RAISED = 800
 """Operations that could be replayed in the time that a candidate's bound is raised in."""
@@ -54,11 +54,11 @@ on it."""
 @dataclass(frozen=True)
 class Effort:
     """How much to spend: rows of the screening's first level that are looked at closer at first, those of the
-    lowest bounds; rounds of a schedule's linear program, time after time, and operations that they replay (None: any);
-    rounds of duality each time that bounds are raised; and whether CP-SAT is asked."""
+    lowest bounds; rounds of a schedule's linear program, at most, and operations that they replay (None: any); rounds
+    of duality each time that bounds are raised; and whether CP-SAT is asked."""
 
     rows: int | None
-    depths: tuple[int, ...]
+    rounds: int
     operations: int | None
     dual_rounds: int
     solver: bool
@@ -66,12 +66,12 @@ class Effort:
     """Steps that are better by no more than this are not looked for."""
 
 
-CHEAP = Effort(1000, (1, 4, 16), 1_200_000, 2, False)
+CHEAP = Effort(1000, 16, 1_200_000, 2, False)
 """What a solve does: first little for every schedule, then more for those that the bound hangs on. (At the linear
 program's weights, further rounds of duality raise hardly any bound.)"""
 _GROWTH = 3
 """Where all rows that were looked at are settled, so many times as many are looked at next."""
-FULL = Effort(None, (80,), None, 12, True)
+FULL = Effort(None, 80, None, 12, True)
 """`--certify`; with `--gap` that gap is enough. (Placements that few critical paths leave are many to replay, and 100
 rounds more raise a schedule's bound by some 0.03 % of the step.)"""
 
@@ -100,7 +100,7 @@ class Certifier:
         self.problem, self.screening = screening.problem, screening
         self.settings, self.effort = settings, effort
         self.best = min((Replayed.judge(found) for found in known), key=lambda item: item.step_ns)
-        self.paths = CriticalPaths(settings, effort.depths, effort.operations)
+        self.paths = CriticalPaths(settings, effort.rounds, effort.operations)
         self._ceiling_ns = self._target_ns
         """Rows that are not looked at have no bound below it."""
         self._raised: dict[tuple[object, ...], int] = {}

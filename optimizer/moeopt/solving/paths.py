@@ -1,6 +1,6 @@
 """Critical paths of replays by order of operations: a few at first, and more where a bound still hangs on them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from moeopt.candidate import Candidate
 from moeopt.cpsat.relaxation import Relaxation
@@ -10,6 +10,9 @@ from moeopt.schedule.replay import MOST_EXACT_OPERATIONS
 from moeopt.schedule.shape import Schedule
 from moeopt.solving.settings import Settings
 
+_AT_FIRST, _DEEPER = 20_000, 4
+"""Operations that are replayed for a schedule at first, where one round does not take more, and times as many rounds as
+before later on: bounds are raised each time, which takes as long."""
 _LEAST = 12
 """Rounds of a schedule's linear program that are allowed however long they take ..."""
 _MOST_REPLAYED = 4_000_000
@@ -18,11 +21,11 @@ otherwise, for little."""
 
 
 class CriticalPaths:
-    """What replays of the points of linear programs tell about each schedule. `depths`: rounds of a schedule's program,
-    time after time; `operations`: how many may be replayed (None: any)."""
+    """What replays of the points of linear programs tell about each schedule. `rounds`: of a schedule's program, at
+    most; `operations`: how many may be replayed (None: any, and all rounds are done at once)."""
 
-    def __init__(self, settings: Settings, depths: Sequence[int], operations: int | None) -> None:
-        self.settings, self.depths, self.operations = settings, depths, operations
+    def __init__(self, settings: Settings, rounds: int, operations: int | None) -> None:
+        self.settings, self.most_rounds, self.operations = settings, rounds, operations
         self.of: dict[Schedule, Cuts] = {}
         self.spent = 0
         """Operations replayed, or what took as long."""
@@ -64,10 +67,10 @@ class CriticalPaths:
         if schedule in self._ended:
             return 0
         done, size = self.rounds(schedule), 2 * schedule.operations
-        depth = next((depth for depth in self.depths if depth > done), done)
         if self.operations is None:
-            return max(0, min(depth, max(_LEAST, _MOST_REPLAYED // size)) - done)
-        return max(0, min(depth - done, (self.operations - spent) // size))
+            return max(0, min(self.most_rounds, max(_LEAST, _MOST_REPLAYED // size)) - done)
+        depth = _DEEPER * done or max(1, _AT_FIRST // size)
+        return max(0, min(depth, self.most_rounds) - done) if size * (depth - done) < self.operations - spent else 0
 
     def _relaxed(self, candidate: Candidate, schedule: Schedule, rounds: int) -> tuple[Cuts, int]:
         """Critical paths of one order of operations, and how many rounds it took."""

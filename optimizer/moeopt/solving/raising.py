@@ -20,7 +20,9 @@ _AT_EACH, _IN_VAIN = 8, 120
 """... so further candidates at each fill level are placed by heuristics, so many at a time, until that is so no more or
 so many gave no better layout."""
 _ROUNDS = (1, 12, 40, 120)
-"""Then bounds are raised by so many rounds, for all that are left each time."""
+"""Then bounds are raised by so many rounds, for all that are left each time ..."""
+_FEW, _WALKED = 8, 12
+"""... and if only so few are left, up to so many rounds without a look rank by rank, which takes as long as 50."""
 
 
 class Raising:
@@ -84,9 +86,9 @@ class Raising:
 
     def _raise(self, positions: list[int], rounds: int) -> None:
         known = self.best.threshold
-        for left in self.queue.raise_bounds(
-            positions, self.best.limits, partial(raised, rounds=rounds, pause=self.pause)
-        ):
+        by_rank = rounds > _WALKED or len(self.queue) > _FEW
+        ask = partial(raised, rounds=rounds, by_rank=by_rank, pause=self.pause)
+        for left in self.queue.raise_bounds(positions, self.best.limits, ask):
             judged = [self.best.judged(left.candidate, pipeline) for pipeline in left.placed]
             fitting = [found for found in judged if found is not None]
             for found in fitting:
