@@ -11,7 +11,7 @@ from moeopt.candidate import Candidate
 from moeopt.cpsat import closing
 from moeopt.cpsat.closing import Asked, Closing
 from moeopt.cpsat.replayed import Outcome
-from moeopt.cpsat.scaled import ScaledModel, step_end_at_least_ns
+from moeopt.cpsat.scaled import ScaledReplays, step_end_at_least_ns
 from moeopt.problem.problem import Problem
 from moeopt.schedule.combined import Counts
 from moeopt.solving.replayed import Timed
@@ -24,7 +24,7 @@ def timed_placements(candidate: Candidate) -> list[tuple[Timed, int]]:
     return [(Timed.of(candidate, pipeline), peak_bytes(candidate.ledger, pipeline)) for pipeline in every]
 
 
-def found(model: ScaledModel) -> set[str]:
+def found(model: ScaledReplays) -> set[str]:
     """Every placement of a model, one solve after the other, each forbidden in the next."""
     result: set[str] = set()
     while True:
@@ -52,7 +52,7 @@ def check(problem: Problem, seed: int) -> tuple[int, int]:
         if not steps:
             continue
         for limit_ns, limit_bytes in ((steps[0] - 1, peaks[-1]), (steps[len(steps) // 2], peaks[len(peaks) // 2])):
-            left = found(ScaledModel(candidate, limit_ns, limit_bytes, cuts))
+            left = found(ScaledReplays(candidate, limit_ns, limit_bytes, cuts))
             within = {str(t.pipeline) for t, peak in judged if t.step_ns <= limit_ns and peak <= limit_bytes}
             assert within <= left, (seed, candidate)
             kept, gone = kept + len(within), gone + len(judged) - len(left)
@@ -100,10 +100,10 @@ def test_attempts_close_what_enumeration_says() -> None:
 
 def test_ctrl_c_stops_every_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
     """An interrupt while attempts run is passed on, after their solvers were stopped: none goes on."""
-    solve = ScaledModel.solve
+    solve = ScaledReplays.solve
     started = threading.Barrier(3)
 
-    def endless(self: ScaledModel, solver: cp_model.CpSolver, settings: Settings, _: float) -> Outcome:
+    def endless(self: ScaledReplays, solver: cp_model.CpSolver, settings: Settings, _: float) -> Outcome:
         self.cp.clear_objective()
         wide = [self.cp.new_int_var(0, 10**6, "") for _ in range(60)]
         for first, second in pairwise(wide):
@@ -117,7 +117,7 @@ def test_ctrl_c_stops_every_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
         started.wait()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(ScaledModel, "solve", endless)
+    monkeypatch.setattr(ScaledReplays, "solve", endless)
     real, calls = closing.wait, []
 
     def wait_once(*arguments: object) -> object:

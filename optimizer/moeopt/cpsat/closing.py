@@ -15,7 +15,7 @@ from ortools.sat.python import cp_model
 
 from moeopt.candidate import Candidate
 from moeopt.cpsat.replayed import Outcome
-from moeopt.cpsat.scaled import ScaledModel
+from moeopt.cpsat.scaled import ScaledReplays
 from moeopt.schedule.combined import Counts
 from moeopt.solving.replayed import Replayed, Timed, around, target_ns
 from moeopt.solving.settings import Settings
@@ -114,11 +114,11 @@ class Closing:
             if better is not None:
                 attempt.better.append(better)
 
-    def _model(self, asked: Asked, attempt: Attempt) -> ScaledModel:
+    def _model(self, asked: Asked, attempt: Attempt) -> ScaledReplays:
         cuts = [*asked.cuts, *attempt.cuts]
-        return ScaledModel(asked.candidate, _limit_ns(asked, attempt), asked.limit_bytes, cuts)
+        return ScaledReplays(asked.candidate, _limit_ns(asked, attempt), asked.limit_bytes, cuts)
 
-    def _solve(self, model: ScaledModel, effort: float) -> Outcome:
+    def _solve(self, model: ScaledReplays, effort: float) -> Outcome:
         if self._stop.is_set() or self.settings.expired:
             return Outcome("open")
         solver = cp_model.CpSolver()

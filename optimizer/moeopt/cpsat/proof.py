@@ -1,12 +1,13 @@
-"""What duality leaves of the candidates, asked one by one: ruled out quickly, or solved within the best value."""
+"""What duality leaves of the candidates: settled by the scaled model, or asked one by one in full."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from itertools import repeat
 
 from moeopt.candidate import Candidate
+from moeopt.cpsat.descent import Descent, Goal, descend
 from moeopt.cpsat.encode import Encoding
-from moeopt.cpsat.solve import QUICK, minimise, rules_out
+from moeopt.cpsat.solve import minimise, rules_out
 from moeopt.solving.best import Best
 from moeopt.solving.incumbent import place
 from moeopt.solving.queue import Queue
@@ -15,8 +16,10 @@ from moeopt.space import columns
 
 _BATCH = 4
 """Candidates asked at once, a worker."""
+_EFFORT = 4.0
+"""Deterministic time of every solve of the scaled model (about as many seconds) ..."""
 _LONG = 8.0
-"""Deterministic time of a second try to rule a candidate out."""
+"""... and of a try to rule a candidate out by the smaller one."""
 
 
 class Proof:
@@ -48,9 +51,12 @@ class Proof:
                     queue.tighten(self.best.limits)
 
     def _possible(self, batch: Sequence[Candidate], pool: Executor) -> list[Candidate]:
-        """Those that could not be ruled out: asked quickly, then, where no placement is known either, for longer."""
-        gone = pool.map(self._ruled_out, batch, repeat(QUICK))
-        left = [candidate for candidate, done in zip(batch, gone, strict=True) if not done]
+        """Those that could not be settled: neither by the scaled model nor, where no placement is known, ruled out by
+        the smaller one."""
+        descents = list(pool.map(self._descend, batch))
+        for descent in descents:
+            self.best.add(descent.found)
+        left = [candidate for candidate, descent in zip(batch, descents, strict=True) if not descent.proven]
         for candidate in left:
             self.pause()
             self.best.add(place(candidate, self.best.limits.memory_bytes))
@@ -58,6 +64,14 @@ class Proof:
         gone = pool.map(self._ruled_out, unknown, repeat(_LONG))
         hopeless = {candidate.key for candidate, done in zip(unknown, gone, strict=True) if done}
         return [candidate for candidate in left if candidate.key not in hopeless]
+
+    def _descend(self, candidate: Candidate) -> Descent:
+        """The candidate's best placement within the threshold, as far as the scaled model tells."""
+        horizon_ns = self._horizon_ns(candidate)
+        if horizon_ns < candidate.bound_ns:
+            return Descent(None, True)
+        goal: Goal = "peak_memory" if self.problem.objective == "peak_memory" else "step_time"
+        return descend(candidate, horizon_ns, self.best.limits.memory_bytes, goal, self.settings, _EFFORT)
 
     def _ruled_out(self, candidate: Candidate, effort: float) -> bool:
         """Whether the smaller model shows that no placement is within the threshold."""
@@ -83,8 +97,11 @@ class Proof:
 
     def _encode(self, candidate: Candidate, few_rows: bool = False) -> Encoding | None:
         """The model of a candidate within the threshold; None where its limits are below its bound."""
-        limits = self.best.limits
-        horizon = int(limits.time_of(columns(candidate.degrees))[0])
-        if horizon < candidate.bound_ns:
+        horizon_ns, limit_bytes = self._horizon_ns(candidate), self.best.limits.memory_bytes
+        if horizon_ns < candidate.bound_ns:
             return None
-        return Encoding(self.problem, [candidate], horizon, limits.memory_bytes, "few" if few_rows else "all")
+        return Encoding(self.problem, [candidate], horizon_ns, limit_bytes, "few" if few_rows else "all")
+
+    def _horizon_ns(self, candidate: Candidate) -> int:
+        """Longest step within the threshold."""
+        return int(self.best.limits.time_of(columns(candidate.degrees))[0])

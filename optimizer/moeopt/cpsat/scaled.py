@@ -1,12 +1,13 @@
-"""The replayed time and the memory of one candidate, in numbers small enough for a fast solver: a relaxation.
+"""Time and memory of one candidate's placements, in numbers small enough for a fast solver: a relaxation.
 
-The model has the placement exactly and nothing beside it: every critical path of a replay and every memory row is a sum
-of prices times counts of pieces, at most a limit. Prices are divided by a unit and rounded down, limits rounded up, so
-no placement is lost (counts are never negative); what is infeasible here is so in nanoseconds and bytes. A placement
-that is found need not be within the limits, and is replayed.
+The model has the placement exactly and little beside it: every row of the step's time and every memory row is a sum of
+prices times counts of pieces, at most a limit. Prices are divided by a unit and rounded down, limits rounded up, so no
+placement is lost (counts are never negative); what is infeasible here is so in nanoseconds and bytes. A placement that
+is found need not be within the limits, and is judged.
 
-Left out, beside the rounding: padding of buffers, what only some layers have pass or once on a rank, the step's end
-where it is longer than the mean rank's, and the problem's constraints on placements (`moeopt.cpsat.replayed` has all).
+The time is the replayed one, by critical paths (`ScaledReplays`), or the ledger's (`ScaledLedger`). Left out, beside
+the rounding: padding of buffers, what only some layers have pass or once on a rank, the step's end where it is longer
+than the mean rank's, and the problem's constraints on placements (`moeopt.cpsat.encode` has all).
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -17,14 +18,18 @@ from numpy.typing import NDArray
 from ortools.sat.python import cp_model
 
 from moeopt.accounting.pieces import Piece, Recomputed, piece_counts, priced_total
+from moeopt.arithmetic import ceil_div
 from moeopt.candidate import Candidate
+from moeopt.cpsat.expressions import Expression
 from moeopt.cpsat.placement import Placement
 from moeopt.cpsat.replayed import Outcome
-from moeopt.cpsat.solve import configure, hurry
+from moeopt.cpsat.solve import configure, hurry, run
 from moeopt.dual.grid import grid_of
 from moeopt.dual.prices import Rows, fixed_bytes
 from moeopt.pipeline import PipelineLayout
+from moeopt.schedule.bounds import lower_bound_rows
 from moeopt.schedule.combined import Counts
+from moeopt.schedule.even import even_hops
 from moeopt.screening.costs import Costs, static_bytes
 from moeopt.screening.work import Work
 from moeopt.solving.settings import Settings
@@ -32,15 +37,18 @@ from moeopt.solving.settings import Settings
 _BITS = 18
 """Limits become numbers of so many bits. With 14, placements within rounding of the limit are left, and take seconds to
 find; 20 and more gain nothing, and with 11 many candidates are left."""
+_LEDGER_BITS = 22
+"""The same of the ledger's time, where stage times are rounded before they are multiplied by hundreds of micro-batches.
+"""
 Integers: TypeAlias = NDArray[np.int64]
 PricesOf: TypeAlias = Callable[[Piece], Integers]
 """Price of one piece: rows x stages."""
 
 
 class ScaledModel:
-    """One candidate's placements whose step and memory are within limits as far as cuts and rounded prices tell."""
+    """One candidate's placements whose memory is within a limit as far as rounded prices tell."""
 
-    def __init__(self, candidate: Candidate, limit_ns: int, limit_bytes: int, cuts: Iterable[Counts]) -> None:
+    def __init__(self, candidate: Candidate, limit_ns: int, limit_bytes: int) -> None:
         self.candidate, self.limit_ns = candidate, limit_ns
         self.cp = cp_model.CpModel()
         self.placement = Placement(self.cp, candidate.problem, *candidate.grid)
@@ -51,21 +59,16 @@ class ScaledModel:
         self._known: set[tuple[int, ...]] = set()
         self._end_ns = step_end_at_least_ns(candidate)
         self._add_memory(limit_bytes)
-        self.add_cuts(cuts)
 
-    def add_cuts(self, cuts: Iterable[Counts]) -> None:
-        """Rows of the step's time. Those that others agree with up to rounding are left out."""
-        listed = list(cuts)
-        if not listed:
-            return
+    def _add_time(self, rows: Iterable[Counts], limits: Integers, unit: int, further: Expression = 0) -> None:
+        """Rows of the pipeline's time, and something further in the unit, within the limits (which count the hops)."""
         terms = self.candidate.ledger.time_terms
-        forward, backward, hops = (np.array(part, dtype=np.int64) for part in zip(*listed, strict=True))
-        limits = self.limit_ns - self._end_ns - hops * int(terms.hop_ns)
+        forward, backward = (np.array(part, dtype=np.int64) for part in list(zip(*rows, strict=True))[:2])
 
         def prices(piece: Piece) -> Integers:
             return np.asarray(forward * int(terms.forward_ns[piece]) + backward * int(terms.backward_ns[piece]))
 
-        self._add(prices, limits, max(self.limit_ns >> _BITS, 1))
+        self._add(prices, limits, unit, further)
 
     def _add_memory(self, limit_bytes: int) -> None:
         """Rows of every rank and vector of micro-batches in flight."""
@@ -82,8 +85,8 @@ class ScaledModel:
 
         self._add(prices, limit_bytes - fixed, max(limit_bytes >> _BITS, 1))
 
-    def _add(self, prices: PricesOf, limits: Integers, unit: int) -> None:
-        """Sums of prices times counts that are at most the limits."""
+    def _add(self, prices: PricesOf, limits: Integers, unit: int, further: Expression = 0) -> None:
+        """Sums of prices times counts, and something further in the unit, that are at most the limits."""
         by_piece: Mapping[Piece, Integers] = {piece: prices(piece) for piece, _, _ in (*self._certain, *self._open)}
         for piece, stage, count in self._certain:
             limits = limits - by_piece[piece][:, stage] * count
@@ -93,7 +96,7 @@ class ScaledModel:
         for row in map(tuple, rows.tolist()):
             if row not in self._known:
                 self._known.add(row)
-                self.cp.add(cp_model.LinearExpr.weighted_sum(counts, row[:-1]) <= row[-1])
+                self.cp.add(cp_model.LinearExpr.weighted_sum(counts, row[:-1]) + further <= row[-1])
 
     def forbid(self, pipeline: PipelineLayout) -> None:
         """Leave a placement out, which was judged exactly."""
@@ -107,8 +110,75 @@ class ScaledModel:
         every time where the deadline does not strike."""
         configure(solver, settings)
         hurry(solver, effort)
-        solver.parameters.catch_sigint_signal = False
-        return Outcome.of(solver.solve(self.cp), lambda: self.placement.read(solver))
+        return Outcome.of(run(solver, self.cp), lambda: self.placement.read(solver))
+
+
+class ScaledReplays(ScaledModel):
+    """One candidate's placements whose replayed step is within a limit as far as critical paths tell."""
+
+    def __init__(self, candidate: Candidate, limit_ns: int, limit_bytes: int, cuts: Iterable[Counts]) -> None:
+        super().__init__(candidate, limit_ns, limit_bytes)
+        self.add_cuts(cuts)
+
+    def add_cuts(self, cuts: Iterable[Counts]) -> None:
+        """Rows of the step's time. Those that others agree with up to rounding are left out."""
+        listed = list(cuts)
+        if listed:
+            hops = np.array([hops for *_, hops in listed], dtype=np.int64)
+            limits = self.limit_ns - self._end_ns - hops * int(self.candidate.ledger.time_terms.hop_ns)
+            self._add_time(listed, limits, max(self.limit_ns >> _BITS, 1))
+
+
+class ScaledLedger(ScaledModel):
+    """One candidate's placements whose step is within a limit by the ledger (`ledger_pipeline_ns`).
+
+    1F1B: every row is within what the limit leaves the pipeline. Interleaved: every row and UB2 together are within
+    twice that. UB2 has a base time, as an integer of the unit: the best one rounded down, so that a stage's time, its
+    pieces rounded down, exceeds it by less than one more than it does in nanoseconds; that one is given away.
+    """
+
+    def __init__(self, candidate: Candidate, limit_ns: int, limit_bytes: int) -> None:
+        super().__init__(candidate, limit_ns, limit_bytes)
+        room_ns = limit_ns - self._end_ns
+        if room_ns < 0:
+            self.cp.add_bool_or([])
+            return
+        schedule, hop_ns = candidate.schedule, int(candidate.ledger.time_terms.hop_ns)
+        rows = lower_bound_rows(*schedule)
+        hops = np.array([row.hops for row in rows], dtype=np.int64)
+        counts = [(row.forward, row.backward, row.hops) for row in rows]
+        unit = max(room_ns >> _LEDGER_BITS, 1)
+        if schedule[1] == 1:
+            self._add_time(counts, room_ns - hops * hop_ns, unit)
+        else:
+            limits = 2 * room_ns - (hops + int(even_hops(*schedule))) * hop_ns
+            self._add_time(counts, limits, unit, self._ub2(unit, 2 * room_ns // unit + 1))
+
+    def _ub2(self, unit: int, most: int) -> Expression:
+        """UB2 in the unit, at least; no part of it is above `most`."""
+        pp, vpp, microbatches, group, _ = self.candidate.schedule
+        groups = int(ceil_div(microbatches, group))
+        base = self.cp.new_int_var(0, most, "base")
+        value: Expression = (microbatches * vpp + pp - 1) * base
+        stage_times = self._stage_times(unit)
+        for chunk in range(vpp):
+            largest = self.cp.new_int_var(0, most, "")
+            for stage in range(chunk * pp, (chunk + 1) * pp):
+                excess = self.cp.new_int_var(0, most, "")
+                self.cp.add(excess >= stage_times[stage] - base - 1)
+                self.cp.add(largest >= excess)
+                value = value + groups * excess
+            value = value + (microbatches - groups) * largest
+        return value
+
+    def _stage_times(self, unit: int) -> list[Expression]:
+        """Forward and backward of every stage, the pieces rounded down."""
+        terms = self.candidate.ledger.time_terms
+        times: list[Expression] = [0] * self.placement.stages
+        for piece, stage, count in (*self._certain, *self._open):
+            price = (int(terms.forward_ns[piece]) + int(terms.backward_ns[piece])) // unit
+            times[stage] = times[stage] + price * count
+        return times
 
 
 def costs_of(candidate: Candidate) -> Costs:

@@ -1,0 +1,58 @@
+"""The best placement of one candidate by the scaled model: each placement that is found is the limit of the next solve.
+
+The scaled model loses no placement, so once it has none, the last one that was found is the best: a proof. It has some
+that do not fit, which are left out one by one; after a few of them it tells too little here, and the exact model
+(`moeopt.cpsat.encode`) has to be asked.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ortools.sat.python import cp_model
+
+from moeopt.candidate import Candidate
+from moeopt.constraints.placements import obeys
+from moeopt.cpsat.scaled import ScaledLedger
+from moeopt.solving.incumbent import Found
+from moeopt.solving.settings import Settings
+
+Goal = Literal["step_time", "peak_memory"]
+_MISFITS = 8
+"""Placements that do not fit, in all: after more the scaled model tells too little."""
+
+
+@dataclass(frozen=True)
+class Descent:
+    """The best placement met; `proven`: no other one within the limits is better, or there is none within them."""
+
+    found: Found | None
+    proven: bool
+
+
+def descend(
+    candidate: Candidate,
+    limit_ns: int,
+    limit_bytes: int,
+    goal: Goal,
+    settings: Settings,
+    effort: float,
+) -> Descent:
+    """The placement of least step time or memory within a limit on each; `effort` in the solver's
+    deterministic time, for each solve. Ctrl-C stops the solve and is passed on."""
+    best: Found | None = None
+    model, misfits = ScaledLedger(candidate, limit_ns, limit_bytes), 0
+    while misfits <= _MISFITS and not settings.expired:
+        outcome = model.solve(cp_model.CpSolver(), settings, effort)
+        if outcome.pipeline is None:
+            return Descent(best, outcome.status == "none")
+        found = Found.judge(candidate, outcome.pipeline)
+        within = found.time_ns <= limit_ns and found.peak_bytes <= limit_bytes
+        if within and obeys(candidate, found.pipeline, found.time_ns):
+            best = found
+            limit_ns = found.time_ns - 1 if goal == "step_time" else limit_ns
+            limit_bytes = found.peak_bytes - 1 if goal == "peak_memory" else limit_bytes
+            model = ScaledLedger(candidate, limit_ns, limit_bytes)
+        else:
+            misfits += 1
+            model.forbid(outcome.pipeline)
+    return Descent(best, False)
