@@ -8,11 +8,14 @@ from math import inf
 
 import numpy as np
 from numpy.typing import NDArray
+from ortools.sat.python import cp_model
 
 from moeopt.candidate import Candidate
 from moeopt.constraints.placements import obeys
+from moeopt.cpsat.descent import Descent, descend
 from moeopt.cpsat.encode import Encoding
 from moeopt.cpsat.prices import longest_end_ns
+from moeopt.cpsat.scaled import ScaledLedger
 from moeopt.cpsat.solve import minimise, rules_out
 from moeopt.frontier.goals import Region
 from moeopt.frontier.placements import are_few, every_placement
@@ -33,8 +36,10 @@ _TOGETHER = 500
 """Rows that are bounded together."""
 _EARLY = 0.1
 """Seconds that a solver may stop before its time limit; one that stops earlier was interrupted by the user."""
+_EFFORT = 4.0
+"""Deterministic time of every solve of the scaled model: about as many seconds."""
 _QUICK = 6.0
-"""Seconds of the smaller model: what is not ruled out by then is asked in full."""
+"""Seconds of the smaller model, where that does not tell: what is not ruled out by then is asked in full."""
 
 
 class Stopped(Exception):  # noqa: N818 - not an error: a way out of the loops
@@ -151,24 +156,47 @@ class Candidates:
             return True
         if are_few(entry.candidate):
             return self._best_listed(entry, region) is None
+        limits = horizon_ns, region.limits.memory_bytes
+        outcome = ScaledLedger(entry.candidate, *limits).solve(cp_model.CpSolver(), self.settings, _EFFORT)
+        if outcome.status != "open":
+            return outcome.status == "none"
         quick = replace(self.settings, deadline=min(time.monotonic() + _QUICK, self.settings.deadline or inf))
-        return rules_out(self._encode(entry, horizon_ns, region.limits.memory_bytes, few_rows=True), quick, _QUICK)
+        return rules_out(self._encode(entry, *limits, few_rows=True), quick, _QUICK)
 
     def best(self, entry: Entry, region: Region, seconds: float = inf) -> Found | None:
         """The lightest of the fastest layouts of a candidate in the region; None where a proof says that there is
         none. Raises Undecided after so many seconds, Stopped when the time is over."""
-        horizon_ns = self._horizon_ns(entry, region)
-        if horizon_ns < entry.candidate.bound_ns or region.limits.memory_bytes < entry.memory_bytes:
+        horizon_ns, limit_bytes = self._horizon_ns(entry, region), region.limits.memory_bytes
+        if horizon_ns < entry.candidate.bound_ns or limit_bytes < entry.memory_bytes:
             return None
         if are_few(entry.candidate):
             return self._best_listed(entry, region)
-        encoding = self._encode(entry, horizon_ns, region.limits.memory_bytes)
-        found, deadline = None, time.monotonic() + seconds
-        settings = replace(self.settings, deadline=min(deadline, self.settings.deadline or inf))
+        until = min(time.monotonic() + seconds, self.settings.deadline or inf)
+        settings = self.settings if until == inf else replace(self.settings, deadline=until)
+        fastest = descend(entry.candidate, horizon_ns, limit_bytes, "step_time", settings, _EFFORT)
+        if fastest.found is None:
+            return None if fastest.proven else self._best_in_full(entry, horizon_ns, limit_bytes, settings)
+        found, lighter = fastest.found, Descent(None, False)
+        if fastest.proven:
+            limits = found.time_ns, found.peak_bytes - 1
+            lighter = descend(entry.candidate, *limits, "peak_memory", settings, _EFFORT)
+            found = lighter.found or found
+        if lighter.proven:
+            return found
+        return self._best_in_full(entry, found.time_ns, limit_bytes, settings, found)
+
+    def _best_in_full(
+        self, entry: Entry, horizon_ns: int, limit_bytes: int, settings: Settings, known: Found | None = None
+    ) -> Found | None:
+        """The same by the exact model."""
+        encoding = self._encode(entry, horizon_ns, limit_bytes)
+        if known is not None:
+            encoding.hint(known)
+        found = known
         for goal in (encoding.time, encoding.peak):
-            outcome = minimise(encoding, goal, settings if settings.deadline != inf else self.settings, "candidate")
+            outcome = minimise(encoding, goal, settings, "candidate")
             if not outcome.proven:
-                late = time.monotonic() >= deadline - _EARLY and not self.settings.expired
+                late = time.monotonic() >= (settings.deadline or inf) - _EARLY and not self.settings.expired
                 raise (Undecided if late else Stopped)(outcome.found or found)
             if outcome.found is None:
                 return None

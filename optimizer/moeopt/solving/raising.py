@@ -19,10 +19,11 @@ this, memory is tight and duality meets few placements that fit ..."""
 _AT_EACH, _IN_VAIN = 8, 120
 """... so further candidates at each fill level are placed by heuristics, so many at a time, until that is so no more or
 so many gave no better layout."""
-_ROUNDS = (1, 12, 40, 120)
-"""Then bounds are raised by so many rounds, for all that are left each time ..."""
-_FEW, _WALKED = 8, 12
-"""... and if only so few are left, up to so many rounds without a look rank by rank, which takes as long as 50."""
+_ROUNDS = (1, 12)
+"""Then bounds are raised by so many rounds, for all that are left each time; ..."""
+_FEW, _FURTHER = 8, (40, 120)
+"""... if only so few are left, without a look rank by rank, which takes as long as 50 rounds, and then by so many more.
+(More than a few are settled faster by the solver, which takes a third of a second to import.)"""
 
 
 class Raising:
@@ -41,7 +42,9 @@ class Raising:
             if len(self.queue) > least:
                 self._sample(rounds, filled)
         self._place()
-        for rounds in _ROUNDS:
+        for rounds in (*_ROUNDS, *_FURTHER):
+            if rounds in _FURTHER and len(self.queue) > _FEW:
+                return
             for positions in self.queue.batches():
                 self.bound = self.queue.least
                 self.pause()
@@ -86,7 +89,7 @@ class Raising:
 
     def _raise(self, positions: list[int], rounds: int) -> None:
         known = self.best.threshold
-        by_rank = rounds > _WALKED or len(self.queue) > _FEW
+        by_rank = rounds in _FURTHER or len(self.queue) > _FEW
         ask = partial(raised, rounds=rounds, by_rank=by_rank, pause=self.pause)
         for left in self.queue.raise_bounds(positions, self.best.limits, ask):
             judged = [self.best.judged(left.candidate, pipeline) for pipeline in left.placed]
