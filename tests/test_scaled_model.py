@@ -1,6 +1,7 @@
-"""The scaled model of a candidate's replayed step: it loses no placement within the limits."""
+"""The scaled models of a candidate's step, replayed and by the ledger: they lose no placement within the limits."""
 
 import threading
+from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
@@ -8,12 +9,15 @@ from ortools.sat.python import cp_model
 
 from enumeration import block_problem, legal_candidates, peak_bytes, placed, random_problem
 from moeopt.candidate import Candidate
+from moeopt.constraints.placements import obeys
 from moeopt.cpsat import closing
 from moeopt.cpsat.closing import Asked, Closing
+from moeopt.cpsat.descent import Goal, descend
 from moeopt.cpsat.replayed import Outcome
-from moeopt.cpsat.scaled import ScaledReplays, step_end_at_least_ns
+from moeopt.cpsat.scaled import ScaledLedger, ScaledModel, ScaledReplays, step_end_at_least_ns
 from moeopt.problem.problem import Problem
 from moeopt.schedule.combined import Counts
+from moeopt.solving.incumbent import Found
 from moeopt.solving.replayed import Timed
 from moeopt.solving.settings import Settings
 
@@ -24,7 +28,7 @@ def timed_placements(candidate: Candidate) -> list[tuple[Timed, int]]:
     return [(Timed.of(candidate, pipeline), peak_bytes(candidate.ledger, pipeline)) for pipeline in every]
 
 
-def found(model: ScaledReplays) -> set[str]:
+def found(model: ScaledModel) -> set[str]:
     """Every placement of a model, one solve after the other, each forbidden in the next."""
     result: set[str] = set()
     while True:
@@ -73,6 +77,74 @@ def test_none_is_lost_where_layers_are_recomputed_by_block() -> None:
     every = [block_problem(seed).model_copy(update={"objective": "step_time", "then": ()}) for seed in range(12)]
     counted = [check(problem, seed) for seed, problem in enumerate(every)]
     assert sum(kept for kept, _ in counted) > 20
+
+
+def by_ledger(candidate: Candidate) -> list[Found]:
+    """Every placement, judged by the ledger."""
+    return [Found.judge(candidate, pipeline) for pipeline in placed(candidate.ledger)]
+
+
+def candidates_of(problem: Problem, first: int, step: int) -> list[Candidate]:
+    """Some candidates of a problem."""
+    every = [Candidate(problem, ledger.degrees, ledger.choices, 0) for ledger in legal_candidates(problem)]
+    return every[first % step :: step]
+
+
+@pytest.mark.parametrize("make", [random_problem, block_problem])
+def test_no_placement_within_the_limits_is_lost_by_the_ledger(make: Callable[[int], Problem]) -> None:
+    """Each placement whose ledger time and bytes are within limits (the median ones, the best one of either alone, and
+    just below the best step) is a solution; of those slower than the limit by a thousandth nearly all are cut off."""
+    kept = gone = slower = 0
+    for seed in range(10):
+        for candidate in candidates_of(make(seed), seed, 5):
+            judged = by_ledger(candidate)
+            if not judged:
+                continue
+            steps, peaks = sorted({each.time_ns for each in judged}), sorted({each.peak_bytes for each in judged})
+            pairs = [(steps[0] - 1, peaks[-1]), (steps[0], peaks[-1]), (steps[-1], peaks[0])]
+            for limit_ns, limit_bytes in [*pairs, (steps[len(steps) // 2], peaks[len(peaks) // 2])]:
+                left = found(ScaledLedger(candidate, limit_ns, limit_bytes))
+                within = {str(e.pipeline) for e in judged if e.time_ns <= limit_ns and e.peak_bytes <= limit_bytes}
+                assert within <= left, (seed, candidate)
+                slow = {str(e.pipeline) for e in judged if e.time_ns > limit_ns + limit_ns // 1000}
+                kept, gone, slower = kept + len(within), gone + len(slow - left), slower + len(slow)
+    assert kept > 100
+    assert gone > 0.9 * slower > 100
+
+
+@pytest.mark.parametrize("goal", ["step_time", "peak_memory"])
+def test_descents_end_at_the_best_placement(goal: Goal) -> None:
+    """A descent that is proven ends at the least step time (or memory) of all placements within the limits, or at none
+    where there is none; nearly all are proven."""
+    proven = none = every = 0
+    for seed in range(16):
+        for candidate in candidates_of(random_problem(seed), seed, 5):
+            judged = [e for e in by_ledger(candidate) if obeys(candidate, e.pipeline, e.time_ns)]
+            if not judged:
+                continue
+            steps, peaks = sorted(e.time_ns for e in judged), sorted(e.peak_bytes for e in judged)
+            for limit_ns, limit_bytes in ((steps[-1], peaks[len(peaks) // 3]), (steps[len(steps) // 3], peaks[-1])):
+                fitting = [e for e in judged if e.time_ns <= limit_ns and e.peak_bytes <= limit_bytes]
+                values = [e.own_value(goal) for e in fitting]
+                descent = descend(candidate, limit_ns, limit_bytes, goal, Settings(workers=1), 10.0)
+                every, proven = every + 1, proven + descent.proven
+                if descent.proven:
+                    assert (descent.found and descent.found.own_value(goal)) == min(values, default=None), seed
+            bound_ns = steps[0] - 1
+            descent = descend(candidate, bound_ns, peaks[-1], goal, Settings(workers=1), 10.0)
+            assert descent.found is None
+            none += descent.proven
+    assert proven > 0.8 * every > 50
+    assert none > 20
+
+
+def test_a_descent_without_time_proves_nothing() -> None:
+    """With no effort, or past the deadline, no answer is called proven."""
+    candidate = max(candidates_of(random_problem(3), 0, 1), key=lambda each: each.degrees.pp * each.degrees.vpp)
+    slowest = max(by_ledger(candidate), key=lambda each: each.time_ns)
+    limits = slowest.time_ns, slowest.peak_bytes
+    assert not descend(candidate, *limits, "step_time", Settings(workers=1, deadline=0.0), 10.0).proven
+    assert not descend(candidate, *limits, "step_time", Settings(workers=1), 0.0).proven
 
 
 def test_attempts_close_what_enumeration_says() -> None:
