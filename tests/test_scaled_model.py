@@ -122,7 +122,7 @@ def test_no_placement_within_the_limits_is_lost_by_the_ledger(make: Callable[[in
 
 @pytest.mark.parametrize("bits", [5, 8])
 def test_none_is_lost_in_the_coarsest_numbers(bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same, but for what is cut off, where limits have a few bits: everything is rounded the way that loses none."""
+    """The same, but for what is cut off, where limits have a few bits: all is rounded the way that loses none."""
     monkeypatch.setattr(scaled, "_LEDGER_BITS", bits)
     kept, _, gone = check_ledger(random_problem)
     assert kept > 100

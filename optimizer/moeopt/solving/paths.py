@@ -69,8 +69,9 @@ class CriticalPaths:
         done, size = self.rounds(schedule), 2 * schedule.operations
         if self.operations is None:
             return max(0, min(self.most_rounds, max(_LEAST, _MOST_REPLAYED // size)) - done)
-        depth = _DEEPER * done or max(1, _AT_FIRST // size)
-        return max(0, min(depth, self.most_rounds) - done) if size * (depth - done) < self.operations - spent else 0
+        depth = min(_DEEPER * done or max(1, _AT_FIRST // size), self.most_rounds)
+        cost = size * (depth - done) if schedule.operations <= MOST_EXACT_OPERATIONS else 0
+        return depth - done if spent + cost < self.operations else 0
 
     def _relaxed(self, candidate: Candidate, schedule: Schedule, rounds: int) -> tuple[Cuts, int]:
         """Critical paths of one order of operations, and how many rounds it took."""
