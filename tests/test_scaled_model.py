@@ -10,11 +10,12 @@ from ortools.sat.python import cp_model
 from enumeration import block_problem, legal_candidates, peak_bytes, placed, random_problem
 from moeopt.candidate import Candidate
 from moeopt.constraints.placements import obeys
-from moeopt.cpsat import closing, scaled
+from moeopt.cpsat import scaled, solvers
 from moeopt.cpsat.closing import Asked, Closing
 from moeopt.cpsat.descent import Goal, descend
 from moeopt.cpsat.replayed import Outcome
 from moeopt.cpsat.scaled import ScaledLedger, ScaledModel, ScaledReplays, step_end_at_least_ns
+from moeopt.cpsat.solvers import Solvers
 from moeopt.problem.problem import Problem
 from moeopt.schedule.combined import Counts
 from moeopt.solving.incumbent import Found
@@ -143,12 +144,12 @@ def test_descents_end_at_the_best_placement(goal: Goal) -> None:
             for limit_ns, limit_bytes in ((steps[-1], peaks[len(peaks) // 3]), (steps[len(steps) // 3], peaks[-1])):
                 fitting = [e for e in judged if e.time_ns <= limit_ns and e.peak_bytes <= limit_bytes]
                 values = [e.own_value(goal) for e in fitting]
-                descent = descend(candidate, limit_ns, limit_bytes, goal, Settings(workers=1), 10.0)
+                descent = descend(candidate, limit_ns, limit_bytes, goal, Settings(workers=1), Solvers(), 10.0)
                 every, proven = every + 1, proven + descent.proven
                 if descent.proven:
                     assert (descent.found and descent.found.own_value(goal)) == min(values, default=None), seed
             bound_ns = steps[0] - 1
-            descent = descend(candidate, bound_ns, peaks[-1], goal, Settings(workers=1), 10.0)
+            descent = descend(candidate, bound_ns, peaks[-1], goal, Settings(workers=1), Solvers(), 10.0)
             assert descent.found is None
             none += descent.proven
     assert proven > 0.8 * every > 50
@@ -160,8 +161,8 @@ def test_a_descent_without_time_proves_nothing() -> None:
     candidate = max(candidates_of(random_problem(3), 0, 1), key=lambda each: each.degrees.pp * each.degrees.vpp)
     slowest = max(by_ledger(candidate), key=lambda each: each.time_ns)
     limits = slowest.time_ns, slowest.peak_bytes
-    assert not descend(candidate, *limits, "step_time", Settings(workers=1, deadline=0.0), 10.0).proven
-    assert not descend(candidate, *limits, "step_time", Settings(workers=1), 0.0).proven
+    assert not descend(candidate, *limits, "step_time", Settings(workers=1, deadline=0.0), Solvers(), 10.0).proven
+    assert not descend(candidate, *limits, "step_time", Settings(workers=1), Solvers(), 0.0).proven
 
 
 def test_attempts_close_what_enumeration_says() -> None:
@@ -207,13 +208,13 @@ def test_ctrl_c_stops_every_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(ScaledReplays, "solve", endless)
-    real, calls = closing.wait, []
+    real, calls = solvers.wait, []
 
     def wait_once(*arguments: object) -> object:
         calls.append(arguments)
         return interrupted() if len(calls) == 1 else real(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(closing, "wait", wait_once)
+    monkeypatch.setattr(solvers, "wait", wait_once)
     problem = random_problem(3)
     ledger = next(iter(legal_candidates(problem)))
     asked = Asked(Candidate(problem, ledger.degrees, ledger.choices, 0), 10**12, problem.memory_limit, (), 0)

@@ -4,18 +4,15 @@ For each candidate the scaled model is solved, the placement found is replayed, 
 placements around it) are rows of the next solve; until no placement is left, or this was done often enough for once.
 """
 
-import threading
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Literal
 
-from ortools.sat.python import cp_model
-
 from moeopt.candidate import Candidate
 from moeopt.cpsat.replayed import Outcome
 from moeopt.cpsat.scaled import ScaledReplays
+from moeopt.cpsat.solvers import Solvers
 from moeopt.schedule.combined import Counts
 from moeopt.solving.replayed import Replayed, Timed, around, target_ns
 from moeopt.solving.settings import Settings
@@ -26,7 +23,6 @@ _SOLVES = 12
 """Solves of an attempt: then what it found is given to other candidates of the schedule."""
 _LOOSE = 3
 """Placements of an attempt that are fast enough and do not fit: after more the scaled model tells too little."""
-_POLL_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
@@ -59,26 +55,11 @@ class Closing:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self._stop = threading.Event()
-        self._running: set[cp_model.CpSolver] = set()
+        self._solvers = Solvers()
 
     def run(self, asked: Sequence[Asked]) -> list[Attempt]:
         """One attempt each. Ctrl-C stops all of them and is passed on."""
-        with ThreadPoolExecutor(self.settings.workers) as pool:
-            futures = [pool.submit(self._attempt, one) for one in asked]
-            try:
-                wait(futures)
-            except KeyboardInterrupt:
-                self._halt(futures)
-                raise
-            return [future.result() for future in futures]
-
-    def _halt(self, futures: Sequence["Future[Attempt]"]) -> None:
-        """Stop the solvers, those too that were about to start."""
-        self._stop.set()
-        while wait(futures, _POLL_SECONDS).not_done:
-            for solver in tuple(self._running):
-                solver.stop_search()
+        return self._solvers.each(self._attempt, asked, self.settings.workers)
 
     def _attempt(self, asked: Asked) -> Attempt:
         attempt = Attempt(asked.candidate)
@@ -119,14 +100,10 @@ class Closing:
         return ScaledReplays(asked.candidate, _limit_ns(asked, attempt), asked.limit_bytes, cuts)
 
     def _solve(self, model: ScaledReplays, effort: float) -> Outcome:
-        if self._stop.is_set() or self.settings.expired:
+        if self._solvers.stopped or self.settings.expired:
             return Outcome("open")
-        solver = cp_model.CpSolver()
-        self._running.add(solver)
-        try:
+        with self._solvers.one() as solver:
             return model.solve(solver, self.settings, effort)
-        finally:
-            self._running.discard(solver)
 
 
 def _limit_ns(asked: Asked, attempt: Attempt) -> int:

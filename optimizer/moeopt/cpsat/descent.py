@@ -8,11 +8,10 @@ that do not fit, which are left out one by one; after a few of them it tells too
 from dataclasses import dataclass
 from typing import Literal
 
-from ortools.sat.python import cp_model
-
 from moeopt.candidate import Candidate
 from moeopt.constraints.placements import obeys
 from moeopt.cpsat.scaled import ScaledLedger
+from moeopt.cpsat.solvers import Solvers
 from moeopt.solving.incumbent import Found
 from moeopt.solving.settings import Settings
 
@@ -35,14 +34,16 @@ def descend(
     limit_bytes: int,
     goal: Goal,
     settings: Settings,
+    solvers: Solvers,
     effort: float,
 ) -> Descent:
     """The placement of least step time or memory within a limit on each; `effort` in the solver's
     deterministic time, for each solve. Ctrl-C stops the solve and is passed on."""
     best: Found | None = None
     model, misfits = ScaledLedger(candidate, limit_ns, limit_bytes), 0
-    while misfits <= _MISFITS and not settings.expired:
-        outcome = model.solve(cp_model.CpSolver(), settings, effort)
+    while misfits <= _MISFITS and not settings.expired and not solvers.stopped:
+        with solvers.one() as solver:
+            outcome = model.solve(solver, settings, effort)
         if outcome.pipeline is None:
             return Descent(best, outcome.status == "none")
         found = Found.judge(candidate, outcome.pipeline)

@@ -1,13 +1,12 @@
 """What duality leaves of the candidates: settled by the scaled model, or asked one by one in full."""
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
-from itertools import repeat
 
 from moeopt.candidate import Candidate
 from moeopt.cpsat.descent import Descent, Goal, descend
 from moeopt.cpsat.encode import Encoding
 from moeopt.cpsat.solve import minimise, rules_out
+from moeopt.cpsat.solvers import Solvers
 from moeopt.solving.best import Best
 from moeopt.solving.incumbent import place
 from moeopt.solving.queue import Queue
@@ -28,6 +27,7 @@ class Proof:
     def __init__(self, queue: Queue, best: Best, settings: Settings, pause: Callable[[], None]) -> None:
         self.queue, self.best, self.settings, self.pause = queue, best, settings, pause
         self.problem = best.problem
+        self._solvers = Solvers()
         self.asked = 0
         self.bound = 0
         """No layout that is still open is below it."""
@@ -36,24 +36,23 @@ class Proof:
         """Ask every candidate whose bound is within the threshold, lowest bound first."""
         queue = self.queue
         width = _BATCH * self.settings.workers
-        with ThreadPoolExecutor(self.settings.workers + 1) as pool:
-            while positions := queue.lowest(width):
-                self.bound = int(queue.bound[positions[0]])
-                self.pause()
-                known = self.best.threshold
-                self.best.say(f"bound {self.bound:,}, at most {len(queue)} candidates to ask")
-                batch = [queue.candidate(position) for position in positions]
-                self.asked += len(batch)
-                for candidate in self._possible(batch, pool):
-                    self._solve(candidate)
-                queue.close(positions)
-                if self.best.threshold != known:
-                    queue.tighten(self.best.limits)
+        while positions := queue.lowest(width):
+            self.bound = int(queue.bound[positions[0]])
+            self.pause()
+            known = self.best.threshold
+            self.best.say(f"bound {self.bound:,}, at most {len(queue)} candidates to ask")
+            batch = [queue.candidate(position) for position in positions]
+            self.asked += len(batch)
+            for candidate in self._possible(batch):
+                self._solve(candidate)
+            queue.close(positions)
+            if self.best.threshold != known:
+                queue.tighten(self.best.limits)
 
-    def _possible(self, batch: Sequence[Candidate], pool: Executor) -> list[Candidate]:
+    def _possible(self, batch: Sequence[Candidate]) -> list[Candidate]:
         """Those that could not be settled: neither by the scaled model nor, where no placement is known, ruled out by
         the smaller one."""
-        descents = list(pool.map(self._descend, batch))
+        descents = self._solvers.each(self._descend, batch, self.settings.workers)
         for descent in descents:
             self.best.add(descent.found)
         left = [candidate for candidate, descent in zip(batch, descents, strict=True) if not descent.proven]
@@ -61,7 +60,7 @@ class Proof:
             self.pause()
             self.best.add(place(candidate, self.best.limits.memory_bytes))
         unknown = [candidate for candidate in left if self.best.known(candidate) is None]
-        gone = pool.map(self._ruled_out, unknown, repeat(_LONG))
+        gone = self._solvers.each(self._ruled_out, unknown, self.settings.workers)
         hopeless = {candidate.key for candidate, done in zip(unknown, gone, strict=True) if done}
         return [candidate for candidate in left if candidate.key not in hopeless]
 
@@ -71,14 +70,18 @@ class Proof:
         if horizon_ns < candidate.bound_ns:
             return Descent(None, True)
         goal: Goal = "peak_memory" if self.problem.objective == "peak_memory" else "step_time"
-        return descend(candidate, horizon_ns, self.best.limits.memory_bytes, goal, self.settings, _EFFORT)
+        limits = horizon_ns, self.best.limits.memory_bytes
+        return descend(candidate, *limits, goal, self.settings, self._solvers, _EFFORT)
 
-    def _ruled_out(self, candidate: Candidate, effort: float) -> bool:
+    def _ruled_out(self, candidate: Candidate) -> bool:
         """Whether the smaller model shows that no placement is within the threshold."""
         if self.settings.expired:
             return False
         model = self._encode(candidate, few_rows=True)
-        return model is None or rules_out(model, self.settings, effort)
+        if model is None:
+            return True
+        with self._solvers.one() as solver:
+            return rules_out(model, solver, self.settings, _LONG)
 
     def _solve(self, candidate: Candidate) -> None:
         """The best layout of one candidate, if it is within the threshold."""

@@ -10,9 +10,6 @@ from moeopt.cpsat.expressions import Expression
 from moeopt.solving.incumbent import Found
 from moeopt.solving.settings import Progress, Settings
 
-QUICK = 0.5
-"""Deterministic time of a quick solve: about as many seconds."""
-
 
 @dataclass(frozen=True)
 class Outcome:
@@ -44,10 +41,9 @@ def minimise(encoding: Encoding, goal: Expression, settings: Settings, label: st
     return Outcome(found, status == cp_model.OPTIMAL, bound)
 
 
-def rules_out(encoding: Encoding, settings: Settings, effort: float = QUICK) -> bool:
+def rules_out(encoding: Encoding, solver: cp_model.CpSolver, settings: Settings, effort: float) -> bool:
     """Whether the model has no solution at all; False also where that was not settled within the effort (deterministic
     time: about so many seconds)."""
-    solver = cp_model.CpSolver()
     configure(solver, settings)
     hurry(solver, effort)
     return bool(run(solver, encoding.cp) == cp_model.INFEASIBLE)

@@ -8,7 +8,6 @@ from math import inf
 
 import numpy as np
 from numpy.typing import NDArray
-from ortools.sat.python import cp_model
 
 from moeopt.candidate import Candidate
 from moeopt.constraints.placements import obeys
@@ -17,6 +16,7 @@ from moeopt.cpsat.encode import Encoding
 from moeopt.cpsat.prices import longest_end_ns
 from moeopt.cpsat.scaled import ScaledLedger
 from moeopt.cpsat.solve import minimise, rules_out
+from moeopt.cpsat.solvers import Solvers
 from moeopt.frontier.goals import Region
 from moeopt.frontier.placements import are_few, every_placement
 from moeopt.parallel import bundles, side_by_side
@@ -76,7 +76,7 @@ class Candidates:
 
     def __init__(self, problem: Problem, settings: Settings) -> None:
         self.problem, self.settings = problem, replace(settings, progress=None)
-        self.screening = Screening(problem)
+        self.screening, self.solvers = Screening(problem), Solvers()
         self._listed: dict[Key, list[Found]] = {}
         """Every placement of the candidates that have few."""
 
@@ -157,11 +157,13 @@ class Candidates:
         if are_few(entry.candidate):
             return self._best_listed(entry, region) is None
         limits = horizon_ns, region.limits.memory_bytes
-        outcome = ScaledLedger(entry.candidate, *limits).solve(cp_model.CpSolver(), self.settings, _EFFORT)
-        if outcome.status != "open":
+        with self.solvers.one() as solver:
+            outcome = ScaledLedger(entry.candidate, *limits).solve(solver, self.settings, _EFFORT)
+        if outcome.status != "open" or self.solvers.stopped:
             return outcome.status == "none"
         quick = replace(self.settings, deadline=min(time.monotonic() + _QUICK, self.settings.deadline or inf))
-        return rules_out(self._encode(entry, *limits, few_rows=True), quick, _QUICK)
+        with self.solvers.one() as solver:
+            return rules_out(self._encode(entry, *limits, few_rows=True), solver, quick, _QUICK)
 
     def best(self, entry: Entry, region: Region, seconds: float = inf) -> Found | None:
         """The lightest of the fastest layouts of a candidate in the region; None where a proof says that there is
@@ -173,13 +175,13 @@ class Candidates:
             return self._best_listed(entry, region)
         until = min(time.monotonic() + seconds, self.settings.deadline or inf)
         settings = self.settings if until == inf else replace(self.settings, deadline=until)
-        fastest = descend(entry.candidate, horizon_ns, limit_bytes, "step_time", settings, _EFFORT)
+        fastest = descend(entry.candidate, horizon_ns, limit_bytes, "step_time", settings, self.solvers, _EFFORT)
         if fastest.found is None:
             return None if fastest.proven else self._best_in_full(entry, horizon_ns, limit_bytes, settings)
         found, lighter = fastest.found, Descent(None, False)
         if fastest.proven:
             limits = found.time_ns, found.peak_bytes - 1
-            lighter = descend(entry.candidate, *limits, "peak_memory", settings, _EFFORT)
+            lighter = descend(entry.candidate, *limits, "peak_memory", settings, self.solvers, _EFFORT)
             found = lighter.found or found
         if lighter.proven:
             return found

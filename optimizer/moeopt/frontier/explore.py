@@ -1,7 +1,6 @@
 """Look into open boxes, round by round, until none is left: each has a layout found in it, or is proven empty."""
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
 from moeopt.frontier.boxes import Boxes, Corner, Point, Resolution, dominates, inside
@@ -120,18 +119,18 @@ class Exploration:
     def _prove(self, entries: Sequence[Entry], region: Region, corner: Corner) -> bool:
         """Ask every candidate; True where none has a layout in the box, False where one was found."""
         rest = iter(entries)
-        with ThreadPoolExecutor(self.settings.workers) as pool:
-            while batch := list(islice(rest, _BATCH * self.settings.workers)):
-                if self.settings.expired:
-                    raise Stopped
-                self.asked += len(batch)
-                gone = list(pool.map(lambda entry: self._is_ruled_out(entry, region, corner), batch))
-                for entry, ruled_out in zip(batch, gone, strict=True):
-                    found = None if ruled_out else self.candidates.best(entry, region, self._patience(corner))
-                    if found is not None:
-                        self._take(found)
-                        return False
-                    self._refute(entry, corner)
+        workers = self.settings.workers
+        while batch := list(islice(rest, _BATCH * workers)):
+            if self.settings.expired:
+                raise Stopped
+            self.asked += len(batch)
+            gone = self.candidates.solvers.each(lambda each: self._is_ruled_out(each, region, corner), batch, workers)
+            for entry, ruled_out in zip(batch, gone, strict=True):
+                found = None if ruled_out else self.candidates.best(entry, region, self._patience(corner))
+                if found is not None:
+                    self._take(found)
+                    return False
+                self._refute(entry, corner)
         return True
 
     def _is_ruled_out(self, entry: Entry, region: Region, corner: Corner) -> bool:
