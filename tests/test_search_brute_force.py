@@ -1,12 +1,17 @@
 """CP-SAT against enumeration on small random problems: same optimum, and every "infeasible" is an empty sweep."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import pytest
 
 from enumeration import exhaustive_best, random_problem
+from moeopt.candidate import Candidate
+from moeopt.cpsat.descent import Descent, descend
 from moeopt.evaluation import evaluate
 from moeopt.layout import Layout
 from moeopt.search import solve
-from moeopt.solving.raising import _placed
+from moeopt.solving.incumbent import Found, placed_side_by_side
 
 SEEDS = range(2000)
 BATCH = 50
@@ -41,9 +46,31 @@ def test_the_solver_equals_the_sweep(first: int) -> None:
 def test_heuristic_placements_change_no_optimum(first: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same where every problem counts as one whose memory is tight, so that candidates are placed by heuristics
     before their bounds are raised."""
-    placed = []
+    placed: list[Candidate] = []
+
+    def counted(candidates: Sequence[Candidate], limit_bytes: int) -> list[Found | None]:
+        placed.extend(candidates)
+        return placed_side_by_side(candidates, limit_bytes)
+
     monkeypatch.setattr("moeopt.solving.raising._FAR", 0)
-    monkeypatch.setattr("moeopt.solving.raising._placed", lambda *given: placed.append(given) or _placed(*given))
+    monkeypatch.setattr("moeopt.solving.raising.placed_side_by_side", counted)
     for seed in SEEDS[first : first + BATCH]:
         check(seed)
     assert len(placed) >= 20
+
+
+@pytest.mark.parametrize("first", range(0, 150, BATCH))
+def test_what_the_scaled_model_settles_is_as_enumeration_says(first: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same where duality settles nothing, so that CP-SAT is asked of every candidate that matters."""
+    proven: list[bool] = []
+
+    def counted(*given: Any) -> Descent:
+        proven.append((descent := descend(*given)).proven)
+        return descent
+
+    for name in ("_SAMPLES", "_ROUNDS", "_FURTHER"):
+        monkeypatch.setattr(f"moeopt.solving.raising.{name}", ())
+    monkeypatch.setattr("moeopt.cpsat.proof.descend", counted)
+    for seed in SEEDS[first : first + BATCH]:
+        check(seed)
+    assert sum(proven) > 0.8 * len(proven) > 40
