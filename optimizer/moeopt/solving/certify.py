@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 _TOGETHER, _SCHEDULES = 512, 8
 """Candidates of the lowest bounds that are looked at at once, and schedules of theirs."""
-_RAISED = 800
+_RAISED = 400
 """Operations that could be replayed in the time that a candidate's bound is raised in."""
 _TURNS = 2
 """Times that duality and replays take turns at one schedule, at most."""
@@ -66,7 +66,7 @@ class Effort:
     """Steps that are better by no more than this are not looked for."""
 
 
-CHEAP = Effort(1000, 16, 1_200_000, 2, False)
+CHEAP = Effort(1000, 16, 2_000_000, 2, False)
 """What a solve does: first little for every schedule, then more for those that the bound hangs on. (At the linear
 program's weights, further rounds of duality raise hardly any bound.)"""
 _GROWTH = 3

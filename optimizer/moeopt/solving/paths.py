@@ -10,7 +10,7 @@ from moeopt.schedule.replay import MOST_EXACT_OPERATIONS
 from moeopt.schedule.shape import Schedule
 from moeopt.solving.settings import Settings
 
-_AT_FIRST, _DEEPER = 20_000, 4
+_AT_FIRST, _DEEPER = 30_000, 4
 """Operations that are replayed for a schedule at first, where one round does not take more, and times as many rounds as
 before later on: bounds are raised each time, which takes as long."""
 _LEAST = 12
