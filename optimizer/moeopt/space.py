@@ -222,8 +222,8 @@ def with_chunks(problem: Problem, degrees: Degrees) -> tuple[Degrees, NDArray[np
     return Degrees(**table), rows
 
 
-def select(degrees: Degrees, mask: NDArray[np.bool_] | NDArray[np.int64]) -> Degrees:
-    """The rows of columns that a mask or an index picks."""
+def select(degrees: Degrees, mask: NDArray[np.bool_] | NDArray[np.int64] | slice) -> Degrees:
+    """The rows of columns that a mask, an index or a slice picks."""
     return Degrees(**{field.name: getattr(degrees, field.name)[mask] for field in fields(Degrees)})
 
 

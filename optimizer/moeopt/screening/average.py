@@ -1,8 +1,10 @@
 """Bounds on the fullest rank's bytes from weighted means over ranks, valid for every placement."""
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from moeopt.accounting.pieces import Piece, piece_counts
 from moeopt.arithmetic import Number, maximum, minimum
@@ -11,6 +13,7 @@ from moeopt.problem.architecture import LayerKind
 from moeopt.problem.problem import Problem
 from moeopt.screening.costs import Costs
 from moeopt.screening.limits import Column
+from moeopt.space import select
 
 
 def memory_bound(problem: Problem, degrees: Degrees, costs: Costs) -> Column:
@@ -23,22 +26,22 @@ def memory_bound(problem: Problem, degrees: Degrees, costs: Costs) -> Column:
     MTP modules may be empty, say of weight e of W, A being the weighted bytes of the others: the fullest of these has
     A / (W - e) at least, and d. One of the two is no less than the (A + e d) / W that is returned.
     """
-    counts = piece_counts(problem)
-    main = _commonest(problem)
-    rows = len(degrees.pp)
+    counts, main = piece_counts(problem), _commonest(problem)
+    order, degrees, costs = _deepest_first(degrees, costs)
+    rows, layer, loss = len(order), np.asarray(costs.layer), np.asarray(costs.loss)
     weights, running, chunks = np.zeros(rows), np.zeros(rows), np.zeros(rows)
     cheapest = {piece: np.full(rows, np.inf) for piece in counts}
     for rank, flight, scale in _weighted_ranks(degrees, costs, main):
-        active = scale > 0
-        weights += scale
-        chunks += scale * flight * degrees.vpp * costs.chunk_kept
-        inner = (rank > 0) & (rank < degrees.pp - 1)
-        running += np.where(inner, scale * costs.layer, np.where(rank == degrees.pp - 1, scale * costs.loss, 0.0))
+        some = slice(len(scale))
+        weights[some] += scale
+        chunks[some] += scale * flight * degrees.vpp[some] * costs.chunk_kept[some]
+        last = degrees.pp[some] == rank + 1
+        running[some] += scale * np.where(last, loss[some], layer[some] if rank else 0)
         for piece in counts:
-            price = scale * (costs.static[piece] + flight * costs.kept[piece])
-            np.minimum(cheapest[piece], np.where(active, price, np.inf), out=cheapest[piece])
+            price = scale * (costs.static[piece][some] + flight * costs.kept[piece][some])
+            np.minimum(cheapest[piece][some], price, out=cheapest[piece][some])
     mean = sum(count * cheapest[piece] for piece, count in counts.items()) + running + chunks
-    return np.asarray(_floored(mean / weights) + costs.fixed)
+    return _at(order, _floored(mean / weights) + costs.fixed)
 
 
 def least_recomputed(
@@ -47,11 +50,13 @@ def least_recomputed(
     """Layers that must be recomputed by block, all stages together, for the fullest rank to have no more than `most`
     bytes: with none recomputed it has at least what the two bounds say, and each one lowers them by no more than what
     it frees where that weighs most. (All of them where more would have to be: then none of the placements fits.)"""
-    main = _commonest(problem)
-    weights, heaviest = np.zeros(len(degrees.pp)), np.zeros(len(degrees.pp))
-    for _, flight, scale in _weighted_ranks(degrees, costs, main):
-        weights += scale
-        np.maximum(heaviest, scale * flight, out=heaviest)
+    order, deepest, theirs = _deepest_first(degrees, costs)
+    total, most_in_flight = np.zeros(len(order)), np.zeros(len(order))
+    for _, flight, scale in _weighted_ranks(deepest, theirs, _commonest(problem)):
+        some = slice(len(scale))
+        total[some] += scale
+        np.maximum(most_in_flight[some], scale * flight, out=most_in_flight[some])
+    weights, heaviest = _at(order, total), _at(order, most_in_flight)
     freed = np.maximum(costs.most_freed_bytes, 1)
     over = np.maximum(memory_bound(problem, degrees, costs) - most, 0) * weights / (heaviest * freed)
     chunked = np.maximum(chunked_memory_bound(problem, degrees, costs, densest, longest_ns) - most, 0)
@@ -60,12 +65,27 @@ def least_recomputed(
     return _floored(np.minimum(layers, problem.architecture.num_hidden_layers))
 
 
+def _deepest_first(degrees: Degrees, costs: Costs) -> tuple[Column, Degrees, Costs]:
+    """Rows by their pipeline stages, most first, so that those with a rank are the first ones; and which they were."""
+    order = np.argsort(-degrees.pp, kind="stable")
+    return order, select(degrees, order), costs.rows(order)
+
+
+def _at(order: Column, column: NDArray[Any]) -> NDArray[Any]:
+    """A column of sorted rows in their own order."""
+    result = np.empty_like(column)
+    result[order] = column
+    return result
+
+
 def _weighted_ranks(degrees: Degrees, costs: Costs, main: LayerKind) -> Iterator[tuple[int, Column, Column]]:
-    """(rank, micro-batches in flight at least, weight) of every rank; no weight where a row has fewer ranks."""
+    """(rank, micro-batches in flight at least, weight) of every rank, for the rows that have it: the first ones where
+    they are sorted (`_deepest_first`)."""
+    static, kept = np.asarray(costs.static[main]), np.asarray(costs.kept[main])
     for rank in range(int(np.max(degrees.pp, initial=1))):
-        flight = _flight_at_least(degrees, minimum(rank, degrees.pp - 1))
-        weight = 1.0 / np.maximum(costs.static[main] + flight * costs.kept[main], 1)
-        yield rank, np.asarray(flight), np.where(rank < degrees.pp, weight, 0.0)
+        some = slice(np.count_nonzero(degrees.pp > rank))
+        flight = np.asarray(_flight_at_least(select(degrees, some), rank))
+        yield rank, flight, 1.0 / np.maximum(static[some] + flight * kept[some], 1)
 
 
 def chunked_memory_bound(
