@@ -11,16 +11,15 @@ from typing import Literal
 
 from moeopt.candidate import Candidate
 from moeopt.cpsat.replayed import Outcome
-from moeopt.cpsat.scaled import ScaledReplays
+from moeopt.cpsat.scaled import EFFORT, ScaledReplays
 from moeopt.cpsat.solvers import Solvers
 from moeopt.schedule.combined import Counts
 from moeopt.solving.replayed import Replayed, Timed, around, target_ns
 from moeopt.solving.settings import Settings
 
-_EFFORT = 4.0
-"""Deterministic time of a solve at the first attempt (about as many seconds); each further one takes twice as long."""
 _SOLVES = 12
-"""Solves of an attempt: then what it found is given to other candidates of the schedule."""
+"""Solves of an attempt: then what it found is given to other candidates of the schedule. Each further attempt at a
+candidate has twice as many, and twice the time for each."""
 _LOOSE = 3
 """Placements of an attempt that are fast enough and do not fit: after more the scaled model tells too little."""
 
@@ -65,7 +64,7 @@ class Closing:
         attempt = Attempt(asked.candidate)
         model, loose = self._model(asked, attempt), 0
         for _ in range(_SOLVES * 2**asked.attempts):
-            outcome = self._solve(model, _EFFORT * 2**asked.attempts)
+            outcome = self._solve(model, EFFORT * 2**asked.attempts)
             if outcome.pipeline is None:
                 attempt.status = "closed" if outcome.status == "none" else "open"
                 break

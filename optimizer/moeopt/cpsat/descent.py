@@ -10,7 +10,7 @@ from typing import Literal
 
 from moeopt.candidate import Candidate
 from moeopt.constraints.placements import obeys
-from moeopt.cpsat.scaled import ScaledLedger
+from moeopt.cpsat.scaled import EFFORT, ScaledLedger
 from moeopt.cpsat.solvers import Solvers
 from moeopt.solving.incumbent import Found
 from moeopt.solving.settings import Settings
@@ -35,10 +35,10 @@ def descend(
     goal: Goal,
     settings: Settings,
     solvers: Solvers,
-    effort: float,
+    effort: float = EFFORT,
 ) -> Descent:
-    """The placement of least step time or memory within a limit on each; `effort` in the solver's
-    deterministic time, for each solve. Ctrl-C stops the solve and is passed on."""
+    """The placement of least step time or memory within a limit on each; `effort` in the solver's deterministic time,
+    for each solve. Ctrl-C stops the solve and is passed on."""
     best: Found | None = None
     model, misfits = ScaledLedger(candidate, limit_ns, limit_bytes), 0
     while misfits <= _MISFITS and not settings.expired and not solvers.stopped:

@@ -15,10 +15,8 @@ from moeopt.space import columns
 
 _BATCH = 4
 """Candidates asked at once, a worker."""
-_EFFORT = 4.0
-"""Deterministic time of every solve of the scaled model (about as many seconds) ..."""
 _LONG = 8.0
-"""... and of a try to rule a candidate out by the smaller one."""
+"""Deterministic time of a try to rule a candidate out by the smaller model: about as many seconds."""
 
 
 class Proof:
@@ -71,7 +69,7 @@ class Proof:
             return Descent(None, True)
         goal: Goal = "peak_memory" if self.problem.objective == "peak_memory" else "step_time"
         limits = horizon_ns, self.best.limits.memory_bytes
-        return descend(candidate, *limits, goal, self.settings, self._solvers, _EFFORT)
+        return descend(candidate, *limits, goal, self.settings, self._solvers)
 
     def _ruled_out(self, candidate: Candidate) -> bool:
         """Whether the smaller model shows that no placement is within the threshold."""

@@ -40,6 +40,8 @@ find; 20 and more gain nothing, and with 11 many candidates are left."""
 _LEDGER_BITS = 22
 """The same of the ledger's time, where stage times are rounded before they are multiplied by hundreds of micro-batches.
 """
+EFFORT = 4.0
+"""Deterministic time that a solve is worth: about as many seconds. Most take a tenth of one."""
 Integers: TypeAlias = NDArray[np.int64]
 PricesOf: TypeAlias = Callable[[Piece], Integers]
 """Price of one piece: rows x stages."""

@@ -14,7 +14,7 @@ from moeopt.constraints.placements import obeys
 from moeopt.cpsat.descent import Descent, descend
 from moeopt.cpsat.encode import Encoding
 from moeopt.cpsat.prices import longest_end_ns
-from moeopt.cpsat.scaled import ScaledLedger
+from moeopt.cpsat.scaled import EFFORT, ScaledLedger
 from moeopt.cpsat.solve import minimise, rules_out
 from moeopt.cpsat.solvers import Solvers
 from moeopt.frontier.goals import Region
@@ -36,10 +36,8 @@ _TOGETHER = 500
 """Rows that are bounded together."""
 _EARLY = 0.1
 """Seconds that a solver may stop before its time limit; one that stops earlier was interrupted by the user."""
-_EFFORT = 4.0
-"""Deterministic time of every solve of the scaled model: about as many seconds."""
 _QUICK = 6.0
-"""Seconds of the smaller model, where that does not tell: what is not ruled out by then is asked in full."""
+"""Seconds of the smaller model, where the scaled one does not tell: what is not ruled out by then is asked in full."""
 
 
 class Stopped(Exception):  # noqa: N818 - not an error: a way out of the loops
@@ -158,7 +156,7 @@ class Candidates:
             return self._best_listed(entry, region) is None
         limits = horizon_ns, region.limits.memory_bytes
         with self.solvers.one() as solver:
-            outcome = ScaledLedger(entry.candidate, *limits).solve(solver, self.settings, _EFFORT)
+            outcome = ScaledLedger(entry.candidate, *limits).solve(solver, self.settings, EFFORT)
         if outcome.status != "open" or self.solvers.stopped:
             return outcome.status == "none"
         quick = replace(self.settings, deadline=min(time.monotonic() + _QUICK, self.settings.deadline or inf))
@@ -175,13 +173,13 @@ class Candidates:
             return self._best_listed(entry, region)
         until = min(time.monotonic() + seconds, self.settings.deadline or inf)
         settings = self.settings if until == inf else replace(self.settings, deadline=until)
-        fastest = descend(entry.candidate, horizon_ns, limit_bytes, "step_time", settings, self.solvers, _EFFORT)
+        fastest = descend(entry.candidate, horizon_ns, limit_bytes, "step_time", settings, self.solvers)
         if fastest.found is None:
             return None if fastest.proven else self._best_in_full(entry, horizon_ns, limit_bytes, settings)
         found, lighter = fastest.found, Descent(None, False)
         if fastest.proven:
             limits = found.time_ns, found.peak_bytes - 1
-            lighter = descend(entry.candidate, *limits, "peak_memory", settings, self.solvers, _EFFORT)
+            lighter = descend(entry.candidate, *limits, "peak_memory", settings, self.solvers)
             found = lighter.found or found
         if lighter.proven:
             return found
