@@ -13,6 +13,6 @@ is exact in whole layers, whatever kinds of layers there are (`walks`); x is one
 (`grid`); the weights are raised by subgradient steps (`ascent`), for all candidates of one order of operations at once.
 """
 
-from moeopt.dual.bounds import Answer, Question, filled, raised, sampled
+from moeopt.dual.bounds import Answer, Question, filled, paired, raised, sampled
 
-__all__ = ["Answer", "Question", "filled", "raised", "sampled"]
+__all__ = ["Answer", "Question", "filled", "paired", "raised", "sampled"]

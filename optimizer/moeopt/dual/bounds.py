@@ -7,10 +7,12 @@ from functools import cached_property
 import numpy as np
 
 from moeopt.dual.ascent import Ascent, Best, Listed, Measured
+from moeopt.dual.by_neighbours import ByNeighbours
 from moeopt.dual.by_rank import ByRank
 from moeopt.dual.contents import Holding, TooMany
 from moeopt.dual.grid import Array, Grid, grid_of
 from moeopt.dual.prices import Prices, Rows, duration_ns, ub2_at
+from moeopt.dual.ranks import whole_layers_ns
 from moeopt.dual.tables import NEVER, Index, Tables
 from moeopt.dual.tops import SLACK, base_times, deepest_stage, tops_of
 from moeopt.dual.walks import Placements
@@ -118,6 +120,21 @@ def filled(question: Question, rounds: int) -> Answer:
     )
 
 
+def paired(question: Question) -> Answer:
+    """Bounds on replayed steps by what ranks next to each other may hold. Nothing is listed."""
+    part = _Part(question)
+    least = part.whole_layers_ns()
+    for index in np.flatnonzero(np.isfinite(least)).tolist():
+        least[index] = max(least[index], part.least_by_neighbours(index))
+    found = np.isfinite(least)
+    bound = np.where(found, least * (1 - SLACK) + part.prices.end_ns, 0.0)
+    return Answer(
+        np.where(found, bound.astype(np.int64), question.time_ns + 1),
+        [part.layouts(part.nothing)] * part.size,
+        [not each for each in found.tolist()],
+    )
+
+
 def sampled(question: Question, rounds: int) -> Answer:
     """No bounds, but placements, from one base time of each candidate."""
     part = _Part(question)
@@ -159,6 +176,24 @@ class _Part:
                 if placed is not None and len(placed.ending):
                     self._take(of[where : where + 1], base[where : where + 1], placed)
         self._bases = of[keep], base[keep]
+
+    def whole_layers_ns(self) -> Array:
+        """What no placement of a candidate replays faster than, by the layers of whole ranks (the step's end aside)."""
+        least = whole_layers_ns(self.grid, self.rows, self.prices, self.deepest)
+        return np.where(least <= self.prices.target_ns * (1 + SLACK), least, np.inf)
+
+    def least_by_neighbours(self, index: int) -> float:
+        """What no placement of a candidate replays faster than (the step's end aside): infinite where none is within
+        the target, zero where that was not looked at."""
+        only = np.array([index])
+        prices = self.prices.only(only)
+        if prices.by_block or not self.grid.has_placements(self.deepest):
+            return 0.0
+        holding = Holding(self.question.problem, self.question.costs.rows(only), self.question.memory_bytes)
+        try:
+            return ByNeighbours(self.grid, self.rows, prices, holding, self.deepest).least_ns()
+        except TooMany:
+            return 0.0
 
     def is_open(self, index: int) -> bool:
         """Whether a candidate has base times that are left, as far as that was looked at."""

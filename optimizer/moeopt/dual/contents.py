@@ -104,6 +104,7 @@ class Filling:
     def __init__(self, grid: Grid, rows: Rows, prices: Prices, holding: Holding) -> None:
         """`prices` of one candidate."""
         self.grid, self.rows, self.prices, self.holding = grid, rows, prices, holding
+        self._known_roles: dict[int, list[Role]] = {}
         self.prefix = prefix_of(grid)
         self.counted = len(grid.layers) - self.prefix
         sums = _measures(prices.layers[0].T)
@@ -131,7 +132,9 @@ class Filling:
 
     def roles(self, rank: int) -> list[Role]:
         """The roles that a rank may have."""
-        return list(self._roles(rank))
+        if rank not in self._known_roles:
+            self._known_roles[rank] = list(self._roles(rank))
+        return self._known_roles[rank]
 
     def _roles(self, rank: int) -> Iterator[Role]:
         grid = self.grid
@@ -143,8 +146,9 @@ class Filling:
                     if not (taken and phase == 2 and grid.vpp == 1):
                         yield Role(before, taken, phase)
 
-    def contents(self, rank: int, most: int) -> Contents:
-        """Every way to fill a rank with at most so many counted layers a chunk. Raises TooMany."""
+    def contents(self, rank: int, most: int, ways: int = _MOST) -> Contents:
+        """Every way to fill a rank with at most so many counted layers a chunk. Raises TooMany where there are more
+        than `ways` in one role, as far as that shows on the way."""
         frame, flight = self._frame(rank, most), self._flight(rank)
         room, longest = self.holding.room(self.grid, flight), self._longest_ns(rank)
         start = frame.fixed + self._window[np.minimum(frame.fewest, self.counted)]
@@ -159,7 +163,7 @@ class Filling:
             fits, used = _fitting(used, grow, (way, role[way], step), room)
             way, step = way[fits], step[fits]
             role, spent, counts = role[way], later[way, step], np.column_stack([counts[way], step])
-            if np.bincount(role).max(initial=0) > _MOST:
+            if np.bincount(role).max(initial=0) > ways:
                 raise TooMany
         fits = np.flatnonzero((used + self._beside(rank, role, flight, counts) <= room).all(axis=1))
         fits = fits[np.lexsort((counts[fits].sum(axis=1), role[fits]))]

@@ -5,8 +5,8 @@ Counted are layers of the commonest kind; other layers, and the MTP modules, cou
 
 import numpy as np
 
-from moeopt.dual.grid import Array
-from moeopt.dual.prices import duration_ns
+from moeopt.dual.grid import Array, Grid
+from moeopt.dual.prices import Prices, Rows, duration_ns
 from moeopt.dual.tables import Tables
 from moeopt.dual.tops import SLACK
 
@@ -24,15 +24,14 @@ def most_by_time(tables: Tables, upper_ns: Array) -> Array:
     return np.asarray(np.floor(room / commonest[:, None] * (1 + SLACK)))
 
 
-def most_by_memory(tables: Tables) -> Array:
-    """Rows x ranks: for every memory row of a rank, as many layers as fit into its chunks, the cheapest first, and no
-    more a chunk than the deepest stage holds. By block, as many of these as a chunk recomputes come cheaper."""
-    mine, rows, pp = tables.prices, tables.rows, tables.grid.pp
-    deepest = len(tables.stages[0].before) - 1 if tables.stages else len(tables.grid.layers)
+def most_by_memory(grid: Grid, rows: Rows, mine: Prices, deepest: int) -> Array:
+    """Candidates x ranks: for every memory row of a rank, as many layers as fit into its chunks, the cheapest first,
+    and no more a chunk than the deepest stage holds. By block, as many of these as a chunk recomputes come cheaper."""
+    pp = grid.pp
     block = np.minimum(mine.block_layers, deepest)[:, None, None]
     static, kept = ((mine.kinds[:, :, 4] * mine.kinds[:, :, measure]).sum(axis=1) for measure in (2, 3))
     freed = np.maximum(-(mine.kinds[:, :, 4] * mine.again[:, :, 3]).sum(axis=1), 0.0)
-    flight = rows.flight.reshape(len(rows.flight), tables.grid.vpp, pp)
+    flight = rows.flight.reshape(len(rows.flight), grid.vpp, pp)
     of = rows.resident[:, :pp].argmax(axis=1)
     own = np.sort(flight[np.arange(len(of)), :, of], axis=1)
     full = static[:, None, None] + kept[:, None, None] * own
@@ -48,3 +47,21 @@ def most_by_memory(tables: Tables) -> Array:
     most = np.full((len(room), pp), np.inf)
     np.minimum.at(most.T, of, np.where(room < 0, -1, held).T)
     return most
+
+
+def whole_layers_ns(grid: Grid, rows: Rows, prices: Prices, deepest: int) -> Array:
+    """The least R1 that lets ranks within their memory hold all layers of the commonest kind together: no pipeline's
+    replay is below it. By candidate; infinite where no time is enough."""
+    commonest = max(grid.kinds, key=grid.layers.count)
+    layers, kind = grid.layers.count(commonest), grid.kinds.index(commonest)
+    most = np.clip(most_by_memory(grid, rows, prices, deepest), -1, layers)
+    special = np.zeros_like(most)
+    special[:, 0] += duration_ns(prices.embedding)
+    special[:, -1] += duration_ns(prices.loss)
+    each = duration_ns(prices.kinds)[:, kind]
+    held = np.arange(layers + 1)[None, None, :]
+    row = rows.schedule[2] * (special[:, :, None] + held * each[:, None, None]) + prices.fill_ns(grid.pp)[:, :, None]
+    row = np.where(held <= most[:, :, None], row, np.inf)
+    # With the n-th shortest of all steps of one layer more, n layers and one on every rank may be held at least.
+    steps = np.sort(row[:, :, 1:].reshape(len(row), -1), axis=1)[:, layers - 1]
+    return np.asarray(np.where((most < 0).any(axis=1), np.inf, np.maximum(steps, row[:, :, 0].max(axis=1))))

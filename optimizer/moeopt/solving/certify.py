@@ -22,7 +22,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from moeopt.candidate import Candidate
-from moeopt.dual import Answer, Question, raised
+from moeopt.dual import Answer, Question, paired, raised
 from moeopt.pipeline import PipelineLayout
 from moeopt.schedule.replay import MOST_EXACT_OPERATIONS
 from moeopt.schedule.shape import Schedule
@@ -46,6 +46,8 @@ _REPLAYED = 4
 """Placements of one candidate that are replayed in a turn where not all are known ..."""
 _LISTED = 400
 """... and how many of them are all replayed, to settle it."""
+_PAIRED = 128
+"""Candidates whose neighbouring ranks are looked at at once: some milliseconds each."""
 _AT_ONCE = 8
 """Candidates that CP-SAT is asked about before what it found is shared: for any number of workers, as answers depend
 on it."""
@@ -63,10 +65,12 @@ class Effort:
     dual_rounds: int
     solver: bool
     gap: Fraction = Fraction(0)
-    """Steps that are better by no more than this are not looked for."""
+    """Steps that are better by no more than this are not looked for ..."""
+    near: Fraction = Fraction(0)
+    """... and bounds that are within this of the best step are not raised further."""
 
 
-CHEAP = Effort(1000, 16, 2_000_000, 2, False)
+CHEAP = Effort(1000, 16, 2_000_000, 2, False, near=Fraction(1, 100))
 """What a solve does: first little for every schedule, then more for those that the bound hangs on. (At the linear
 program's weights, further rounds of duality raise hardly any bound.)"""
 _GROWTH = 3
@@ -103,6 +107,8 @@ class Certifier:
         self.paths = CriticalPaths(settings, effort.rounds, effort.operations)
         self._ceiling_ns = self._target_ns
         """Rows that are not looked at have no bound below it."""
+        self._paired = set[tuple[object, ...]]()
+        """Candidates whose bounds were raised by what ranks next to each other hold."""
         self._raised: dict[tuple[object, ...], int] = {}
         """Candidates whose bounds were raised below the ceiling, and with how many rounds of their schedule's paths."""
         self._attempts: Counter[tuple[object, ...]] = Counter()
@@ -116,7 +122,8 @@ class Certifier:
         while not self.settings.expired:
             closer, settled = self._look_at(bounds, looked_at)
             answer = replace(closer, lower_bound_ns=max(closer.lower_bound_ns, answer.lower_bound_ns))
-            if not settled or looked_at >= len(bounds) or self.paths.spent_all:
+            near = answer.lower_bound_ns >= self._near_ns
+            if near or not settled or looked_at >= len(bounds) or self.paths.spent_all:
                 break
             looked_at *= _GROWTH
         return answer
@@ -124,7 +131,7 @@ class Certifier:
     def _look_at(self, bounds: Sequence[int], count: int) -> tuple[Certificate, bool]:
         """The rows of so many of the lowest bounds; and whether all of them are settled."""
         beyond = bounds[count:]
-        self._ceiling_ns, self._raised = min(beyond, default=self._target_ns), {}
+        self._ceiling_ns, self._raised, self._paired = min(beyond, default=self._target_ns), {}, set()
         queue = Queue(self.problem, self.screening.pairs(self._limits), lambda pair: pair.time)
         listed = len(queue)
         lower, left = self._lowest(queue), listed
@@ -148,6 +155,11 @@ class Certifier:
         return target_ns(self.best.step_ns, self.effort.gap)
 
     @property
+    def _near_ns(self) -> int:
+        """No bound is raised that is not below it."""
+        return target_ns(self.best.step_ns, max(self.effort.gap, self.effort.near))
+
+    @property
     def _limits(self) -> Limits:
         """What a layout with a better replay than is enough, and than what is not looked at, stays within."""
         better_ns = min(self._target_ns, self._ceiling_ns) - 1
@@ -164,15 +176,16 @@ class Certifier:
 
     def _take_lowest(self, queue: Queue) -> bool:
         """Raise the lowest bounds; False to stop."""
-        if self.settings.expired:
+        positions = [position for position in queue.lowest(_TOGETHER) if queue.bound[position] < self._near_ns]
+        if self.settings.expired or not positions:
             return False
-        positions = queue.lowest(_TOGETHER)
         lowest = [queue.candidate(position) for position in positions]
-        if not self._can_raise(lowest[0]):
-            self._deepen(lowest)
         if self._can_raise(lowest[0]):
             self._in_turns(queue, [at for at, each in zip(positions, lowest, strict=True) if self._can_raise(each)])
-        elif not self.effort.solver or not self._close(queue):
+        elif self._is_ready(lowest[0]):
+            ready = {at: each for at, each in zip(positions, lowest, strict=True) if self._is_ready(each)}
+            self._pair(queue, dict(list(ready.items())[:_PAIRED]))
+        elif not self._deepen(lowest) and not (self.effort.solver and self._close(queue)):
             return False
         queue.drop(self._limits)
         return True
@@ -181,13 +194,27 @@ class Certifier:
         """Whether there are critical paths that a candidate's bound was not yet raised with."""
         return self._raised.get(candidate.key, 0) < self.paths.rounds(Schedule(*candidate.schedule))
 
-    def _deepen(self, lowest: Sequence[Candidate]) -> None:
-        """More critical paths for schedules of candidates that were raised with all that there are, or have none."""
+    def _is_ready(self, candidate: Candidate) -> bool:
+        """Whether it is time to look at what ranks next to each other hold: where the first critical paths were no
+        help."""
+        schedule = Schedule(*candidate.schedule)
+        tried = self.paths.rounds(schedule) or not self.paths.can_deepen(schedule)
+        return bool(tried) and candidate.key not in self._paired and not self._can_raise(candidate)
+
+    def _pair(self, queue: Queue, candidates: Mapping[int, Candidate]) -> None:
+        """Raise bounds by what ranks next to each other hold."""
+        self._paired.update(candidate.key for candidate in candidates.values())
+        queue.raise_bounds(list(candidates), self._limits, paired)
+
+    def _deepen(self, lowest: Sequence[Candidate]) -> bool:
+        """More critical paths for schedules of candidates that were raised with all that there are, or have none;
+        whether the first has more now."""
         schedules: dict[Schedule, Candidate] = {}
         for candidate in lowest:
             if not self._can_raise(candidate) and len(schedules) < _SCHEDULES:
                 schedules.setdefault(Schedule(*candidate.schedule), candidate)
         self.paths.deepen(schedules)
+        return self._can_raise(lowest[0])
 
     def _in_turns(self, queue: Queue, positions: Sequence[int]) -> None:
         """Raise bounds, add the critical paths of what duality proposes, and again where there are any."""

@@ -1,0 +1,240 @@
+"""Paths through the operations of two ranks next to each other: what no replay of an interleaved schedule is below.
+
+Rank r warms up with w forwards and then runs F_i and B_(i-w) in turn; rank r + 1 warms up with two forwards less. F_i
+of rank r + 1 needs F_i of rank r, and B_j of rank r needs B_j of rank r + 1. Laid side by side, with
+
+    tick i:   rank r: F_i, B_(i-w)      rank r + 1: F_(i-1), B_(i-w+1)
+
+a path goes on to the next tick on the same rank; or up, after its forward, to the other one's next tick, without its
+backward; or down, after its backward, to the other one's next tick, without the forward there. With joint blocks
+(overlap of the expert all-to-all) nothing is left out: each tick runs on the rank that is longer then, or on both in
+turn, with a hop each time. In the warm-up a path may go up once, in the cool-down down once, where a chunk ends.
+
+Left out are paths over more than two ranks; what is run before and after on the ranks below is counted at least.
+"""
+
+from collections.abc import Sequence
+from functools import cached_property, lru_cache
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moeopt.schedule.order import backwards_by_chunk, forwards_by_chunk, schedule_table, warmup_forwards
+from moeopt.schedule.shape import Schedule
+
+Operations = NDArray[np.float64]
+"""Operations of one rank: (paths x) forwards by chunk, then backwards by chunk."""
+Times = NDArray[np.float64]
+"""What they take: ways to fill a rank x (forwards by chunk, then backwards by chunk)."""
+Matrix = NDArray[np.float32]
+"""Ways of the lower rank x ways of the upper: nanoseconds, off by less than `SLACK` of themselves."""
+SLACK = 3e-5
+_CELLS = 2**15
+"""Pairs of ways that are looked at together: what fits into a cache."""
+
+
+class Both(NamedTuple):
+    """What some paths run on the lower and on the upper rank: paths x operations."""
+
+    lower: Operations
+    upper: Operations
+
+    @classmethod
+    def of(cls, paths: Sequence[tuple[Operations, Operations]]) -> "Both":
+        """From one path after the other."""
+        return cls(np.array([lower for lower, _ in paths]), np.array([upper for _, upper in paths]))
+
+
+class Neighbours:
+    """Ranks `rank` and `rank` + 1 of a schedule."""
+
+    def __init__(self, schedule: Schedule, rank: int) -> None:
+        self.schedule = schedule
+        self._shape = schedule.vpp, schedule.num_microbatches, schedule.group
+        self._warmup, upper = (
+            warmup_forwards(schedule.pp, *self._shape, each, schedule.ep_overlap) for each in (rank, rank + 1)
+        )
+        self._forwards = schedule.num_microbatches * schedule.vpp
+        self.meets = schedule.vpp > 1 and upper + 2 == self._warmup < self._forwards
+        """Whether there are ticks: else the ranks' own operations are all that is counted."""
+
+    def _run(self, forwards: tuple[int, int] = (0, 0), backwards: tuple[int, int] = (0, 0)) -> Operations:
+        """These of a rank's forwards and backwards, counted in its order."""
+        forward = [np.array(forwards_by_chunk(end, *self._shape)) for end in forwards]
+        backward = [np.array(backwards_by_chunk(end, *self._shape)) for end in backwards]
+        return np.concatenate([forward[1] - forward[0], backward[1] - backward[0]]).astype(float)
+
+    def _chunk_ends(self, first: int, last: int) -> list[int]:
+        """Numbers of operations at which a chunk ends, between two; and the first of these."""
+        group = self.schedule.group
+        return [first, *range(group * (first // group + 1), last, group)]
+
+    @cached_property
+    def _head(self) -> Operations:
+        """Before the first tick, on the lower rank."""
+        return self._run((0, self._warmup))
+
+    @cached_property
+    def _ups(self) -> Both:
+        """Before the first tick: from the start of the lower rank to the upper one, after some forward."""
+        w = self._warmup
+        return Both.of([(self._run((0, n)), self._run((n - 1, w - 1), (0, 1))) for n in self._chunk_ends(1, w - 1)])
+
+    @cached_property
+    def _tail(self) -> Operations:
+        """After the last tick, on the lower rank."""
+        return self._run(backwards=(self._forwards - self._warmup, self._forwards))
+
+    @cached_property
+    def _downs(self) -> Both:
+        """After the last tick: from the upper rank to the end of the lower one, after some backward."""
+        last, first = self._forwards, self._forwards - self._warmup + 1
+        ends = (*self._chunk_ends(first + 1, last), last)
+        return Both.of([(self._run((0, 0), (n - 1, last)), self._run((last - 1, last), (first, n))) for n in ends])
+
+    @cached_property
+    def _chunks(self) -> NDArray[np.int64]:
+        """Chunks that every tick runs: ticks x (forward and backward of the lower rank, of the upper)."""
+        forward = np.array([chunk for _, chunk in schedule_table(*self._shape)])
+        backward = self.schedule.vpp - 1 - forward
+        tick = np.arange(self._warmup, self._forwards)
+        behind = tick - self._warmup
+        return np.stack([forward[tick], backward[behind], forward[tick - 1], backward[behind + 1]], axis=1)
+
+    def _ticks(self, chunks: NDArray[np.int64]) -> Both:
+        """One tick each of these chunks."""
+        once = np.eye(self.schedule.vpp)
+        lower = np.hstack([once[chunks[:, 0]], once[chunks[:, 1]]])
+        return Both(lower, np.hstack([once[chunks[:, 2]], once[chunks[:, 3]]]))
+
+    @cached_property
+    def _alike(self) -> tuple[Both, NDArray[np.float64], NDArray[np.float64]]:
+        """All ticks, those of the same chunks together: one of each, how many there are, and how many of these follow
+        one of the same."""
+        kinds, origin, count = np.unique(self._chunks, axis=0, return_inverse=True, return_counts=True)
+        origin = origin.reshape(-1)
+        follows = origin[1:][origin[1:] == origin[:-1]]
+        return self._ticks(kinds), count.astype(float), np.bincount(follows, minlength=len(kinds)).astype(float)
+
+    @cached_property
+    def _period(self) -> tuple[int, int]:
+        """Ticks after which the order repeats itself, and how often it does."""
+        length = self.schedule.vpp * self.schedule.group
+        regular = self.schedule.num_microbatches // self.schedule.group * length
+        return length, max(regular - self._warmup, 0) // length
+
+    @cached_property
+    def _in_turn(self) -> tuple[Both, NDArray[np.float64]]:
+        """The ticks of one period in order, those in a row of the same chunks together: one of each, and how many."""
+        chunks = self._chunks[: self._period[0]]
+        new = np.flatnonzero(np.any(np.diff(chunks, axis=0, prepend=-1) != 0, axis=1))
+        return self._ticks(chunks[new]), np.diff(new, append=len(chunks)).astype(float)
+
+    def least_ns(self, lower: Times, upper: Times, fills_ns: tuple[float, float], hop_ns: float) -> Matrix:
+        """What no replay of two ways to fill the ranks is below: ways of the lower x ways of the upper. `fills_ns`:
+        what each rank waits before its first and after its last operation at least."""
+        value = np.empty((len(lower), len(upper)), dtype=np.float32)
+        size = max(_CELLS // max(len(upper), 1), 1)
+        for first in range(0, len(lower), size):
+            pair = _Pair(lower[first : first + size], upper, hop_ns)
+            value[first : first + size] = self._of(pair, fills_ns)
+        return value
+
+    def _of(self, pair: "_Pair", fills_ns: tuple[float, float]) -> Matrix:
+        every = np.full(2 * self.schedule.vpp, float(self.schedule.num_microbatches))
+        value = np.maximum(pair.lower(every) + np.float32(fills_ns[0]), pair.upper(every) + np.float32(fills_ns[1]))
+        if self.meets:
+            paths = self._joint_ns(pair) if self.schedule.ep_overlap else self._apart_ns(pair)
+            np.maximum(value, paths + np.float32(fills_ns[0]), out=value)
+        return np.asarray(value)
+
+    def _joint_ns(self, pair: "_Pair") -> Matrix:
+        """Every tick on the longer rank or on both in turn: their mean, and more by half of what they differ, or by a
+        hop."""
+        ticks, count, follows = self._alike
+        half = count[:, None] / 2
+        total = np.maximum(pair.longest(self._ups), pair.lower(self._head))
+        total += np.maximum(pair.longest(self._downs), pair.lower(self._tail))
+        total += pair.lower((half * ticks.lower).sum(axis=0)) + pair.upper((half * ticks.upper).sum(axis=0))
+        more = np.empty_like(total)
+        each = zip(pair.lowers(half * ticks.lower), pair.uppers(half * ticks.upper), follows * pair.hop_ns, strict=True)
+        for mine, other, hops in each:
+            np.subtract(mine, other, out=more)
+            np.abs(more, out=more)
+            np.maximum(more, np.float32(hops), out=more)
+            total += more
+        return np.asarray(total)
+
+    def _apart_ns(self, pair: "_Pair") -> Matrix:
+        """In every period the longest cycle from either rank to itself."""
+        length, periods = self._period
+        begin, end, w = self._warmup + periods * length, self._forwards, self._warmup
+        stays = pair.lower(self._head + self._run((begin, end), (begin - w, end - w)) + self._tail)
+        rest = self._run((begin - 1, end - 1), (begin - w + 1, end - w + 1))
+        changes = pair.longest(self._ups) + pair.upper(rest) + pair.longest(self._downs)
+        if periods:
+            cycles = self._cycles(pair)
+            stays, changes = stays + periods * cycles[0], changes + periods * cycles[1]
+        return np.asarray(np.maximum(stays, changes))
+
+    def _cycles(self, pair: "_Pair") -> list[Matrix]:
+        """The longest way through a period from the lower rank to itself, and from the upper."""
+        ticks, count = self._in_turn
+        passed = np.repeat(np.eye(2), self.schedule.vpp, axis=1)
+        forwards, backwards = (pair.lowers(ticks.lower * part) for part in passed)
+        lowers, uppers = pair.lowers(count[:, None] * ticks.lower), pair.uppers(count[:, None] * ticks.upper)
+        hop, spare, found = np.float32(pair.hop_ns), pair.full(0.0), []
+        for begin in (0, 1):
+            low, high = (pair.full(0.0 if begin == rank else -np.inf) for rank in (0, 1))
+            for number in range(len(count)):
+                if number:
+                    up = low + (hop - backwards[number - 1])
+                    np.add(high, hop - forwards[number], out=spare)
+                    np.maximum(low, spare, out=low)
+                    np.maximum(high, up, out=high)
+                low += lowers[number]
+                high += uppers[number]
+            found.append(high if begin else low)
+        return found
+
+
+class _Pair:
+    """Ways of two ranks: columns for the lower, rows for the upper."""
+
+    def __init__(self, lower: Times, upper: Times, hop_ns: float) -> None:
+        self._lower, self._upper, self.hop_ns = lower, upper, hop_ns
+
+    def full(self, value: float) -> Matrix:
+        """One value for all pairs."""
+        return np.full((len(self._lower), len(self._upper)), value, dtype=np.float32)
+
+    def lowers(self, paths: Operations) -> Matrix:
+        """What the lower rank takes for every path: paths x ways x 1."""
+        return np.asarray(paths @ self._lower.T, dtype=np.float32)[:, :, None]
+
+    def uppers(self, paths: Operations) -> Matrix:
+        """What the upper rank takes for every path: paths x 1 x ways."""
+        return np.asarray(paths @ self._upper.T, dtype=np.float32)[:, None, :]
+
+    def lower(self, path: Operations) -> Matrix:
+        """The same for one path."""
+        return np.asarray(self.lowers(path[None])[0])
+
+    def upper(self, path: Operations) -> Matrix:
+        """The same for one path."""
+        return np.asarray(self.uppers(path[None])[0])
+
+    def longest(self, paths: Both) -> Matrix:
+        """The longest of some paths that change ranks once."""
+        longest, one = self.full(-np.inf), self.full(0.0)
+        for lower, upper in zip(self.lowers(paths.lower), self.uppers(paths.upper), strict=True):
+            np.add(lower, upper, out=one)
+            np.maximum(longest, one, out=longest)
+        return np.asarray(longest + np.float32(self.hop_ns))
+
+
+@lru_cache(maxsize=4096)
+def neighbours(schedule: Schedule, rank: int) -> Neighbours:
+    """Two ranks of a schedule, kept."""
+    return Neighbours(schedule, rank)
