@@ -26,14 +26,15 @@ _LOOSE = 3
 
 @dataclass(frozen=True)
 class Asked:
-    """A candidate, the longest step that still matters, rows that are known, how often it was attempted, and the gap
-    that is enough."""
+    """A candidate, the longest step that still matters, rows that are known, how often it was attempted, the share of
+    `EFFORT` that the first attempt has for a solve, and the gap that is enough."""
 
     candidate: Candidate
     limit_ns: int
     limit_bytes: int
     cuts: Sequence[Counts]
     attempts: int
+    share: float
     gap: Fraction = Fraction(0)
 
 
@@ -64,7 +65,7 @@ class Closing:
         attempt = Attempt(asked.candidate)
         model, loose = self._model(asked, attempt), 0
         for _ in range(_SOLVES * 2**asked.attempts):
-            outcome = self._solve(model, EFFORT * 2**asked.attempts)
+            outcome = self._solve(model, asked.share * EFFORT * 2**asked.attempts)
             if outcome.pipeline is None:
                 attempt.status = "closed" if outcome.status == "none" else "open"
                 break

@@ -13,8 +13,6 @@ from moeopt.solving.settings import Settings
 _AT_FIRST, _DEEPER = 30_000, 4
 """Operations that are replayed for a schedule at first, where one round does not take more, and times as many rounds as
 before later on: bounds are raised each time, which takes as long."""
-_FIRST = 16
-"""Where their number is not limited, rounds that are done at first; then all that are allowed."""
 _LEAST = 12
 """Rounds of a schedule's linear program that are allowed however long they take ..."""
 _MOST_REPLAYED = 4_000_000
@@ -44,6 +42,13 @@ class CriticalPaths:
         """Whether no operation may be replayed any more."""
         return self.operations is not None and self.spent > self.operations
 
+    def extend(self, rounds: int, operations: int) -> bool:
+        """Allow so many rounds, and so many operations more; False where they were allowed before."""
+        if self.operations is None or self.most_rounds >= rounds:
+            return False
+        self.most_rounds, self.operations = rounds, self.spent + operations
+        return True
+
     def can_deepen(self, schedule: Schedule) -> bool:
         """Whether further rounds are allowed and may tell something."""
         return bool(self._further(schedule, self.spent))
@@ -70,8 +75,7 @@ class CriticalPaths:
             return 0
         done, size = self.rounds(schedule), 2 * schedule.operations
         if self.operations is None:
-            allowed = min(self.most_rounds, max(_LEAST, _MOST_REPLAYED // size))
-            return max(0, (allowed if done else min(_FIRST, allowed)) - done)
+            return max(0, min(self.most_rounds, max(_LEAST, _MOST_REPLAYED // size)) - done)
         depth = min(_DEEPER * done or max(1, _AT_FIRST // size), self.most_rounds)
         cost = size * (depth - done) if schedule.operations <= MOST_EXACT_OPERATIONS else 0
         return depth - done if spent + cost < self.operations else 0
