@@ -93,7 +93,6 @@ class Neighbours:
         ends = (*self._chunk_ends(first + 1, last), last)
         return Both.of([(self._run((0, 0), (n - 1, last)), self._run((last - 1, last), (first, n))) for n in ends])
 
-    @cached_property
     def _chunks(self) -> NDArray[np.int64]:
         """Chunks that every tick runs: ticks x (forward and backward of the lower rank, of the upper)."""
         forward = np.array([chunk for _, chunk in schedule_table(*self._shape)])
@@ -112,10 +111,12 @@ class Neighbours:
     def _alike(self) -> tuple[Both, NDArray[np.float64], NDArray[np.float64]]:
         """All ticks, those of the same chunks together: one of each, how many there are, and how many of these follow
         one of the same."""
-        kinds, origin, count = np.unique(self._chunks, axis=0, return_inverse=True, return_counts=True)
-        origin = origin.reshape(-1)
-        follows = origin[1:][origin[1:] == origin[:-1]]
-        return self._ticks(kinds), count.astype(float), np.bincount(follows, minlength=len(kinds)).astype(float)
+        vpp = self.schedule.vpp
+        code = np.ravel_multi_index(tuple(self._chunks().T), (vpp,) * 4)
+        count, follows = np.bincount(code), np.bincount(code[1:][code[1:] == code[:-1]], minlength=int(code.max()) + 1)
+        met = np.flatnonzero(count)
+        chunks = np.stack(np.unravel_index(met, (vpp,) * 4), axis=1)
+        return self._ticks(chunks), count[met].astype(float), follows[met].astype(float)
 
     @cached_property
     def _period(self) -> tuple[int, int]:
@@ -127,7 +128,7 @@ class Neighbours:
     @cached_property
     def _in_turn(self) -> tuple[Both, NDArray[np.float64]]:
         """The ticks of one period in order, those in a row of the same chunks together: one of each, and how many."""
-        chunks = self._chunks[: self._period[0]]
+        chunks = self._chunks()[: self._period[0]]
         new = np.flatnonzero(np.any(np.diff(chunks, axis=0, prepend=-1) != 0, axis=1))
         return self._ticks(chunks[new]), np.diff(new, append=len(chunks)).astype(float)
 
@@ -234,7 +235,7 @@ class _Pair:
         return np.asarray(longest + np.float32(self.hop_ns))
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=1024)
 def neighbours(schedule: Schedule, rank: int) -> Neighbours:
     """Two ranks of a schedule, kept."""
     return Neighbours(schedule, rank)

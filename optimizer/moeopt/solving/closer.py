@@ -18,9 +18,11 @@ if TYPE_CHECKING:
 _AT_ONCE = 8
 """Candidates that CP-SAT is asked about before what it found is shared: for any number of workers, as answers depend
 on it."""
-_ROUNDS, _OPERATIONS, _SHARE = 64, 3_000_000, 1 / 8
-"""Before CP-SAT is asked about few candidates: rounds of their schedules, and operations more; and the share of what a
-solve is worth that it is given then."""
+_ROUNDS, _OPERATIONS = 64, 3_000_000
+"""Before CP-SAT is asked about few candidates: rounds of their schedules, and operations more."""
+_FEW_AT_ONCE, _SHARE = 4, 1 / 16
+"""Then so many are asked about at once, as the first that is not settled ends it, and a solve has this share of what it
+is worth otherwise."""
 
 
 class Closer:
@@ -60,7 +62,7 @@ class Closer:
         near_ns, limit_bytes = self.record.near_ns, self.record.best.found.candidate.problem.memory_limit
         gap, share = max(self.effort.gap, self.effort.near), 1.0 if self.effort.is_full else _SHARE
         asked: dict[int, Asked] = {}
-        for position in queue.lowest(_AT_ONCE):
+        for position in queue.lowest(_AT_ONCE if self.effort.is_full else _FEW_AT_ONCE):
             candidate, paths = queue.candidate(position), raising.paths
             schedule, attempts = Schedule(*candidate.schedule), self._attempts[candidate.key]
             done = queue.bound[position] >= near_ns or (attempts and not self.effort.is_full)
