@@ -25,7 +25,7 @@ from moeopt.schedule.shape import Schedule
 from moeopt.screening import Screening
 from moeopt.search import solve
 from moeopt.solving.branch import Search
-from moeopt.solving.certify import Certificate, Certifier
+from moeopt.solving.certify import Certificate, Certifier, certify
 from moeopt.solving.effort import CHEAP, FULL
 from moeopt.solving.incumbent import Found
 from moeopt.solving.replay_raising import ReplayRaising
@@ -230,6 +230,27 @@ def test_a_plain_solve_has_few_candidates_settled_by_the_solver() -> None:
     assert none.lower_bound_ns < two.lower_bound_ns == one.lower_bound_ns
     assert two.best.step_ns <= 1.01 * two.lower_bound_ns
     assert two.best.step_ns > 1.01 * none.lower_bound_ns
+
+
+def test_more_effort_gives_no_lower_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a plain solve proves holds for a certificate that gets nowhere, too; one interrupt ends both parts."""
+    problem = deepseek({**LAYOUT, "pp": 8, "vpp": 2, "recompute": CHEAP_MODULES})
+    at = candidate(problem, Layout(**problem.fix))
+    found, screening = [Found.judge(at, PipelineLayout.from_counts(8, [4] * 15 + [1], 1))], Screening(problem)
+    plain = certify(screening, found, Settings(workers=1))
+    monkeypatch.setattr("moeopt.solving.certify.FULL", replace(CHEAP, rows=1, rounds=1, operations=0, few=0))
+    assert certify(screening, found, Settings(workers=1), full=True).lower_bound_ns == plain.lower_bound_ns
+
+    begun = []
+
+    def interrupted(*arguments: object) -> bool:
+        begun.append(arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ReplayRaising, "raise_lowest", interrupted)
+    stopped = certify(screening, found, Settings(workers=1), full=True)
+    assert len(begun) == 1
+    assert stopped.lower_bound_ns <= plain.lower_bound_ns
 
 
 def test_the_report_tells_both_optima(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,7 +28,7 @@ from moeopt.solving.paths import CriticalPaths
 from moeopt.solving.queue import Queue
 from moeopt.solving.record import Record
 from moeopt.solving.replay_raising import ReplayRaising
-from moeopt.solving.replayed import Replayed
+from moeopt.solving.replayed import Replayed, target_ns
 from moeopt.solving.settings import Settings
 
 _TOGETHER = 512
@@ -65,6 +65,7 @@ class Certifier:
         self.closer = Closer(self.record, effort, settings)
         self._ceiling_ns = self.record.target_ns
         """Rows that are not looked at have no bound below it."""
+        self.interrupted = False
 
     def run(self) -> Certificate:
         """As far as the effort and the deadline allow."""
@@ -75,7 +76,7 @@ class Certifier:
             closer, settled = self._look_at(bounds, looked_at)
             answer = replace(closer, lower_bound_ns=max(closer.lower_bound_ns, answer.lower_bound_ns))
             near = answer.lower_bound_ns >= self.record.near_ns
-            if near or not settled or looked_at >= len(bounds) or self.paths.spent_all:
+            if near or self.interrupted or not settled or looked_at >= len(bounds) or self.paths.spent_all:
                 break
             looked_at *= _GROWTH
         return answer
@@ -104,6 +105,7 @@ class Certifier:
                 self.record.say(f"bound on replays {lower:,}, {left} candidates left")
             lower, left = self._lowest(queue), len(queue)
         except KeyboardInterrupt:  # in a step, candidates may be closed whose placements were not yet replayed
+            self.interrupted = True
             self.record.say("interrupted before the gap was closed")
         return Certificate(self.record.best, lower, listed + len(beyond), listed - left), not left
 
@@ -132,5 +134,13 @@ def certify(
     screening: Screening, known: Sequence[Found], settings: Settings, full: bool = False, gap: Fraction = Fraction(0)
 ) -> Certificate:
     """A bound that no layout of the problem can beat by its replayed step; with `full`, as good a layout and bound as
-    the deadline allows, or as are within the gap. `known` are layouts that fit."""
-    return Certifier(screening, known, settings, replace(FULL, gap=gap) if full else CHEAP).run()
+    the deadline allows, or as are within the gap: what a plain solve does comes first, so that no more time gives a
+    lower bound. `known` are layouts that fit."""
+    cheap = Certifier(screening, known, settings, replace(CHEAP, gap=gap))
+    quick = cheap.run()
+    if not full or cheap.interrupted or quick.lower_bound_ns >= target_ns(quick.best.step_ns, gap):
+        return quick
+    thorough = Certifier(screening, [*known, quick.best.found], settings, replace(FULL, gap=gap))
+    thorough.paths.of |= cheap.paths.of
+    found = thorough.run()
+    return replace(found, lower_bound_ns=max(found.lower_bound_ns, quick.lower_bound_ns))
