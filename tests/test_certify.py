@@ -232,7 +232,7 @@ def test_a_plain_solve_has_few_candidates_settled_by_the_solver() -> None:
     assert two.best.step_ns > 1.01 * none.lower_bound_ns
 
 
-def test_more_effort_gives_no_lower_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_effort_gives_no_weaker_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a plain solve proves holds for a certificate that gets nowhere, too; one interrupt ends both parts."""
     problem = deepseek({**LAYOUT, "pp": 8, "vpp": 2, "recompute": CHEAP_MODULES})
     at = candidate(problem, Layout(**problem.fix))

@@ -136,9 +136,8 @@ class Ascent:
         """How many layers every rank holds at most; rows whose ranks do not hold all of them together are dropped."""
         if not len(self.of):
             return
-        stages = self.tables.stages
-        deepest = len(stages[0].before) - 1 if stages else len(self.tables.grid.layers)
-        self.most = most_by_memory(self.tables.grid, self.tables.rows, self.tables.prices, deepest)
+        tables = self.tables
+        self.most = most_by_memory(tables.grid, tables.rows, tables.prices, tables.deepest)
         if self.rows.timed:
             none = Weights(np.zeros((len(self.of), self.grid.stages, MEASURES)), np.zeros(len(self.of)))
             upper = Walks(self.tables, none, self.open).values if self.rows.surrogate else np.zeros(len(self.of))

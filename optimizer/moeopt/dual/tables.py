@@ -93,6 +93,11 @@ class Tables:
         penalty = tuple(np.minimum(rows.waves * (top - base_ns[:, None]), NEVER) for top in tops)
         return cls(grid, rows, prices, base_ns, penalty, tuple(low), tuple(high), stages, endings)
 
+    @property
+    def deepest(self) -> int:
+        """Most layers of a stage."""
+        return len(self.stages[0].before) - 1 if self.stages else len(self.grid.layers)
+
     def only(self, mask: Mask) -> "Tables":
         """Some of the rows."""
         return replace(

@@ -134,8 +134,8 @@ def certify(
     screening: Screening, known: Sequence[Found], settings: Settings, full: bool = False, gap: Fraction = Fraction(0)
 ) -> Certificate:
     """A bound that no layout of the problem can beat by its replayed step; with `full`, as good a layout and bound as
-    the deadline allows, or as are within the gap: what a plain solve does comes first, so that no more time gives a
-    lower bound. `known` are layouts that fit."""
+    the deadline allows, or as are within the gap: what a plain solve does comes first, so that more time gives no
+    weaker bound. `known` are layouts that fit."""
     cheap = Certifier(screening, known, settings, replace(CHEAP, gap=gap))
     quick = cheap.run()
     if not full or cheap.interrupted or quick.lower_bound_ns >= target_ns(quick.best.step_ns, gap):
