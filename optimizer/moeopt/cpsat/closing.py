@@ -26,16 +26,16 @@ _LOOSE = 3
 
 @dataclass(frozen=True)
 class Asked:
-    """A candidate, the longest step that still matters, rows that are known, how often it was attempted, the share of
-    `EFFORT` that the first attempt has for a solve, and the gap that is enough."""
+    """A candidate, the longest step that still matters, rows that are known, how often it was attempted, the gap that
+    is enough, and the share of `EFFORT` that the first attempt has for a solve."""
 
     candidate: Candidate
     limit_ns: int
     limit_bytes: int
     cuts: Sequence[Counts]
     attempts: int
-    share: float
     gap: Fraction = Fraction(0)
+    share: float = 1.0
 
 
 @dataclass

@@ -69,7 +69,7 @@ class Closer:
             if done or raising.can_raise(candidate) or paths.can_deepen(schedule) or schedule not in paths.of:
                 break
             cuts = tuple(paths.of[schedule].rows)
-            asked[position] = Asked(candidate, near_ns - 1, limit_bytes, cuts, attempts, share, gap)
+            asked[position] = Asked(candidate, near_ns - 1, limit_bytes, cuts, attempts, gap, share)
         return asked
 
     def _take(self, attempt: "Attempt", raising: ReplayRaising) -> bool:
