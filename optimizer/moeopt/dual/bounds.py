@@ -185,15 +185,18 @@ class _Part:
     def least_by_neighbours(self, index: int) -> float:
         """What no placement of a candidate replays faster than (the step's end aside): infinite where none is within
         the target, zero where that was not looked at."""
-        only = np.array([index])
-        prices = self.prices.only(only)
+        prices = self.prices.only(np.array([index]))
         if prices.by_block or not self.grid.has_placements(self.deepest):
             return 0.0
-        holding = Holding(self.question.problem, self.question.costs.rows(only), self.question.memory_bytes)
         try:
-            return ByNeighbours(self.grid, self.rows, prices, holding, self.deepest).least_ns()
+            return ByNeighbours(self.grid, self.rows, prices, self._holding(index), self.deepest).least_ns()
         except TooMany:
             return 0.0
+
+    def _holding(self, index: int) -> Holding:
+        """What the ranks of a candidate may hold."""
+        costs = self.question.costs.rows(np.array([index]))
+        return Holding(self.question.problem, costs, self.question.memory_bytes)
 
     def is_open(self, index: int) -> bool:
         """Whether a candidate has base times that are left, as far as that was looked at."""
@@ -208,13 +211,11 @@ class _Part:
         """For each base time of a candidate a placement that is left, an empty one where that is not known, None where
         there is none. By block the first layers of a stage have prices of their own, which ways of a rank do not know.
         """
-        only = np.array([index])
-        prices = self.prices.only(only)
+        prices = self.prices.only(np.array([index]))
         if prices.by_block:
             return [self.nothing] * len(bases)
-        holding = Holding(self.question.problem, self.question.costs.rows(only), self.question.memory_bytes)
         try:
-            ranks = ByRank(self.grid, self.rows, prices, holding, self.deepest)
+            ranks = ByRank(self.grid, self.rows, prices, self._holding(index), self.deepest)
         except TooMany:
             return [self.nothing] * len(bases)
         near = np.flatnonzero(ranks.may_hold(bases))

@@ -15,11 +15,7 @@ def most_by_time(tables: Tables, upper_ns: Array) -> Array:
     """Rows x ranks: what UB2 (`upper_ns`, its least value) leaves of the target limits R1, which is M times the rank's
     own work and the stages of the first position before it."""
     mine, pp = tables.prices, tables.grid.pp
-    kinds = duration_ns(mine.kinds)
-    commonest = (mine.kinds[:, :, 4] * kinds).sum(axis=1)
-    special = np.zeros((len(kinds), pp))
-    special[:, 0] += duration_ns(mine.embedding)
-    special[:, -1] += duration_ns(mine.loss)
+    commonest, special = _layer_and_special_ns(mine, pp)
     room = ((mine.target_ns - upper_ns)[:, None] - mine.fill_ns(pp)) / tables.rows.schedule[2] - special
     return np.asarray(np.floor(room / commonest[:, None] * (1 + SLACK)))
 
@@ -52,16 +48,20 @@ def most_by_memory(grid: Grid, rows: Rows, mine: Prices, deepest: int) -> Array:
 def whole_layers_ns(grid: Grid, rows: Rows, prices: Prices, deepest: int) -> Array:
     """The least R1 that lets ranks within their memory hold all layers of the commonest kind together: no pipeline's
     replay is below it. By candidate; infinite where no time is enough."""
-    commonest = max(grid.kinds, key=grid.layers.count)
-    layers, kind = grid.layers.count(commonest), grid.kinds.index(commonest)
+    layers = max(map(grid.layers.count, grid.kinds))
     most = np.clip(most_by_memory(grid, rows, prices, deepest), -1, layers)
-    special = np.zeros_like(most)
-    special[:, 0] += duration_ns(prices.embedding)
-    special[:, -1] += duration_ns(prices.loss)
-    each = duration_ns(prices.kinds)[:, kind]
+    each, special = _layer_and_special_ns(prices, grid.pp)
     held = np.arange(layers + 1)[None, None, :]
     row = rows.schedule[2] * (special[:, :, None] + held * each[:, None, None]) + prices.fill_ns(grid.pp)[:, :, None]
     row = np.where(held <= most[:, :, None], row, np.inf)
     # With the n-th shortest of all steps of one layer more, n layers and one on every rank may be held at least.
     steps = np.sort(row[:, :, 1:].reshape(len(row), -1), axis=1)[:, layers - 1]
     return np.asarray(np.where((most < 0).any(axis=1), np.inf, np.maximum(steps, row[:, :, 0].max(axis=1))))
+
+
+def _layer_and_special_ns(mine: Prices, pp: int) -> tuple[Array, Array]:
+    """A layer of the commonest kind (by candidate), and the embedding and the loss on their ranks (x ranks)."""
+    special = np.zeros((len(mine.kinds), pp))
+    special[:, 0] += duration_ns(mine.embedding)
+    special[:, -1] += duration_ns(mine.loss)
+    return (mine.kinds[:, :, 4] * duration_ns(mine.kinds)).sum(axis=1), special

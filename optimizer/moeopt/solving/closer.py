@@ -60,7 +60,7 @@ class Closer:
         from moeopt.cpsat.closing import Asked
 
         near_ns, limit_bytes = self.record.near_ns, self.record.best.found.candidate.problem.memory_limit
-        gap, share = max(self.effort.gap, self.effort.near), 1.0 if self.effort.is_full else _SHARE
+        gap, share = self.effort.enough, 1.0 if self.effort.is_full else _SHARE
         asked: dict[int, Asked] = {}
         for position in queue.lowest(_AT_ONCE if self.effort.is_full else _FEW_AT_ONCE):
             candidate, paths = queue.candidate(position), raising.paths

@@ -22,6 +22,11 @@ class Effort:
     """... and bounds that are within this of the best step are not raised further."""
 
     @property
+    def enough(self) -> Fraction:
+        """The gap at which a bound is left as it is."""
+        return max(self.gap, self.near)
+
+    @property
     def is_full(self) -> bool:
         """Whether to go on until everything is settled."""
         return self.few is None

@@ -25,7 +25,7 @@ class Record:
     @property
     def near_ns(self) -> int:
         """No bound is raised that is not below it."""
-        return target_ns(self.best.step_ns, max(self.effort.gap, self.effort.near))
+        return target_ns(self.best.step_ns, self.effort.enough)
 
     def judge(self, candidate: Candidate, pipeline: PipelineLayout) -> Timed:
         """Replay a placement; the best one that fits is kept."""
