@@ -11,8 +11,7 @@ import pytest
 
 from enumeration import block_problem, peak_bytes, placed, placements, random_problem
 from moeopt.accounting.ledger import Ledger
-from moeopt.dual import raised, sampled
-from moeopt.dual.bounds import Answer
+from moeopt.dual import Answer, raised, sampled
 from moeopt.dual.grid import Grid, first_of_each, grid_of
 from moeopt.dual.pairs import ask_pairs
 from moeopt.dual.prices import MEASURES, Prices, Rows, sums_over_layers

@@ -13,6 +13,7 @@ is exact in whole layers, whatever kinds of layers there are (`walks`); x is one
 (`grid`); the weights are raised by subgradient steps (`ascent`), for all candidates of one order of operations at once.
 """
 
-from moeopt.dual.bounds import Answer, Question, filled, paired, raised, sampled
+from moeopt.dual.bounds import filled, paired, raised, sampled
+from moeopt.dual.part import Answer, Question
 
 __all__ = ["Answer", "Question", "filled", "paired", "raised", "sampled"]

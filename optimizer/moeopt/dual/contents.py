@@ -30,6 +30,8 @@ _MOST = 10_000
 """Ways of one rank that are looked at; a rank with more is not."""
 _CELLS = 2**17
 """Entries of one array: ways times memory rows."""
+_SMALLEST = 1e-6
+"""Bytes or nanoseconds of a layer that takes none; and layers that rounding may hide."""
 
 
 class Role(NamedTuple):
@@ -55,7 +57,7 @@ class Contents:
     forward_ns: Array
     backward_ns: Array
 
-    def only(self, mask: Mask) -> "Contents":
+    def only(self, mask: Mask | Index) -> "Contents":
         """Some of the ways."""
         return Contents(*(getattr(self, field.name)[mask] for field in fields(self)))
 
@@ -110,7 +112,7 @@ class Filling:
         sums = _measures(prices.layers[0].T)
         self._first = sums[: self.prefix + 1]
         """Of the first layers of the prefix."""
-        self._window = np.array(
+        self.window = np.array(
             [(sums[self.prefix + n :] - sums[self.prefix : len(sums) - n]).min(axis=0) for n in range(self.counted + 1)]
         )
         """Of so many counted layers at least."""
@@ -120,7 +122,7 @@ class Filling:
         """By rank, as `Prices.fill_ns`."""
         return np.asarray(self.prices.fill_ns(self.grid.pp)[0])
 
-    def _longest_ns(self, rank: int) -> float:
+    def longest_ns(self, rank: int) -> float:
         """What one micro-batch takes on a rank at most: R1 is within the target, beside UB2, which is no less than all
         ranks on average."""
         if not self.rows.timed:
@@ -146,30 +148,36 @@ class Filling:
                     if not (taken and phase == 2 and grid.vpp == 1):
                         yield Role(before, taken, phase)
 
-    def contents(self, rank: int, most: int, ways: int = _MOST) -> Contents:
-        """Every way to fill a rank with at most so many counted layers a chunk. Raises TooMany where there are more
-        than `ways` in one role, as far as that shows on the way."""
-        frame, flight = self._frame(rank, most), self._flight(rank)
-        room, longest = self.holding.room(self.grid, flight), self._longest_ns(rank)
-        start = frame.fixed + self._window[np.minimum(frame.fewest, self.counted)]
-        role, counts = np.arange(len(start)), np.zeros((len(start), 0), dtype=np.int64)
-        used = (start[:, None, :, 1] + flight * start[:, None, :, 2]).sum(axis=2)
-        spent = start[:, :, 0].sum(axis=1)
+    def contents(self, rank: int, most: int, ways: int = _MOST, fewest: float = 0) -> Contents:
+        """Every way to fill a rank with at most so many counted layers a chunk, and at least `fewest` in all. Raises
+        TooMany where there are more than `ways` in one role, as far as that shows on the way."""
+        frame, flight = self._frame(rank, most), self.flight(rank)
+        rest = Rest(self, rank, frame)
+        role, counts = np.arange(len(frame.fixed)), np.zeros((len(frame.fixed), 0), dtype=np.int64)
+        used, spent = rest.used, rest.spent
         for chunk in range(self.grid.vpp):
             more, may = self._further(frame, chunk)
             grow = more[:, :, None, 1] + flight[:, chunk] * more[:, :, None, 2]
             later = spent[:, None] + more[role, :, 0]
-            way, step = np.nonzero(may[role] & (later <= longest))
-            fits, used = _fitting(used, grow, (way, role[way], step), room)
+            way, step = np.nonzero(may[role] & (later <= rest.longest_ns))
+            fits, used = _fitting(used, grow, (way, role[way], step), rest.room)
             way, step = way[fits], step[fits]
             role, spent, counts = role[way], later[way, step], np.column_stack([counts[way], step])
+            if fewest > 0:
+                enough = counts.sum(axis=1) + rest.most(chunk + 1, role, used, spent) >= fewest
+                role, spent, counts, used = role[enough], spent[enough], counts[enough], used[enough]
             if np.bincount(role).max(initial=0) > ways:
                 raise TooMany
-        fits = np.flatnonzero((used + self._beside(rank, role, flight, counts) <= room).all(axis=1))
+        fits = np.flatnonzero((used + self._beside(rank, role, flight, counts) <= rest.room).all(axis=1))
         fits = fits[np.lexsort((counts[fits].sum(axis=1), role[fits]))]
         role, counts = role[fits], counts[fits]
-        times = (frame.fixed[role, :, measure] + self._window[counts, measure] for measure in (0, 3, 4))
+        times = (frame.fixed[role, :, measure] + self.window[counts, measure] for measure in (0, 3, 4))
         return Contents(role, counts.sum(axis=1), counts, *times)
+
+    def most(self, rank: int, most: int) -> float:
+        """Counted layers that a rank holds with at most so many a chunk: no fewer than in any way to fill it."""
+        rest = Rest(self, rank, self._frame(rank, most))
+        return float(rest.most(0, np.arange(len(rest.used)), rest.used, rest.spent).max(initial=-np.inf))
 
     def _frame(self, rank: int, most: int) -> "Frame":
         roles = self.roles(rank)
@@ -184,9 +192,9 @@ class Filling:
         (roles x layers): as the role says, and no longer than any stage."""
         fewest, most = frame.fewest[:, chunk, None], frame.most[:, chunk, None]
         steps = np.arange(most.max(initial=0) + 1)
-        time = frame.fixed[:, chunk, None, 0] + self._window[steps, 0]
+        time = frame.fixed[:, chunk, None, 0] + self.window[steps, 0]
         may = (steps >= fewest) & (steps <= most) & (time <= self.prices.longest_ns[0])
-        return self._window[steps] - self._window[np.minimum(fewest, self.counted)], may
+        return self.window[steps] - self.window[np.minimum(fewest, self.counted)], may
 
     def _beside(self, rank: int, role: Index, flight: Array, counts: Index) -> Array:
         """Bytes once on the rank for what it has, and what passes in its largest running piece: ways x memory rows."""
@@ -246,9 +254,41 @@ class Filling:
             limit[-1] = 0
         return limit
 
-    def _flight(self, rank: int) -> Array:
+    def flight(self, rank: int) -> Array:
         """Memory rows of the rank x chunks."""
         return self.rows.flight[self.rows.resident[:, rank] > 0, rank :: self.grid.pp]
+
+
+class Rest:
+    """What a rank that is filled in part may still take: limits on all its chunks together."""
+
+    def __init__(self, filling: Filling, rank: int, frame: Frame) -> None:
+        """With the fewest layers on every chunk: bytes used (roles x memory rows) and ns spent (roles)."""
+        self._frame, flight = frame, filling.flight(rank)
+        self.room, self.longest_ns = filling.holding.room(filling.grid, flight), filling.longest_ns(rank)
+        start = frame.fixed + filling.window[np.minimum(frame.fewest, filling.counted)]
+        self.used = np.asarray((start[:, None, :, 1] + flight * start[:, None, :, 2]).sum(axis=2))
+        self.spent = np.asarray(start[:, :, 0].sum(axis=1))
+        self._layer = filling.window[min(1, filling.counted)]
+        self._bytes = np.maximum(self._layer[1] + flight * self._layer[2], _SMALLEST)
+        """Of a further layer, at least: memory rows x chunks."""
+
+    def most(self, chunk: int, role: Index, used: Array, spent: Array) -> Array:
+        """Counted layers at most on this chunk and those after it, of ways that used so many bytes (x memory rows) and
+        ns on those before it and for the fewest on the others. A row alone is filled by its chunks of the fewest bytes
+        a layer."""
+        frame, further = self._frame, (self.longest_ns - spent) / max(float(self._layer[0]), _SMALLEST)
+        fewest = frame.fewest[:, chunk:].sum(axis=1)
+        spare = np.maximum(frame.most - frame.fewest, 0)[:, chunk:]
+        left = self.room - used
+        for each in np.unique(role).tolist():
+            mine = np.flatnonzero(role == each)
+            for row, bytes_ in enumerate(self._bytes[:, chunk:]):
+                order = np.argsort(bytes_, kind="stable")
+                layers = np.cumsum(np.concatenate([[0], spare[each, order]]))
+                filled = np.cumsum(np.concatenate([[0], spare[each, order] * bytes_[order]]))
+                further[mine] = np.minimum(further[mine], np.interp(left[mine, row], filled, layers))
+        return np.asarray(further + fewest[role] + _SMALLEST)
 
 
 def _fitting(used: Array, grow: Array, at: tuple[Index, Index, Index], room: Array) -> tuple[Index, Array]:

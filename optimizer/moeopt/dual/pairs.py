@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from moeopt.dual.bounds import Answer, Question
+from moeopt.dual.part import Answer, Question
 from moeopt.dual.prices import Cuts, Rows
 from moeopt.parallel import side_by_side
 from moeopt.pipeline import PipelineLayout

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from moeopt.schedule.order import backwards_by_chunk, forwards_by_chunk, schedule_table, warmup_forwards
 from moeopt.schedule.shape import Schedule
+from moeopt.schedule.tree_join import TooManyPairs, tree_join
 
 Operations = NDArray[np.float64]
 """Operations of one rank: (paths x) forwards by chunk, then backwards by chunk."""
@@ -29,6 +30,8 @@ Times = NDArray[np.float64]
 """What they take: ways to fill a rank x (forwards by chunk, then backwards by chunk)."""
 Matrix = NDArray[np.float32]
 """Ways of the lower rank x ways of the upper: nanoseconds, off by less than `SLACK` of themselves."""
+Column = NDArray[np.float32]
+Index = NDArray[np.int64]
 SLACK = 3e-5
 _CELLS = 2**15
 """Pairs of ways that are looked at together: what fits into a cache."""
@@ -44,6 +47,33 @@ class Both(NamedTuple):
     def of(cls, paths: Sequence[tuple[Operations, Operations]]) -> "Both":
         """From one path after the other."""
         return cls(np.array([lower for lower, _ in paths]), np.array([upper for _, upper in paths]))
+
+
+class Within(NamedTuple):
+    """Pairs of ways: of the lower rank, of the upper, and nanoseconds, off by less than `SLACK` of themselves."""
+
+    lower: Index
+    upper: Index
+    ns: Column
+
+    @classmethod
+    def none(cls) -> "Within":
+        """No pair."""
+        return cls(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32))
+
+    @classmethod
+    def of(cls, matrix: Matrix, limit_ns: float) -> "Within":
+        """The pairs within a limit."""
+        lower, upper = np.nonzero(matrix <= limit_ns)
+        return cls(lower, upper, matrix[lower, upper])
+
+    def only(self, mask: NDArray[np.bool_]) -> "Within":
+        """Some of the pairs."""
+        return self if mask.all() else Within(self.lower[mask], self.upper[mask], self.ns[mask])
+
+    def after(self, lower: int) -> "Within":
+        """The same, with so many ways of the lower rank before these."""
+        return Within(self.lower + lower, self.upper, self.ns)
 
 
 class Neighbours:
@@ -132,52 +162,80 @@ class Neighbours:
         new = np.flatnonzero(np.any(np.diff(chunks, axis=0, prepend=-1) != 0, axis=1))
         return self._ticks(chunks[new]), np.diff(new, append=len(chunks)).astype(float)
 
-    def least_ns(self, lower: Times, upper: Times, fills_ns: tuple[float, float], hop_ns: float) -> Matrix:
-        """What no replay of two ways to fill the ranks is below: ways of the lower x ways of the upper. `fills_ns`:
-        what each rank waits before its first and after its last operation at least."""
-        value = np.empty((len(lower), len(upper)), dtype=np.float32)
+    def within(
+        self, lower: Times, upper: Times, fills_ns: tuple[float, float], hop_ns: float, limit_ns: float, most: int
+    ) -> "Within":
+        """The pairs of ways to fill the ranks that no path rules out: none is above the limit. `fills_ns`: what each
+        rank waits before its first and after its last operation at least. Raises TooManyPairs where more than `most`
+        would be looked at."""
+        if self.meets and self.schedule.ep_overlap:
+            every = _Pair(lower, upper, hop_ns)
+            return self._not_alone(every, self._joint_within(every, limit_ns - fills_ns[0], most), fills_ns, limit_ns)
+        if len(lower) * len(upper) > most:
+            raise TooManyPairs
+        found = [Within.none()]
         size = max(_CELLS // max(len(upper), 1), 1)
         for first in range(0, len(lower), size):
             pair = _Pair(lower[first : first + size], upper, hop_ns)
-            value[first : first + size] = self._of(pair, fills_ns)
-        return value
+            near = self._apart_within(pair, limit_ns - fills_ns[0]) if self.meets else Within.of(pair.full(0.0), np.inf)
+            found.append(self._not_alone(pair, near, fills_ns, limit_ns).after(first))
+        return Within(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
 
-    def _of(self, pair: "_Pair", fills_ns: tuple[float, float]) -> Matrix:
+    def _not_alone(self, pair: "_Pair", near: "Within", fills_ns: tuple[float, float], limit_ns: float) -> "Within":
+        """With what each rank takes alone, beside the paths through both."""
         every = np.full(2 * self.schedule.vpp, float(self.schedule.num_microbatches))
-        value = np.maximum(pair.lower(every) + np.float32(fills_ns[0]), pair.upper(every) + np.float32(fills_ns[1]))
-        if self.meets:
-            paths = self._joint_ns(pair) if self.schedule.ep_overlap else self._apart_ns(pair)
-            np.maximum(value, paths + np.float32(fills_ns[0]), out=value)
-        return np.asarray(value)
+        alone = pair.lower(every)[near.lower, 0] + np.float32(fills_ns[0])
+        alone = np.maximum(alone, pair.upper(every)[0, near.upper] + np.float32(fills_ns[1]))
+        near = near._replace(ns=np.maximum(near.ns + np.float32(fills_ns[0]), alone))
+        return near.only(near.ns <= limit_ns)
 
-    def _joint_ns(self, pair: "_Pair") -> Matrix:
+    def _joint_within(self, pair: "_Pair", limit_ns: float, most: int) -> "Within":
         """Every tick on the longer rank or on both in turn: their mean, and more by half of what they differ, or by a
         hop."""
         ticks, count, follows = self._alike
         half = count[:, None] / 2
-        total = np.maximum(pair.longest(self._ups), pair.lower(self._head))
-        total += np.maximum(pair.longest(self._downs), pair.lower(self._tail))
-        total += pair.lower((half * ticks.lower).sum(axis=0)) + pair.upper((half * ticks.upper).sum(axis=0))
-        more = np.empty_like(total)
-        each = zip(pair.lowers(half * ticks.lower), pair.uppers(half * ticks.upper), follows * pair.hop_ns, strict=True)
-        for mine, other, hops in each:
-            np.subtract(mine, other, out=more)
-            np.abs(more, out=more)
-            np.maximum(more, np.float32(hops), out=more)
-            total += more
-        return np.asarray(total)
+        tables = pair.lowers(half * ticks.lower)[:, :, 0], pair.uppers(half * ticks.upper)[:, 0]
+        own = (
+            pair.lower(self._head + self._tail + (half * ticks.lower).sum(axis=0))[:, 0],
+            pair.upper((half * ticks.upper).sum(axis=0))[0],
+        )
+        hops = (follows * pair.hop_ns).astype(np.float32)
+        near = Within(*tree_join(tables, own, hops, self._levels, limit_ns, most))
+        for both, alone in ((self._ups, self._head), (self._downs, self._tail)):
+            longer = pair.longest(both, near) - pair.lower(alone)[near.lower, 0]
+            np.add(near.ns, np.maximum(longer, np.float32(0)), out=near.ns)
+        return near.only(near.ns <= limit_ns)
 
-    def _apart_ns(self, pair: "_Pair") -> Matrix:
+    @cached_property
+    def _levels(self) -> list[list[int]]:
+        """The kinds of ticks in an order in which ways share as much as they can: first the most frequent one; then
+        always those with the fewest chunks that did not occur before. Those that bring in none belong together."""
+        ticks, count, _ = self._alike
+        vpp, met, levels = self.schedule.vpp, set[int](), list[list[int]]()
+        runs = [{column % vpp for column in np.flatnonzero(both).tolist()} for both in ticks.lower + ticks.upper]
+        left = sorted(range(len(count)), key=lambda tick: -count[tick])
+        while left:
+            tick = min(left, key=lambda each: len(runs[each] - met))
+            if not levels or not runs[tick] <= met:
+                levels.append([])
+            met |= runs[tick]
+            levels[-1].append(tick)
+            left.remove(tick)
+        return levels
+
+    def _apart_within(self, pair: "_Pair", limit_ns: float) -> "Within":
         """In every period the longest cycle from either rank to itself."""
         length, periods = self._period
         begin, end, w = self._warmup + periods * length, self._forwards, self._warmup
-        stays = pair.lower(self._head + self._run((begin, end), (begin - w, end - w)) + self._tail)
-        rest = self._run((begin - 1, end - 1), (begin - w + 1, end - w + 1))
-        changes = pair.longest(self._ups) + pair.upper(rest) + pair.longest(self._downs)
+        stays = pair.full(0.0) + pair.lower(self._head + self._run((begin, end), (begin - w, end - w)) + self._tail)
+        changes = pair.full(0.0) + pair.upper(self._run((begin - 1, end - 1), (begin - w + 1, end - w + 1)))
         if periods:
             cycles = self._cycles(pair)
             stays, changes = stays + periods * cycles[0], changes + periods * cycles[1]
-        return np.asarray(np.maximum(stays, changes))
+        near = Within.of(np.maximum(stays, changes), limit_ns)
+        turns = pair.longest(self._ups, near) + pair.longest(self._downs, near)
+        changed = changes[near.lower, near.upper] + turns
+        return near._replace(ns=np.maximum(stays[near.lower, near.upper], changed))
 
     def _cycles(self, pair: "_Pair") -> list[Matrix]:
         """The longest way through a period from the lower rank to itself, and from the upper."""
@@ -226,12 +284,11 @@ class _Pair:
         """The same for one path."""
         return np.asarray(self.uppers(path[None])[0])
 
-    def longest(self, paths: Both) -> Matrix:
-        """The longest of some paths that change ranks once."""
-        longest, one = self.full(-np.inf), self.full(0.0)
+    def longest(self, paths: Both, near: Within) -> Column:
+        """The longest of some paths that change ranks once, for some pairs."""
+        longest = np.full(len(near.ns), -np.inf, dtype=np.float32)
         for lower, upper in zip(self.lowers(paths.lower), self.uppers(paths.upper), strict=True):
-            np.add(lower, upper, out=one)
-            np.maximum(longest, one, out=longest)
+            np.maximum(longest, lower[near.lower, 0] + upper[0, near.upper], out=longest)
         return np.asarray(longest + np.float32(self.hop_ns))
 
 

@@ -119,7 +119,7 @@ class Certifier:
         """Below every layout's replayed step, between two steps."""
         known = [self._ceiling_ns, self.record.target_ns]
         known += [queue.least] if len(queue) else []
-        return min(known if self.closer.closed_ns is None else [*known, self.closer.closed_ns])
+        return min(known if self.record.settled_ns is None else [*known, self.record.settled_ns])
 
     def _take_lowest(self, queue: Queue, raising: ReplayRaising) -> bool:
         """Raise the lowest bounds, or settle their candidates; False to stop."""

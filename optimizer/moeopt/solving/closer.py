@@ -30,8 +30,6 @@ class Closer:
 
     def __init__(self, record: Record, effort: Effort, settings: Settings) -> None:
         self.record, self.effort, self.settings = record, effort, settings
-        self.closed_ns: int | None = None
-        """CP-SAT left nothing below it, of the candidates that it closed."""
         self._attempts: Counter[tuple[object, ...]] = Counter()
         """By candidate: how often CP-SAT was asked without an end."""
 
@@ -51,7 +49,7 @@ class Closer:
         found = Closing(self.settings).run(list(asked.values()))
         closed = [self._take(attempt, raising) for attempt in found]
         if any(closed):
-            self.closed_ns = min(self.record.near_ns, self.closed_ns or self.record.near_ns)
+            self.record.settle()
         queue.close([position for position, done in zip(asked, closed, strict=True) if done])
         return closed[0] or (found[0].status == "open" and not self.settings.expired)
 

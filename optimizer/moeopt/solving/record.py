@@ -16,6 +16,8 @@ class Record:
     def __init__(self, known: Sequence[Found], effort: Effort, progress: Progress | None) -> None:
         self.effort, self._progress = effort, progress
         self.best = min((Replayed.judge(found) for found in known), key=lambda item: item.step_ns)
+        self.settled_ns: int | None = None
+        """Candidates are left out that have no step below it; None while there are none."""
 
     @property
     def target_ns(self) -> int:
@@ -26,6 +28,12 @@ class Record:
     def near_ns(self) -> int:
         """No bound is raised that is not below it."""
         return target_ns(self.best.step_ns, self.effort.enough)
+
+    def settle(self) -> int:
+        """What a step must be below to be looked for, where bounds that are near enough are left alone: candidates
+        without one are left out from now on."""
+        self.settled_ns = min(self.near_ns, self.settled_ns or self.near_ns)
+        return self.near_ns
 
     def judge(self, candidate: Candidate, pipeline: PipelineLayout) -> Timed:
         """Replay a placement; the best one that fits is kept."""

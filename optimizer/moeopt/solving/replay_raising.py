@@ -1,6 +1,7 @@
 """Bounds on candidates' replayed steps, raised by critical paths and by what ranks next to each other hold."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from moeopt.candidate import Candidate
 from moeopt.dual import Answer, Question, paired, raised
@@ -61,9 +62,13 @@ class ReplayRaising:
         return tried and candidate.key not in self._paired and not self.can_raise(candidate)
 
     def _pair(self, positions: Sequence[int], limits: Limits) -> None:
-        """Raise bounds by what ranks next to each other hold."""
+        """Raise bounds by what ranks next to each other hold, as far as is enough; placements that are left are
+        replayed."""
         self._paired.update(self.queue.candidate(position).key for position in positions)
-        self.queue.raise_bounds(positions, limits, paired)
+        near_ns = self.record.settle()
+        limits = replace(limits, time_ns=min(near_ns - 1, limits.time_ns or near_ns))
+        for left in self.queue.raise_bounds(positions, limits, paired):
+            self._replay(left, Schedule(*left.candidate.schedule))
 
     def _deepen(self, lowest: Sequence[Candidate]) -> bool:
         """More critical paths for schedules of candidates that were raised with all that there are, or have none;
@@ -109,5 +114,5 @@ class ReplayRaising:
         for pipeline in left.placed if left.complete else left.placed[:_REPLAYED]:
             item = self.record.judge(left.candidate, pipeline)
             self.paths.spent += schedule.operations
-            if item.cut is not None:
+            if item.cut is not None and schedule in self.paths.of:
                 self.paths.of[schedule].add(item.cut)

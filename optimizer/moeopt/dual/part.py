@@ -1,0 +1,220 @@
+"""Candidates of one order of operations, their prices, and what is asked and answered about them."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from moeopt.dual.ascent import Ascent, Best, Listed, Measured
+from moeopt.dual.by_neighbours import ByNeighbours
+from moeopt.dual.by_rank import ByRank
+from moeopt.dual.contents import Holding, TooMany
+from moeopt.dual.grid import Array, Grid, grid_of
+from moeopt.dual.prices import Prices, Rows, duration_ns, ub2_at
+from moeopt.dual.tables import NEVER, Index, Tables
+from moeopt.dual.tops import SLACK, base_times, deepest_stage, tops_of
+from moeopt.dual.walks import Placements
+from moeopt.parallel import side_by_side
+from moeopt.pipeline import PipelineLayout
+from moeopt.problem.problem import Problem
+from moeopt.schedule.placement import ledger_many
+from moeopt.screening.costs import Costs
+from moeopt.screening.limits import Column
+
+_JUDGED = 4
+"""Placements of a candidate worth judging where not all are known."""
+_MOST_ROWS = 384
+"""Rows of one ascent; larger groups are taken in parts."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """Candidates of one schedule: their costs, the step's end at the mean rank, what a step and a stage may take (all
+    columns), and a GPU hold."""
+
+    problem: Problem
+    rows: Rows
+    costs: Costs
+    end_ns: Column
+    time_ns: Column
+    longest_ns: Column
+    memory_bytes: int
+
+    @property
+    def work(self) -> int:
+        """How much there is to do, beside other questions: stages, squared, of all candidates."""
+        pp, vpp, *_ = self.rows.schedule
+        return len(self.time_ns) * (pp * vpp) ** 2
+
+    @property
+    def grid(self) -> Grid:
+        """The grid of all candidates."""
+        pp, vpp, *_ = self.rows.schedule
+        return grid_of(self.problem.architecture.layers, pp, vpp, self.problem.mtp_layers)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """For each candidate: a step that none of its placements that fit goes below (above `time_ns` where none is within
+    it), and placements worth judging."""
+
+    bound_ns: Column
+    placed: list[list[PipelineLayout]]
+    complete: list[bool]
+    """Whether no other placement could be within the limits."""
+
+
+class Part:
+    """What the ascents of a question share."""
+
+    def __init__(self, question: Question) -> None:
+        self.question, self.rows, self.grid = question, question.rows, question.grid
+        within = question.time_ns.astype(float), question.longest_ns.astype(float), question.memory_bytes
+        self.prices = Prices.of(self.grid, self.rows, question.costs, question.end_ns.astype(float), within)
+        self.size = len(question.time_ns)
+        counts = np.zeros((self.size, self.grid.stages), dtype=np.int64)
+        self.best = Best(np.full(self.size, NEVER), counts, np.zeros(self.size, dtype=np.int64))
+        self._bases: tuple[Index, Array] | None = None
+        """Base times that are left: whose, and which."""
+
+    @cached_property
+    def deepest(self) -> int:
+        """Most layers of a stage."""
+        return deepest_stage(self.grid, self.prices)
+
+    def settle_by_rank(self, rounds: int) -> None:
+        """Leave out the base times of candidates with which no placement is within the target, rank by rank."""
+        if not self.grid.has_placements(self.deepest) or (self.rows.replayed and self.rows.timed):
+            return
+        of, base = base_times(self.grid, self.rows, self.prices, self.deepest, one=False)
+        mine = [np.flatnonzero(of == index) for index in np.unique(of)]
+        keep = np.ones(len(of), dtype=bool)
+        left = side_by_side(lambda at: self._left_by_rank(int(of[at[0]]), base[at], rounds), mine)
+        for at, parts in zip(mine, left, strict=True):
+            for where, placed in zip(at.tolist(), parts, strict=True):
+                keep[where] = placed is not None
+                if placed is not None and len(placed.ending):
+                    self._take(of[where : where + 1], base[where : where + 1], placed)
+        self._bases = of[keep], base[keep]
+
+    def by_neighbours(self, index: int) -> ByNeighbours | None:
+        """The ranks of a candidate, two by two; None where that is not looked at. By block, ways of a rank do not know
+        the prices of a stage's first layers."""
+        prices = self.prices.only(np.array([index]))
+        if prices.by_block or not self.grid.has_placements(self.deepest):
+            return None
+        try:
+            return ByNeighbours(self.grid, self.rows, prices, self.holding(index), self.deepest)
+        except TooMany:
+            return None
+
+    def holding(self, index: int) -> Holding:
+        """What the ranks of a candidate may hold."""
+        costs = self.question.costs.rows(np.array([index]))
+        return Holding(self.question.problem, costs, self.question.memory_bytes)
+
+    def is_open(self, index: int) -> bool:
+        """Whether a candidate has base times that are left, as far as that was looked at."""
+        return self._bases is None or index in self._bases[0]
+
+    def _take(self, of: Index, base: Array, placed: Placements) -> None:
+        """A placement that was met."""
+        measured = Measured.of(self.rows, self.prices.only(of), placed)
+        self.best.take(self.rows, placed, measured, of, base)
+
+    def _left_by_rank(self, index: int, bases: Array, rounds: int) -> list[Placements | None]:
+        """For each base time of a candidate a placement that is left, an empty one where that is not known, None where
+        there is none. By block the first layers of a stage have prices of their own, which ways of a rank do not know.
+        """
+        prices = self.prices.only(np.array([index]))
+        if prices.by_block:
+            return [self.nothing] * len(bases)
+        try:
+            ranks = ByRank(self.grid, self.rows, prices, self.holding(index), self.deepest)
+        except TooMany:
+            return [self.nothing] * len(bases)
+        near = np.flatnonzero(ranks.may_hold(bases))
+        tops = self._tops(prices.only(np.zeros_like(near)), bases[near])
+        asked = [(base, [top[row, np.isfinite(top[row])] for top in tops]) for row, base in enumerate(bases[near])]
+        left: list[Placements | None] = [None] * len(bases)
+        for at, placed in zip(near, side_by_side(lambda each: self._left_at(ranks, *each, rounds), asked), strict=True):
+            left[at] = placed
+        return left
+
+    def _left_at(self, ranks: ByRank, base_ns: float, tops: list[Array], rounds: int) -> Placements | None:
+        try:
+            return ranks.left(base_ns, tops, rounds)
+        except TooMany:
+            return self.nothing
+
+    def _tops(self, prices: Prices, base: Array, most: int | None = None) -> list[Array]:
+        """The maxima that each chunk position may have."""
+        every = range(self.grid.vpp)
+        return [tops_of(self.grid, self.rows, prices, chunk, self.deepest, base)[:, :most] for chunk in every]
+
+    def ascents(self, most_tops: int | None = None) -> Iterator[Ascent]:
+        """For every candidate and base time of UB2 that is left; with `most_tops` only the most promising base time,
+        and so many maxima of a chunk position."""
+        grid, rows, deepest = self.grid, self.rows, self.deepest
+        if not grid.has_placements(deepest):
+            return
+        if self._bases is None:
+            self._bases = base_times(grid, rows, self.prices, deepest, one=most_tops is not None)
+        for of, base in _parts(*self._bases):
+            mine = self.prices.only(of)
+            tops = self._tops(mine, base, most_tops)
+            yield Ascent(Tables.of(grid, rows, mine, base, tops, deepest), of, self.best)
+
+    def met(self, index: int) -> list[PipelineLayout]:
+        """The best placement that was met of a candidate, if one fitted."""
+        return self.layouts(self.best.placement(index, self.prices.target_ns))
+
+    def layouts(self, placed: Placements) -> list[PipelineLayout]:
+        """Placements as pipeline layouts."""
+        mtp = self.question.problem.mtp_layers
+        return [
+            PipelineLayout.from_counts(self.grid.pp, counts, mtp, ending if mtp else None)
+            for counts, ending in zip(placed.counts.tolist(), placed.ending.tolist(), strict=True)
+        ]
+
+    @property
+    def nothing(self) -> Placements:
+        """No placement."""
+        return Placements.none(self.grid.stages)
+
+    def left(self, index: int, listed: list[Listed], most: int | None) -> tuple[Placements, bool]:
+        """The placements that are left of one candidate and within the limits, as far as its prices without padding
+        and the mean rank's step end tell, fastest first; and whether these are all."""
+        if not listed:
+            return self.nothing, True
+        complete = all(item.complete for item in listed)
+        placed = Placements.unique([item.placed for item in listed])
+        mine = self.prices.times(index, len(placed.ending))
+        held = mine.held(placed.counts, placed.ending)
+        time = duration_ns(held)
+        upper = [ub2_at(self.rows, np.full(len(time), base), time) for base in {item.base_ns for item in listed}]
+        value = self.rows.values(held, mine.hop_ns).max(axis=1) + np.minimum.reduce(upper)
+        fits = (value <= mine.target_ns * (1 + SLACK)) & (self.rows.bytes(held) <= mine.room + 1).all(axis=1)
+        near = np.flatnonzero(fits)
+        if not complete:
+            near = near[np.argsort(value[near], kind="stable")[: 2 * _JUDGED]]
+        placed, value, held = placed.only(near), value[near], held[near]
+        if self.rows.timed and not self.rows.replayed:
+            value = self._ledger(held, index)
+            within = value + int(self.question.end_ns[index]) <= int(self.question.time_ns[index])
+            placed, value = placed.only(within), value[within]
+        order = np.argsort(value, kind="stable")
+        complete = complete and (most is None or len(order) <= most)
+        return placed.only(order if complete else order[:_JUDGED]), complete
+
+    def _ledger(self, held: Array, index: int) -> Array:
+        """The ledger's pipeline time of placements, exactly."""
+        whole = held[:, :, :2].astype(np.int64)
+        hop_ns = int(self.prices.hop_ns[index])
+        return np.asarray(ledger_many(self.rows.schedule, whole[:, :, 0], whole[:, :, 1], hop_ns))
+
+
+def _parts(of: Index, base: Array) -> Iterator[tuple[Index, Array]]:
+    for first in range(0, len(of), _MOST_ROWS):
+        yield of[first : first + _MOST_ROWS], base[first : first + _MOST_ROWS]

@@ -1,0 +1,90 @@
+"""Pairs of rows of two tables whose distance is within a limit, found without looking at every pair.
+
+The distance is a sum over columns, so rows that begin alike share what their first columns add: both tables are sorted
+and seen as trees, whose branches part where a column differs. Pairs of branches are followed from the roots, level by
+level, as long as what the columns so far add, with the least that the rows of a branch add by themselves, is within the
+limit.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+Column = NDArray[np.float32]
+Index = NDArray[np.int64]
+
+
+class TooManyPairs(Exception):  # noqa: N818 - not an error: a way out of the loops
+    """More pairs of branches are within the limit than are worth looking at."""
+
+
+@dataclass(frozen=True)
+class _Level:
+    """Branches of one level: their first rows, what their rows add by themselves at least, and their first branches on
+    the next level (and behind the last one)."""
+
+    first: Index
+    own: Column
+    inner: Index
+
+
+class _Tree:
+    """A table of columns x rows, sorted. `levels` are columns that are looked at together, in order; `own` is what each
+    row adds by itself."""
+
+    def __init__(self, table: Column, own: Column, levels: Sequence[Sequence[int]]) -> None:
+        order = np.lexsort([table[column] for level in reversed(levels) for column in reversed(level)])
+        self.rows, self.table = order, table[:, order]
+        new = np.zeros(len(order), dtype=bool)
+        new[:1] = True
+        first = [np.zeros(1, dtype=np.int64)]
+        for level in levels:
+            for column in level:
+                new[1:] |= np.diff(self.table[column]) != 0
+            first.append(np.flatnonzero(new))
+        first.append(np.arange(len(order)))
+        ends = [np.append(np.searchsorted(after, here), len(after)) for here, after in pairwise(first)]
+        own = own[order]
+        self.levels = [
+            _Level(here, np.minimum.reduceat(own, here), inner)
+            for here, inner in zip(first, [*ends, np.arange(len(order) + 1)], strict=True)
+        ]
+
+
+def tree_join(
+    tables: tuple[Column, Column],
+    own: tuple[Column, Column],
+    least: Column,
+    levels: Sequence[Sequence[int]],
+    limit: float,
+    most: int,
+) -> tuple[Index, Index, Column]:
+    """The rows of both tables (columns x rows) whose sum over columns of max(|one - other|, `least` of the column),
+    with what each row adds by itself, is within the limit; and that sum. Raises TooManyPairs where more than `most`
+    pairs of branches would be looked at."""
+    if not all(table.shape[1] for table in tables):
+        return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32)
+    one, other = (_Tree(table, alone, levels) for table, alone in zip(tables, own, strict=True))
+    left = right = np.zeros(1, dtype=np.int64)
+    sums = np.zeros(1, dtype=np.float32)
+    for number in range(len(levels) + 1):
+        mine, theirs = one.levels[number].inner, other.levels[number].inner
+        wide, high = mine[left + 1] - mine[left], theirs[right + 1] - theirs[right]
+        sizes = wide * high
+        most -= int(sizes.sum())
+        if most < 0:
+            raise TooManyPairs
+        pair = np.repeat(np.arange(len(left)), sizes)
+        place = np.arange(len(pair)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        left, right = mine[left[pair]] + place // high[pair], theirs[right[pair]] + place % high[pair]
+        sums = sums[pair]
+        below, beside = one.levels[number + 1], other.levels[number + 1]
+        for column in levels[number] if number < len(levels) else ():
+            differ = one.table[column, below.first[left]] - other.table[column, beside.first[right]]
+            sums += np.maximum(np.abs(differ), least[column])
+        near = np.flatnonzero(sums + below.own[left] + beside.own[right] <= limit)
+        left, right, sums = left[near], right[near], sums[near]
+    return one.rows[left], other.rows[right], sums + below.own[left] + beside.own[right]
