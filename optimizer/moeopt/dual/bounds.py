@@ -9,7 +9,7 @@ from moeopt.dual.part import Answer, Part, Question
 from moeopt.dual.ranks import whole_layers_ns
 from moeopt.dual.tables import NEVER
 from moeopt.dual.tops import SLACK
-from moeopt.pipeline import PipelineLayout
+from moeopt.dual.walks import Placements
 from moeopt.schedule.shape import Schedule
 
 _LISTED_A_ROUND = 400
@@ -17,7 +17,7 @@ _LISTED_A_ROUND = 400
 _SAMPLED_TOPS = 4
 """Maxima of a chunk position that a sample looks at."""
 _LISTED, _MOST_REPLAYED = 256, 400_000
-"""Placements of one candidate that are listed to be replayed, and operations of these replays, at most."""
+"""Placements of one candidate that are left to be judged, and operations of their replays, at most."""
 _BY_RANK_FROM = 2
 """From so many rounds on, what memory and the slowest rank rule out rank by rank is looked at first."""
 
@@ -71,25 +71,23 @@ def filled(question: Question, rounds: int) -> Answer:
 
 
 def paired(question: Question) -> Answer:
-    """Bounds on replayed steps by what ranks next to each other may hold; and all placements of candidates that have
-    few left within the limits, where replays of them are exact."""
-    part, rows = Part(question), question.rows
-    least = whole_layers_ns(part.grid, rows, part.prices, part.deepest)
+    """Bounds on replayed steps by what ranks next to each other may hold, and by replays where that leaves few
+    placements; these, if they are fewer still."""
+    part, size = Part(question), len(question.time_ns)
+    least = whole_layers_ns(part.grid, question.rows, part.prices, part.deepest)
     least = np.where(least <= part.prices.target_ns * (1 + SLACK), least, np.inf)
-    listed: dict[int, list[PipelineLayout]] = {}
-    most = min(_MOST_REPLAYED // Schedule(*rows.schedule).operations, _LISTED)
+    listed: dict[int, Placements] = {}
+    most = min(_MOST_REPLAYED // Schedule(*question.rows.schedule).operations, _LISTED)
     for index in np.flatnonzero(np.isfinite(least)).tolist():
-        ranks = part.by_neighbours(index)
-        if ranks is not None:
-            least[index] = max(least[index], ranks.least_ns)
-            placed = ranks.placements(most) if np.isfinite(least[index]) else None
-            if placed is not None:
-                listed[index] = part.layouts(placed)
+        bound, placed = part.least_by_neighbours(index)
+        least[index] = max(least[index], bound)
+        if np.isfinite(bound) and placed is not None and len(placed.ending) <= most:
+            listed[index] = placed
     open_ = np.isfinite(least)
-    bound = np.where(open_, least * (1 - SLACK) + part.prices.end_ns, 0.0)
+    bound_ns = np.where(open_, least * (1 - SLACK) + part.prices.end_ns, 0.0)
     return Answer(
-        np.where(open_, bound.astype(np.int64), question.time_ns + 1),
-        [listed.get(index, []) for index in range(part.size)],
+        np.where(open_, bound_ns.astype(np.int64), question.time_ns + 1),
+        [part.layouts(listed.get(index, part.nothing)) for index in range(size)],
         [index in listed or not may for index, may in enumerate(open_.tolist())],
     )
 

@@ -30,6 +30,8 @@ _MOST = 10_000
 """Ways of one rank that are looked at; a rank with more is not."""
 _CELLS = 2**17
 """Entries of one array: ways times memory rows."""
+_MANY = 64
+"""Ways that are fewer are not looked at for whether they will have enough layers."""
 _SMALLEST = 1e-6
 """Bytes or nanoseconds of a layer that takes none; and layers that rounding may hide."""
 
@@ -163,7 +165,7 @@ class Filling:
             fits, used = _fitting(used, grow, (way, role[way], step), rest.room)
             way, step = way[fits], step[fits]
             role, spent, counts = role[way], later[way, step], np.column_stack([counts[way], step])
-            if fewest > 0:
+            if fewest > 0 and len(role) > _MANY:
                 enough = counts.sum(axis=1) + rest.most(chunk + 1, role, used, spent) >= fewest
                 role, spent, counts, used = role[enough], spent[enough], counts[enough], used[enough]
             if np.bincount(role).max(initial=0) > ways:
@@ -272,23 +274,20 @@ class Rest:
         self._layer = filling.window[min(1, filling.counted)]
         self._bytes = np.maximum(self._layer[1] + flight * self._layer[2], _SMALLEST)
         """Of a further layer, at least: memory rows x chunks."""
+        self._spare = np.maximum(frame.most - frame.fewest, 0).max(axis=0, initial=0)
+        """Layers beside the fewest, at most: chunks."""
 
     def most(self, chunk: int, role: Index, used: Array, spent: Array) -> Array:
         """Counted layers at most on this chunk and those after it, of ways that used so many bytes (x memory rows) and
         ns on those before it and for the fewest on the others. A row alone is filled by its chunks of the fewest bytes
         a layer."""
-        frame, further = self._frame, (self.longest_ns - spent) / max(float(self._layer[0]), _SMALLEST)
-        fewest = frame.fewest[:, chunk:].sum(axis=1)
-        spare = np.maximum(frame.most - frame.fewest, 0)[:, chunk:]
-        left = self.room - used
-        for each in np.unique(role).tolist():
-            mine = np.flatnonzero(role == each)
-            for row, bytes_ in enumerate(self._bytes[:, chunk:]):
-                order = np.argsort(bytes_, kind="stable")
-                layers = np.cumsum(np.concatenate([[0], spare[each, order]]))
-                filled = np.cumsum(np.concatenate([[0], spare[each, order] * bytes_[order]]))
-                further[mine] = np.minimum(further[mine], np.interp(left[mine, row], filled, layers))
-        return np.asarray(further + fewest[role] + _SMALLEST)
+        further = (self.longest_ns - spent) / max(float(self._layer[0]), _SMALLEST)
+        order = np.argsort(self._bytes[:, chunk:], axis=1, kind="stable")
+        spare, bytes_ = self._spare[chunk:][order], np.take_along_axis(self._bytes[:, chunk:], order, axis=1)
+        layers, filled = (np.pad(np.cumsum(each, axis=1), ((0, 0), (1, 0))) for each in (spare, spare * bytes_))
+        for row, left in enumerate((self.room - used).T):
+            further = np.minimum(further, np.interp(left, filled[row], layers[row]))
+        return np.asarray(further + self._frame.fewest[:, chunk:].sum(axis=1)[role] + _SMALLEST)
 
 
 def _fitting(used: Array, grow: Array, at: tuple[Index, Index, Index], room: Array) -> tuple[Index, Array]:

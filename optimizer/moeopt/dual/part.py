@@ -19,11 +19,16 @@ from moeopt.parallel import side_by_side
 from moeopt.pipeline import PipelineLayout
 from moeopt.problem.problem import Problem
 from moeopt.schedule.placement import ledger_many
+from moeopt.schedule.replay_many import replay_many
+from moeopt.schedule.shape import Schedule
 from moeopt.screening.costs import Costs
 from moeopt.screening.limits import Column
 
 _JUDGED = 4
 """Placements of a candidate worth judging where not all are known."""
+_MOST_REPLAYED, _MOST_OPERATIONS = 2000, 50_000
+"""Placements of one candidate that are replayed at its prices, and operations of one replay, at most: so many take a
+tenth of a second for every 10,000 operations."""
 _MOST_ROWS = 384
 """Rows of one ascent; larger groups are taken in parts."""
 
@@ -98,16 +103,27 @@ class Part:
                     self._take(of[where : where + 1], base[where : where + 1], placed)
         self._bases = of[keep], base[keep]
 
-    def by_neighbours(self, index: int) -> ByNeighbours | None:
-        """The ranks of a candidate, two by two; None where that is not looked at. By block, ways of a rank do not know
-        the prices of a stage's first layers."""
+    def least_by_neighbours(self, index: int) -> tuple[float, Placements | None]:
+        """What no placement of a candidate replays faster than (the step's end aside), by ranks next to each other, and
+        by replays where these leave few: infinite where none is within the target, zero where that is not looked at;
+        and the placements that are left, where they are few."""
         prices = self.prices.only(np.array([index]))
         if prices.by_block or not self.grid.has_placements(self.deepest):
-            return None
+            return 0.0, None  # by block, ways of a rank do not know the prices of a stage's first layers
         try:
-            return ByNeighbours(self.grid, self.rows, prices, self.holding(index), self.deepest)
+            ranks = ByNeighbours(self.grid, self.rows, prices, self.holding(index), self.deepest)
         except TooMany:
-            return None
+            return 0.0, None
+        schedule, least_ns = Schedule(*self.rows.schedule), ranks.least_ns
+        placed = None
+        if np.isfinite(least_ns) and schedule.operations <= _MOST_OPERATIONS:
+            placed = ranks.placements(_MOST_REPLAYED)
+        if placed is None:
+            return least_ns, None
+        held = prices.times(0, len(placed.ending)).held(placed.counts, placed.ending)
+        replayed = replay_many(schedule, held[:, :, 0], held[:, :, 1], float(prices.hop_ns[0]))
+        near = replayed <= prices.target_ns * (1 + SLACK)
+        return float(replayed[near].min(initial=np.inf)), placed.only(near)
 
     def holding(self, index: int) -> Holding:
         """What the ranks of a candidate may hold."""

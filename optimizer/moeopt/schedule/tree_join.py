@@ -72,14 +72,12 @@ def tree_join(
     sums = np.zeros(1, dtype=np.float32)
     for number in range(len(levels) + 1):
         mine, theirs = one.levels[number].inner, other.levels[number].inner
-        wide, high = mine[left + 1] - mine[left], theirs[right + 1] - theirs[right]
-        sizes = wide * high
-        most -= int(sizes.sum())
+        most -= int(((mine[left + 1] - mine[left]) * (theirs[right + 1] - theirs[right])).sum())
         if most < 0:
             raise TooManyPairs
-        pair = np.repeat(np.arange(len(left)), sizes)
-        place = np.arange(len(pair)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-        left, right = mine[left[pair]] + place // high[pair], theirs[right[pair]] + place % high[pair]
+        pair, left = _spread(mine[left], mine[left + 1])
+        which, right = _spread(theirs[right[pair]], theirs[right[pair] + 1])
+        pair, left = pair[which], left[which]
         sums = sums[pair]
         below, beside = one.levels[number + 1], other.levels[number + 1]
         for column in levels[number] if number < len(levels) else ():
@@ -88,3 +86,10 @@ def tree_join(
         near = np.flatnonzero(sums + below.own[left] + beside.own[right] <= limit)
         left, right, sums = left[near], right[near], sums[near]
     return one.rows[left], other.rows[right], sums + below.own[left] + beside.own[right]
+
+
+def _spread(first: Index, last: Index) -> tuple[Index, Index]:
+    """The numbers from each first one to before its last, one after the other; and whose each is."""
+    sizes = last - first
+    whose = np.repeat(np.arange(len(sizes)), sizes)
+    return whose, np.arange(len(whose)) + np.repeat(first - np.cumsum(sizes) + sizes, sizes)
