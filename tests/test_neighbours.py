@@ -10,7 +10,7 @@ from moeopt.dual.by_neighbours import ByNeighbours
 from moeopt.dual.grid import Grid
 from moeopt.dual.prices import Prices, Rows
 from moeopt.dual.ranks import whole_layers_ns
-from moeopt.schedule.neighbours import SLACK, Neighbours
+from moeopt.schedule.neighbours import SLACK, Neighbours, Ways
 from moeopt.schedule.replay import replay
 from moeopt.schedule.shape import Schedule
 from schedule_cases import random_shape, random_times
@@ -28,7 +28,8 @@ def matrix(
     pair: Neighbours, lower: np.ndarray, upper: np.ndarray, fills: tuple[float, float], hop: float
 ) -> np.ndarray:
     """What every pair of ways is not below."""
-    found = pair.within(lower, upper, fills, hop, np.inf, 10**7)
+    one, other = (Ways(times, np.zeros(len(times), dtype=np.int64)) for times in (lower, upper))
+    found = pair.within(one, other, fills, hop, 1e18, 10**7)
     assert len(found.ns) == len(lower) * len(upper)
     result = np.zeros((len(lower), len(upper)))
     result[found.lower, found.upper] = found.ns

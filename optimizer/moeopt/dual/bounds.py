@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from moeopt.dual.ascent import Listed
+from moeopt.dual.by_neighbours import Width
 from moeopt.dual.part import Answer, Part, Question
 from moeopt.dual.ranks import whole_layers_ns
 from moeopt.dual.tables import NEVER
@@ -70,7 +71,7 @@ def filled(question: Question, rounds: int) -> Answer:
     )
 
 
-def paired(question: Question) -> Answer:
+def paired(question: Question, width: Width) -> Answer:
     """Bounds on replayed steps by what ranks next to each other may hold, and by replays where that leaves few
     placements; these, if they are fewer still."""
     part, size = Part(question), len(question.time_ns)
@@ -79,7 +80,7 @@ def paired(question: Question) -> Answer:
     listed: dict[int, Placements] = {}
     most = min(_MOST_REPLAYED // Schedule(*question.rows.schedule).operations, _LISTED)
     for index in np.flatnonzero(np.isfinite(least)).tolist():
-        bound, placed = part.least_by_neighbours(index)
+        bound, placed = part.least_by_neighbours(index, width)
         least[index] = max(least[index], bound)
         if np.isfinite(bound) and placed is not None and len(placed.ending) <= most:
             listed[index] = placed

@@ -9,6 +9,7 @@ placed.
 
 from functools import cached_property
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,24 +18,33 @@ from moeopt.dual.contents import Contents, Filling, Holding, TooMany
 from moeopt.dual.grid import Array, Grid
 from moeopt.dual.prices import Prices, Rows
 from moeopt.dual.ranks_pass import State, states
-from moeopt.dual.tables import Mask
+from moeopt.dual.tables import Index, Mask
 from moeopt.dual.walks import Placements
-from moeopt.schedule.neighbours import SLACK, Within, neighbours
+from moeopt.schedule.neighbours import SLACK, Ways, Within, neighbours
 from moeopt.schedule.shape import Schedule
 from moeopt.schedule.tree_join import TooManyPairs
 
-_MOST_WAYS = 8000
-"""Ways of one rank that are looked at, in one role ..."""
-_MOST_CELLS = 2**20
-"""... and pairs of ways of two ranks, or of parts of these."""
+
+class Width(NamedTuple):
+    """How much is looked at, at most: ways of one rank in one role; and pairs of ways of two ranks, or of parts of
+    these."""
+
+    ways: int
+    pairs: int
+
+
+NARROW, WIDE = Width(1000, 2**18), Width(8000, 2**21)
+"""Some hundredths of a second for a candidate at most; some tenths."""
 
 
 class ByNeighbours:
     """All ranks of one candidate, interleaved."""
 
-    def __init__(self, grid: Grid, rows: Rows, prices: Prices, holding: Holding, deepest: int) -> None:
+    def __init__(
+        self, grid: Grid, rows: Rows, prices: Prices, holding: Holding, deepest: int, width: Width = WIDE
+    ) -> None:
         """`prices` of one candidate; no stage holds more than the deepest. Raises TooMany."""
-        self.grid, self.prices = grid, prices
+        self.grid, self.prices, self.width = grid, prices, width
         self.schedule = Schedule(*rows.schedule)
         self.filling = Filling(grid, rows, prices, holding)
         most = np.array([self.filling.most(rank, deepest) for rank in range(grid.pp)])
@@ -45,9 +55,9 @@ class ByNeighbours:
         """By rank: which ways follow which of the rank before."""
         if spare >= 0:
             for rank in range(grid.pp):
-                self._ways.append(self.filling.contents(rank, deepest, _MOST_WAYS, most[rank] - spare))
+                self._ways.append(self.filling.contents(rank, deepest, width.ways, most[rank] - spare))
         self._alive = [np.ones(len(ways.total), dtype=bool) for ways in self._ways]
-        self._is_open = bool(self._ways) and self._leave_out_by_total() and self._link()
+        self._is_open = bool(self._ways) and self._leave_out() and self._link()
 
     @cached_property
     def least_ns(self) -> float:
@@ -90,77 +100,62 @@ class ByNeighbours:
         """Before (0) or after (1) a rank, by role."""
         return [states(role)[side] for role in self.filling.roles(rank)]
 
-    def _leave_out_by_total(self) -> bool:
-        """Leave out ways beside which the other ranks hold too few or too many layers for all together; whether any is
-        left of every rank."""
-        for sign in (1, -1):  # at most, at least
-            before, after = self._besides(sign), self._besides(sign, back=True)
-            for ways, alive, *sums in zip(self._ways, self._alive, before, after, strict=True):
-                alive &= sum(sums) + sign * ways.total >= sign * self.filling.counted
+    def _leave_out(self) -> bool:
+        """Leave out ways with which no chain of ways through all ranks holds all layers, as far as it is known which
+        ways may be next to each other; whether any is left of every rank."""
+        before, after = self._most_beside(range(self.grid.pp)), self._most_beside(range(self.grid.pp)[::-1])
+        for rank, (ways, alive) in enumerate(zip(self._ways, self._alive, strict=True)):
+            alive &= before[rank] + ways.total + after[rank] >= self.filling.counted
         return all(alive.any() for alive in self._alive)
 
-    def _besides(self, sign: int, back: bool = False) -> list[Array]:
-        """Layers of the ranks before each rank's ways, or after them (`back`), times the sign, at most: by the ways
-        that may be next to each other where that is known."""
-        ranks = range(self.grid.pp)[:: -1 if back else 1]
+    def _most_beside(self, ranks: range) -> dict[int, Array]:
+        """By rank, layers of the ranks that come before it in an order, at most, by its ways; below all that there are
+        where a way follows none."""
         found = {ranks[0]: np.zeros(len(self._ways[ranks[0]].total))}
         for rank, next_ in pairwise(ranks):
-            held = np.where(self._alive[rank], found[rank] + sign * self._ways[rank].total, -np.inf)
+            held = np.where(self._alive[rank], found[rank] + self._ways[rank].total, -np.inf)
             link = self._links.get(max(rank, next_))
             if link is None:
                 found[next_] = np.full(len(self._ways[next_].total), held.max(initial=-np.inf))
             else:
                 found[next_] = np.full(len(self._ways[next_].total), -np.inf)
-                come, go = (link.upper, link.lower) if back else (link.lower, link.upper)
+                come, go = (link.lower, link.upper) if rank < next_ else (link.upper, link.lower)
                 np.maximum.at(found[next_], go, held[come])
-        return [found[rank] for rank in range(self.grid.pp)]
+        return found
 
     def _link(self) -> bool:
         """Find which ways may be next to each other, fewest first; False where some rank is left with none."""
         todo = set(range(1, self.grid.pp))
         while todo:
-            sizes = [int(alive.sum()) for alive in self._alive]
+            sizes = [int(np.count_nonzero(alive)) for alive in self._alive]
             rank = min(todo, key=lambda each: sizes[each - 1] * sizes[each])
             todo.remove(rank)
             self._links[rank] = self._linked(rank)
-            if not self._leave_out_single():
+            if not self._leave_out():
                 return False
-        return True
-
-    def _leave_out_single(self) -> bool:
-        """Leave out ways that nothing is next to, and what falls with them; whether any is left of every rank."""
-        before = -1
-        while before != (before := sum(int(alive.sum()) for alive in self._alive)):
-            for rank, link in self._links.items():
-                link = link.only(self._alive[rank - 1][link.lower] & self._alive[rank][link.upper])
-                self._links[rank] = link
-                for beside, way in ((rank - 1, link.lower), (rank, link.upper)):
-                    met = np.zeros(len(self._alive[beside]), dtype=bool)
-                    met[way] = True
-                    self._alive[beside] &= met
-            if not self._leave_out_by_total():
-                return False
+        for rank, link in self._links.items():
+            self._links[rank] = link.only(self._alive[rank - 1][link.lower] & self._alive[rank][link.upper])
         return True
 
     def _linked(self, rank: int) -> Within:
-        """The ways of the rank before and of a rank whose paths are within the target, state by state between them."""
-        lower, upper = self._ways[rank - 1], self._ways[rank]
+        """The ways of the rank before and of a rank whose paths are within the target."""
         pair, hop_ns = neighbours(self.schedule, rank - 1), float(self.prices.hop_ns[0])
         fills_ns = float(self.filling.fill_ns[rank - 1]), float(self.filling.fill_ns[rank])
-        left, right, found = self._states(rank - 1, 1), self._states(rank, 0), [Within.none()]
-        for state in dict.fromkeys(left):
-            one, other = (
-                np.flatnonzero(alive & np.array([each == state for each in sides])[ways.role])
-                for ways, sides, alive in ((lower, left, self._alive[rank - 1]), (upper, right, self._alive[rank]))
-            )
-            limit_ns = float(self.prices.target_ns[0]) / (1 - SLACK)
-            times = _times(lower.only(one)), _times(upper.only(other))
-            try:
-                near = pair.within(*times, fills_ns, hop_ns, limit_ns, _MOST_CELLS)
-            except TooManyPairs as error:
-                raise TooMany from error
-            found.append(Within(one[near.lower], other[near.upper], near.ns))
-        return Within(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
+        limit_ns = float(self.prices.target_ns[0]) / (1 - SLACK)
+        states = list(dict.fromkeys([*self._states(rank - 1, 1), *self._states(rank, 0)]))
+        left, right = (np.flatnonzero(self._alive[each]) for each in (rank - 1, rank))
+        lower, upper = self._timed(rank - 1, left, 1, states), self._timed(rank, right, 0, states)
+        try:
+            near = pair.within(lower, upper, fills_ns, hop_ns, limit_ns, self.width.pairs)
+        except TooManyPairs as error:
+            raise TooMany from error
+        return Within(left[near.lower], right[near.upper], near.ns)
+
+    def _timed(self, rank: int, index: Index, side: int, states: list[State]) -> Ways:
+        """Some ways of a rank and where they end or begin, in numbers of these states."""
+        mine = self._ways[rank].only(index)
+        places = np.array([states.index(state) for state in self._states(rank, side)])
+        return Ways(np.hstack([mine.forward_ns, mine.backward_ns]), places[mine.role])
 
     def _first(self) -> Array:
         """Ways of the first rank x counted layers placed."""
@@ -186,7 +181,3 @@ class ByNeighbours:
             inside = to < before.shape[1]
             reached[met[inside], to[inside]] = np.minimum(reached[met[inside], to[inside]], value[inside])
         return reached
-
-
-def _times(ways: Contents) -> Array:
-    return np.hstack([ways.forward_ns, ways.backward_ns])

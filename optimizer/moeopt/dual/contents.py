@@ -6,9 +6,9 @@ alternate there is no prefix, all of them are counted, and so many cost what the
 bytes each for itself: no more than any of a placement.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import product
 from typing import NamedTuple
 
@@ -108,8 +108,8 @@ class Filling:
     def __init__(self, grid: Grid, rows: Rows, prices: Prices, holding: Holding) -> None:
         """`prices` of one candidate."""
         self.grid, self.rows, self.prices, self.holding = grid, rows, prices, holding
-        self._known_roles: dict[int, list[Role]] = {}
         self.prefix = prefix_of(grid)
+        self._places = places(grid, self.prefix)
         self.counted = len(grid.layers) - self.prefix
         sums = _measures(prices.layers[0].T)
         self._first = sums[: self.prefix + 1]
@@ -136,19 +136,7 @@ class Filling:
 
     def roles(self, rank: int) -> list[Role]:
         """The roles that a rank may have."""
-        if rank not in self._known_roles:
-            self._known_roles[rank] = list(self._roles(rank))
-        return self._known_roles[rank]
-
-    def _roles(self, rank: int) -> Iterator[Role]:
-        grid = self.grid
-        ends = [grid.may_end(grid.final + each) for each in range(grid.pp)]
-        phases = [phase for phase, may in enumerate((any(ends[rank + 1 :]), ends[rank], any(ends[:rank]))) if may]
-        for before, phase in product(range(self.prefix + 1), phases):
-            if before <= rank * self.prefix and (before == self.prefix or before >= rank - 1):
-                for taken in range(self.prefix - before + 1):
-                    if not (taken and phase == 2 and grid.vpp == 1):
-                        yield Role(before, taken, phase)
+        return self._places[rank].roles
 
     def contents(self, rank: int, most: int, ways: int = _MOST, fewest: float = 0) -> Contents:
         """Every way to fill a rank with at most so many counted layers a chunk, and at least `fewest` in all. Raises
@@ -181,15 +169,11 @@ class Filling:
         rest = Rest(self, rank, self._frame(rank, most))
         return float(rest.most(0, np.arange(len(rest.used)), rest.used, rest.spent).max(initial=-np.inf))
 
-    def _frame(self, rank: int, most: int) -> "Frame":
-        roles = self.roles(rank)
-        return Frame(
-            np.array([self._fixed(rank, role) for role in roles]).reshape(-1, self.grid.vpp, 5),
-            np.array([self._fewest(rank, role) for role in roles]).reshape(-1, self.grid.vpp),
-            np.array([self._most(role, most) for role in roles]).reshape(-1, self.grid.vpp),
-        )
+    def _frame(self, rank: int, most: int) -> Frame:
+        place = self._places[rank]
+        return Frame(self._fixed(rank), place.fewest, np.minimum(place.most, most))
 
-    def _further(self, frame: "Frame", chunk: int) -> tuple[Array, Mask]:
+    def _further(self, frame: Frame, chunk: int) -> tuple[Array, Mask]:
         """What so many counted layers on a chunk add to the fewest (roles x layers x measures), and which it may hold
         (roles x layers): as the role says, and no longer than any stage."""
         fewest, most = frame.fewest[:, chunk, None], frame.most[:, chunk, None]
@@ -224,41 +208,61 @@ class Filling:
         held[-1] += ["loss"] * (rank == grid.pp - 1)
         return held
 
-    def _fixed(self, rank: int, role: Role) -> Array:
-        """Chunks x measures: all but the counted layers."""
-        mine, grid = self.prices, self.grid
-        result = np.zeros((grid.vpp, 5))
-        result[0] += self._first[role.before + role.taken] - self._first[role.before]
+    def _fixed(self, rank: int) -> Array:
+        """Roles x chunks x measures: all but the counted layers."""
+        mine, before, taken, phase = self.prices, *np.array(self.roles(rank)).reshape(-1, 3).T
+        result = np.zeros((len(before), self.grid.vpp, 5))
+        result[:, 0] += self._first[before + taken] - self._first[before]
         if rank == 0:
-            result[0] += _measures(mine.embedding[0])
-        if role.phase == 1:
-            result[-1] += _measures(mine.mtp[0])
-        if rank == grid.pp - 1:
-            result[-1] += _measures(mine.loss[0])
+            result[:, 0] += _measures(mine.embedding[0])
+        result[phase == 1, -1] += _measures(mine.mtp[0])
+        if rank == self.grid.pp - 1:
+            result[:, -1] += _measures(mine.loss[0])
         return result
-
-    def _fewest(self, rank: int, role: Role) -> Index:
-        """Counted layers that every chunk holds at least."""
-        stages = rank + self.grid.pp * np.arange(self.grid.vpp)
-        fewest = np.array([self.grid.fewest(int(stage)) for stage in stages])
-        if role.phase:
-            fewest[-1] = 0
-        if role.taken:
-            fewest[0] = 0
-        return fewest
-
-    def _most(self, role: Role, most: int) -> Index:
-        """Counted layers that every chunk holds at most."""
-        limit = np.full(self.grid.vpp, min(most, self.counted))
-        if role.before + role.taken < self.prefix:
-            limit[0] = 0
-        if role.phase == 2:
-            limit[-1] = 0
-        return limit
 
     def flight(self, rank: int) -> Array:
         """Memory rows of the rank x chunks."""
         return self.rows.flight[self.rows.resident[:, rank] > 0, rank :: self.grid.pp]
+
+
+@dataclass(frozen=True)
+class Place:
+    """A rank of a grid: the roles that it may have; and counted layers that every chunk holds at least and at most,
+    whatever fits (roles x chunks)."""
+
+    roles: list[Role]
+    fewest: Index
+    most: Index
+
+
+@lru_cache(maxsize=64)
+def places(grid: Grid, prefix: int) -> list[Place]:
+    """Every rank, with so many layers before those that are counted."""
+    return [_place(grid, prefix, rank) for rank in range(grid.pp)]
+
+
+def _place(grid: Grid, prefix: int, rank: int) -> Place:
+    ends = [grid.may_end(grid.final + each) for each in range(grid.pp)]
+    phases = [phase for phase, may in enumerate((any(ends[rank + 1 :]), ends[rank], any(ends[:rank]))) if may]
+    roles = [
+        Role(before, taken, phase)
+        for before, phase in product(range(prefix + 1), phases)
+        if before <= rank * prefix and (before == prefix or before >= rank - 1)
+        for taken in range(prefix - before + 1)
+        if not (taken and phase == 2 and grid.vpp == 1)
+    ]
+    fewest = np.tile([grid.fewest(rank + grid.pp * chunk) for chunk in range(grid.vpp)], (len(roles), 1))
+    most = np.full_like(fewest, len(grid.layers) - prefix)
+    for role, least, limit in zip(roles, fewest, most, strict=True):
+        if role.phase:
+            least[-1] = 0
+        if role.taken:
+            least[0] = 0
+        if role.before + role.taken < prefix:
+            limit[0] = 0
+        if role.phase == 2:
+            limit[-1] = 0
+    return Place(roles, fewest, most)
 
 
 class Rest:
@@ -284,7 +288,9 @@ class Rest:
         further = (self.longest_ns - spent) / max(float(self._layer[0]), _SMALLEST)
         order = np.argsort(self._bytes[:, chunk:], axis=1, kind="stable")
         spare, bytes_ = self._spare[chunk:][order], np.take_along_axis(self._bytes[:, chunk:], order, axis=1)
-        layers, filled = (np.pad(np.cumsum(each, axis=1), ((0, 0), (1, 0))) for each in (spare, spare * bytes_))
+        layers, filled = np.zeros((2, len(order), order.shape[1] + 1))
+        np.cumsum(spare, axis=1, out=layers[:, 1:])
+        np.cumsum(spare * bytes_, axis=1, out=filled[:, 1:])
         for row, left in enumerate((self.room - used).T):
             further = np.minimum(further, np.interp(left, filled[row], layers[row]))
         return np.asarray(further + self._frame.fewest[:, chunk:].sum(axis=1)[role] + _SMALLEST)

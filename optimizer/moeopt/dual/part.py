@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 
 from moeopt.dual.ascent import Ascent, Best, Listed, Measured
-from moeopt.dual.by_neighbours import ByNeighbours
+from moeopt.dual.by_neighbours import ByNeighbours, Width
 from moeopt.dual.by_rank import ByRank
 from moeopt.dual.contents import Holding, TooMany
 from moeopt.dual.grid import Array, Grid, grid_of
@@ -103,7 +103,7 @@ class Part:
                     self._take(of[where : where + 1], base[where : where + 1], placed)
         self._bases = of[keep], base[keep]
 
-    def least_by_neighbours(self, index: int) -> tuple[float, Placements | None]:
+    def least_by_neighbours(self, index: int, width: Width) -> tuple[float, Placements | None]:
         """What no placement of a candidate replays faster than (the step's end aside), by ranks next to each other, and
         by replays where these leave few: infinite where none is within the target, zero where that is not looked at;
         and the placements that are left, where they are few."""
@@ -111,7 +111,7 @@ class Part:
         if prices.by_block or not self.grid.has_placements(self.deepest):
             return 0.0, None  # by block, ways of a rank do not know the prices of a stage's first layers
         try:
-            ranks = ByNeighbours(self.grid, self.rows, prices, self.holding(index), self.deepest)
+            ranks = ByNeighbours(self.grid, self.rows, prices, self.holding(index), self.deepest, width)
         except TooMany:
             return 0.0, None
         schedule, least_ns = Schedule(*self.rows.schedule), ranks.least_ns

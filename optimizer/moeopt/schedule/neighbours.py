@@ -35,6 +35,10 @@ Index = NDArray[np.int64]
 SLACK = 3e-5
 _CELLS = 2**15
 """Pairs of ways that are looked at together: what fits into a cache."""
+_APART_NS = 1e20
+"""Ways at different places take so much longer than any step."""
+_FEW = 2**11
+"""Pairs that are looked at together, as it takes longer to sort them."""
 
 
 class Both(NamedTuple):
@@ -47,6 +51,14 @@ class Both(NamedTuple):
     def of(cls, paths: Sequence[tuple[Operations, Operations]]) -> "Both":
         """From one path after the other."""
         return cls(np.array([lower for lower, _ in paths]), np.array([upper for _, upper in paths]))
+
+
+class Ways(NamedTuple):
+    """Ways to fill a rank: what they take, and the place between the ranks that they lead to, or begin at: ways of two
+    ranks go together where it is the same."""
+
+    times: Times
+    place: Index
 
 
 class Within(NamedTuple):
@@ -163,25 +175,27 @@ class Neighbours:
         return self._ticks(chunks[new]), np.diff(new, append=len(chunks)).astype(float)
 
     def within(
-        self, lower: Times, upper: Times, fills_ns: tuple[float, float], hop_ns: float, limit_ns: float, most: int
-    ) -> "Within":
+        self, lower: Ways, upper: Ways, fills_ns: tuple[float, float], hop_ns: float, limit_ns: float, most: int
+    ) -> Within:
         """The pairs of ways to fill the ranks that no path rules out: none is above the limit. `fills_ns`: what each
         rank waits before its first and after its last operation at least. Raises TooManyPairs where more than `most`
         would be looked at."""
         if self.meets and self.schedule.ep_overlap:
-            every = _Pair(lower, upper, hop_ns)
-            return self._not_alone(every, self._joint_within(every, limit_ns - fills_ns[0], most), fills_ns, limit_ns)
-        if len(lower) * len(upper) > most:
+            pair = _Pair(lower, upper, hop_ns)
+            return self._not_alone(pair, self._joint_within(pair, limit_ns - fills_ns[0], most), fills_ns, limit_ns)
+        if len(lower.place) * len(upper.place) > most:
             raise TooManyPairs
         found = [Within.none()]
-        size = max(_CELLS // max(len(upper), 1), 1)
-        for first in range(0, len(lower), size):
-            pair = _Pair(lower[first : first + size], upper, hop_ns)
+        size = max(_CELLS // max(len(upper.place), 1), 1)
+        for first in range(0, len(lower.place), size):
+            part = Ways(lower.times[first : first + size], lower.place[first : first + size])
+            pair = _Pair(part, upper, hop_ns)
             near = self._apart_within(pair, limit_ns - fills_ns[0]) if self.meets else Within.of(pair.full(0.0), np.inf)
+            near = near.only(part.place[near.lower] == upper.place[near.upper])
             found.append(self._not_alone(pair, near, fills_ns, limit_ns).after(first))
         return Within(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
 
-    def _not_alone(self, pair: "_Pair", near: "Within", fills_ns: tuple[float, float], limit_ns: float) -> "Within":
+    def _not_alone(self, pair: "_Pair", near: Within, fills_ns: tuple[float, float], limit_ns: float) -> Within:
         """With what each rank takes alone, beside the paths through both."""
         every = np.full(2 * self.schedule.vpp, float(self.schedule.num_microbatches))
         alone = pair.lower(every)[near.lower, 0] + np.float32(fills_ns[0])
@@ -189,41 +203,50 @@ class Neighbours:
         near = near._replace(ns=np.maximum(near.ns + np.float32(fills_ns[0]), alone))
         return near.only(near.ns <= limit_ns)
 
-    def _joint_within(self, pair: "_Pair", limit_ns: float, most: int) -> "Within":
+    def _joint_within(self, pair: "_Pair", limit_ns: float, most: int) -> Within:
         """Every tick on the longer rank or on both in turn: their mean, and more by half of what they differ, or by a
         hop."""
-        ticks, count, follows = self._alike
-        half = count[:, None] / 2
-        tables = pair.lowers(half * ticks.lower)[:, :, 0], pair.uppers(half * ticks.upper)[:, 0]
-        own = (
-            pair.lower(self._head + self._tail + (half * ticks.lower).sum(axis=0))[:, 0],
-            pair.upper((half * ticks.upper).sum(axis=0))[0],
+        ticks, every, follows = self._halves
+        tables = pair.places(np.float32(_APART_NS)), (pair.lowers(ticks.lower)[:, :, 0], pair.uppers(ticks.upper)[:, 0])
+        own = pair.lower(self._head + self._tail + every.lower)[:, 0], pair.upper(every.upper)[0]
+        least = np.concatenate([[0], follows * pair.hop_ns]).astype(np.float32)
+        one, other = (np.concatenate(both) for both in zip(*tables, strict=True))
+        levels = (
+            self._levels if len(own[0]) * len(own[1]) > _FEW else [[tick for level in self._levels for tick in level]]
         )
-        hops = (follows * pair.hop_ns).astype(np.float32)
-        near = Within(*tree_join(tables, own, hops, self._levels, limit_ns, most))
+        near = Within(*tree_join((one, other), own, least, levels, limit_ns, most))
         for both, alone in ((self._ups, self._head), (self._downs, self._tail)):
             longer = pair.longest(both, near) - pair.lower(alone)[near.lower, 0]
             np.add(near.ns, np.maximum(longer, np.float32(0)), out=near.ns)
         return near.only(near.ns <= limit_ns)
 
     @cached_property
+    def _halves(self) -> tuple[Both, Both, NDArray[np.float64]]:
+        """Half of all ticks of each kind; of all kinds together; and how many follow one of the same."""
+        ticks, count, follows = self._alike
+        half = count[:, None] / 2
+        halves = Both(half * ticks.lower, half * ticks.upper)
+        return halves, Both(*(each.sum(axis=0) for each in halves)), follows
+
+    @cached_property
     def _levels(self) -> list[list[int]]:
-        """The kinds of ticks in an order in which ways share as much as they can: first the most frequent one; then
-        always those with the fewest chunks that did not occur before. Those that bring in none belong together."""
+        """Columns of a table of ways in an order in which these share as much as they can: first the place; then the
+        most frequent kind of ticks, and always those with the fewest chunks that did not occur before. Those that bring
+        in none belong together."""
         ticks, count, _ = self._alike
-        vpp, met, levels = self.schedule.vpp, set[int](), list[list[int]]()
+        vpp, met, levels = self.schedule.vpp, set[int](), [[0]]
         runs = [{column % vpp for column in np.flatnonzero(both).tolist()} for both in ticks.lower + ticks.upper]
         left = sorted(range(len(count)), key=lambda tick: -count[tick])
         while left:
             tick = min(left, key=lambda each: len(runs[each] - met))
-            if not levels or not runs[tick] <= met:
+            if not runs[tick] <= met:
                 levels.append([])
             met |= runs[tick]
-            levels[-1].append(tick)
+            levels[-1].append(1 + tick)
             left.remove(tick)
         return levels
 
-    def _apart_within(self, pair: "_Pair", limit_ns: float) -> "Within":
+    def _apart_within(self, pair: "_Pair", limit_ns: float) -> Within:
         """In every period the longest cycle from either rank to itself."""
         length, periods = self._period
         begin, end, w = self._warmup + periods * length, self._forwards, self._warmup
@@ -259,10 +282,16 @@ class Neighbours:
 
 
 class _Pair:
-    """Ways of two ranks: columns for the lower, rows for the upper."""
+    """Ways of two ranks: rows for the lower, columns for the upper."""
 
-    def __init__(self, lower: Times, upper: Times, hop_ns: float) -> None:
-        self._lower, self._upper, self.hop_ns = lower, upper, hop_ns
+    def __init__(self, lower: Ways, upper: Ways, hop_ns: float) -> None:
+        self._lower, self._upper, self.hop_ns = lower.times, upper.times, hop_ns
+        self._places = lower.place, upper.place
+
+    def places(self, unit: np.float32) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """The places of both, as one row of numbers that are a unit apart."""
+        one, other = (unit * place[None].astype(np.float32) for place in self._places)
+        return one, other
 
     def full(self, value: float) -> Matrix:
         """One value for all pairs."""

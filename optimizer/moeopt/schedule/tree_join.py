@@ -23,10 +23,10 @@ class TooManyPairs(Exception):  # noqa: N818 - not an error: a way out of the lo
 
 @dataclass(frozen=True)
 class _Level:
-    """Branches of one level: their first rows, what their rows add by themselves at least, and their first branches on
-    the next level (and behind the last one)."""
+    """Branches of one level: what their rows have in the columns of this level, what these add by themselves at least,
+    and the first of each one's branches on the next level (and behind the last one)."""
 
-    first: Index
+    table: Column
     own: Column
     inner: Index
 
@@ -36,21 +36,21 @@ class _Tree:
     row adds by itself."""
 
     def __init__(self, table: Column, own: Column, levels: Sequence[Sequence[int]]) -> None:
-        order = np.lexsort([table[column] for level in reversed(levels) for column in reversed(level)])
-        self.rows, self.table = order, table[:, order]
-        new = np.zeros(len(order), dtype=bool)
+        self.rows = np.lexsort([table[column] for level in reversed(levels) for column in reversed(level)])
+        own, parts = own[self.rows], [table[level][:, self.rows] for level in levels]
+        new = np.zeros(len(own), dtype=bool)
         new[:1] = True
         first = [np.zeros(1, dtype=np.int64)]
-        for level in levels:
-            for column in level:
-                new[1:] |= np.diff(self.table[column]) != 0
+        for part in parts:
+            new[1:] |= (part[:, 1:] != part[:, :-1]).any(axis=0)
             first.append(np.flatnonzero(new))
-        first.append(np.arange(len(order)))
-        ends = [np.append(np.searchsorted(after, here), len(after)) for here, after in pairwise(first)]
-        own = own[order]
+        first.append(np.arange(len(own)))
+        inner = [np.append(np.searchsorted(after, here), len(after)) for here, after in pairwise(first)]
+        columns = [part[:, here] for part, here in zip(parts, first[1:], strict=False)]
+        nothing = np.zeros((0, len(own)), dtype=np.float32)
         self.levels = [
-            _Level(here, np.minimum.reduceat(own, here), inner)
-            for here, inner in zip(first, [*ends, np.arange(len(order) + 1)], strict=True)
+            _Level(part, np.minimum.reduceat(own, here), below)
+            for part, here, below in zip([nothing[:, :1], *columns, nothing], first, [*inner, first[-1]], strict=True)
         ]
 
 
@@ -80,9 +80,10 @@ def tree_join(
         pair, left = pair[which], left[which]
         sums = sums[pair]
         below, beside = one.levels[number + 1], other.levels[number + 1]
-        for column in levels[number] if number < len(levels) else ():
-            differ = one.table[column, below.first[left]] - other.table[column, beside.first[right]]
-            sums += np.maximum(np.abs(differ), least[column])
+        if number < len(levels):
+            differ = below.table[:, left] - beside.table[:, right]
+            np.abs(differ, out=differ)
+            sums += np.maximum(differ, least[levels[number]][:, None], out=differ).sum(axis=0)
         near = np.flatnonzero(sums + below.own[left] + beside.own[right] <= limit)
         left, right, sums = left[near], right[near], sums[near]
     return one.rows[left], other.rows[right], sums + below.own[left] + beside.own[right]

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from moeopt.candidate import Candidate
-from moeopt.dual import Answer, Question, paired, raised
+from moeopt.dual import NARROW, WIDE, Answer, Question, Width, paired, raised
 from moeopt.schedule.replay import MOST_EXACT_OPERATIONS
 from moeopt.schedule.shape import Schedule
 from moeopt.screening import Limits
@@ -33,21 +33,26 @@ class ReplayRaising:
 
     def __init__(self, queue: Queue, paths: CriticalPaths, record: Record, effort: Effort, settings: Settings) -> None:
         self.queue, self.paths, self.record, self.effort, self.settings = queue, paths, record, effort, settings
-        self._paired = set[tuple[object, ...]]()
-        """Candidates whose bounds were raised by what ranks next to each other hold."""
+        self._paired: dict[tuple[object, ...], Width] = {}
+        """Candidates whose bounds were raised by what ranks next to each other hold, and how closely these were looked
+        at."""
         self._raised: dict[tuple[object, ...], int] = {}
         """Candidates whose bounds were raised by critical paths, and with how many rounds of their schedule's."""
 
     def raise_lowest(self, lowest: Mapping[int, Candidate], limits: Limits) -> bool:
         """Raise the first of some open candidates (positions and candidates, the lowest bound first), and others with
-        it; False where there is no way left. First with what critical paths there are; then, once, by what ranks next
-        to each other hold; then with more critical paths. (Where everything is to be settled, ranks come first: they
-        spare schedules their paths.)"""
-        first = next(iter(lowest.values()))
-        if self._may_pair(first):
-            self._pair([at for at, each in lowest.items() if self._may_pair(each)][:_PAIRED], limits)
-        elif self.can_raise(first) or self._deepen(list(lowest.values())):
+        it; False where there is no way left. First with what critical paths there are; then by what ranks next to each
+        other hold, as far as that takes little; then with more critical paths; then by those ranks at any length.
+        (Where everything is to be settled, ranks come first at any length: they spare schedules their paths.)"""
+        candidates = list(lowest.values())
+        if self.can_raise(candidates[0]):
             self._in_turns([at for at, each in lowest.items() if self.can_raise(each)], len(lowest), limits)
+        elif self._may_pair(candidates[0], self._first_width):
+            self._pair(lowest, self._first_width, limits)
+        elif self._deepen(candidates):
+            self._in_turns([at for at, each in lowest.items() if self.can_raise(each)], len(lowest), limits)
+        elif self._may_pair(candidates[0], WIDE):
+            self._pair(lowest, WIDE, limits)
         else:
             return False
         return True
@@ -56,18 +61,25 @@ class ReplayRaising:
         """Whether there are critical paths that a candidate's bound was not yet raised with."""
         return self._raised.get(candidate.key, 0) < self.paths.rounds(Schedule(*candidate.schedule))
 
-    def _may_pair(self, candidate: Candidate) -> bool:
+    @property
+    def _first_width(self) -> Width:
+        return WIDE if self.effort.is_full else NARROW
+
+    def _may_pair(self, candidate: Candidate, width: Width) -> bool:
+        """Whether a candidate's neighbouring ranks were not yet looked at so closely, and may be now: after the first
+        critical paths of its schedule."""
         schedule = Schedule(*candidate.schedule)
         tried = self.effort.is_full or self.paths.rounds(schedule) > 0 or not self.paths.can_deepen(schedule)
-        return tried and candidate.key not in self._paired and not self.can_raise(candidate)
+        return tried and not self.can_raise(candidate) and width > self._paired.get(candidate.key, (0, 0))
 
-    def _pair(self, positions: Sequence[int], limits: Limits) -> None:
+    def _pair(self, lowest: Mapping[int, Candidate], width: Width, limits: Limits) -> None:
         """Raise bounds by what ranks next to each other hold, as far as is enough; placements that are left are
         replayed."""
-        self._paired.update(self.queue.candidate(position).key for position in positions)
+        positions = [at for at, each in lowest.items() if self._may_pair(each, width)][:_PAIRED]
+        self._paired |= {lowest[position].key: width for position in positions}
         near_ns = self.record.settle()
         limits = replace(limits, time_ns=min(near_ns - 1, limits.time_ns or near_ns))
-        for left in self.queue.raise_bounds(positions, limits, paired):
+        for left in self.queue.raise_bounds(positions, limits, lambda question: paired(question, width)):
             self._replay(left, Schedule(*left.candidate.schedule))
 
     def _deepen(self, lowest: Sequence[Candidate]) -> bool:
