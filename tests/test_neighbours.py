@@ -96,9 +96,9 @@ def test_ways_are_looked_at_pair_by_pair() -> None:
             assert alone[0, 0] == pytest.approx(every[one, other], rel=1e-6)
 
 
-def fitting_replays(grid: Grid, rows: Rows, prices: Prices, room: float) -> list[int]:
-    """The replayed pipeline of every placement that fits."""
-    found = []
+def fitting_replays(grid: Grid, rows: Rows, prices: Prices, room: float) -> dict[tuple[int, ...], int]:
+    """The replayed pipeline of every placement that fits: by layers of every stage, and where the MTP modules are."""
+    found = {}
     for counts, ending in every_placement(grid):
         held = prices.held(np.array([counts]), np.array([ending]))
         if (rows.bytes(held) > room).any():
@@ -106,23 +106,35 @@ def fitting_replays(grid: Grid, rows: Rows, prices: Prices, room: float) -> list
         forward, backward = (held[0, :, measure].astype(int).tolist() for measure in (0, 1))
         pp, vpp, microbatches, group, overlap = rows.schedule
         shape, hop_ns = (pp, vpp, microbatches, group), int(prices.hop_ns[0])
-        found.append(replay(*shape, forward, backward, hop_ns, ep_overlap=overlap, exact=True).total_ns)
+        replayed = replay(*shape, forward, backward, hop_ns, ep_overlap=overlap, exact=True)
+        found[(*counts, ending)] = replayed.total_ns
     return found
 
 
+@pytest.mark.parametrize("few", [0, 10**6], ids=["level by level", "at once"])
 @pytest.mark.parametrize("seed", range(120))
-def test_bounds_by_neighbours_are_below_every_placement(seed: int) -> None:
+def test_bounds_by_neighbours_are_below_every_placement(seed: int, few: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """For any prices, kinds of layers and bytes of a rank: what ranks next to each other may hold, and what whole
-    layers ranks hold, bound the best replay of all placements that fit; the target rules out none that is within it."""
+    layers ranks hold, bound the best replay of all placements that fit; the target rules out none that is within it,
+    and all of these are among the placements that are listed."""
+    monkeypatch.setattr("moeopt.schedule.neighbours._FEW", few)
     rng = random.Random(seed)
     grid, rows, prices = random_case(rng, by_block=False)
     rows = replace(rows, replayed=True)
     room = float(rng.choice([24, 34, 45, 60]))
     prices = replace(prices, room=np.full_like(prices.room, room))
-    best = min(fitting_replays(grid, rows, prices, room), default=None)
+    fitting = fitting_replays(grid, rows, prices, room)
+    best = min(fitting.values(), default=None)
     for target in (1e9, *([] if best is None else [float(best), best * 0.999 - 1])):
         limited, deepest = replace(prices, target_ns=np.array([target])), len(grid.layers)
-        least = ByNeighbours(grid, rows, limited, Nothing(int(room)), deepest).least_ns
+        ranks = ByNeighbours(grid, rows, limited, Nothing(int(room)), deepest)
+        least, placed = ranks.least_ns, ranks.placements(10**5) if np.isfinite(ranks.least_ns) else None
+        listed = (
+            set()
+            if placed is None
+            else {(*c, e) for c, e in zip(placed.counts.tolist(), placed.ending.tolist(), strict=True)}
+        )
+        assert {where for where, total_ns in fitting.items() if total_ns <= target} <= listed
         whole = float(whole_layers_ns(grid, rows, limited, deepest)[0])
         assert best is None or best > target or max(least, whole * (1 - 1e-9)) <= best, (seed, target)
 
@@ -136,7 +148,7 @@ def test_bounds_by_neighbours_are_often_close() -> None:
         if min(grid.pp, grid.vpp) == 1:
             continue
         rows, prices = replace(rows, replayed=True), replace(prices, room=np.full_like(prices.room, 60.0))
-        best = min(fitting_replays(grid, rows, prices, 60.0), default=None)
+        best = min(fitting_replays(grid, rows, prices, 60.0).values(), default=None)
         if best is None:
             continue
         least = ByNeighbours(grid, rows, prices, Nothing(60), len(grid.layers)).least_ns

@@ -14,7 +14,7 @@ is exact in whole layers, whatever kinds of layers there are (`walks`); x is one
 """
 
 from moeopt.dual.bounds import filled, paired, raised, sampled
-from moeopt.dual.by_neighbours import NARROW, WIDE, Width
+from moeopt.dual.by_neighbours import NARROW, WIDE, WIDEST, Width
 from moeopt.dual.part import Answer, Question
 
-__all__ = ["NARROW", "WIDE", "Answer", "Question", "Width", "filled", "paired", "raised", "sampled"]
+__all__ = ["NARROW", "WIDE", "WIDEST", "Answer", "Question", "Width", "filled", "paired", "raised", "sampled"]

@@ -26,15 +26,16 @@ from moeopt.schedule.tree_join import TooManyPairs
 
 
 class Width(NamedTuple):
-    """How much is looked at, at most: ways of one rank in one role; and pairs of ways of two ranks, or of parts of
-    these."""
+    """How much is looked at of a candidate, at most: ways of one rank in one role; pairs of ways of two ranks, or of
+    parts of these; and operations of the placements that are left, which are replayed."""
 
     ways: int
     pairs: int
+    operations: int
 
 
-NARROW, WIDE = Width(1000, 2**18), Width(8000, 2**21)
-"""Some hundredths of a second for a candidate at most; some tenths."""
+NARROW, WIDE, WIDEST = Width(1000, 2**18, 10**7), Width(8000, 2**21, 4 * 10**7), Width(10_000, 2**23, 5 * 10**8)
+"""Some hundredths of a second at most; some tenths; some seconds."""
 
 
 class ByNeighbours:

@@ -26,9 +26,6 @@ from moeopt.screening.limits import Column
 
 _JUDGED = 4
 """Placements of a candidate worth judging where not all are known."""
-_MOST_REPLAYED, _MOST_OPERATIONS = 2000, 50_000
-"""Placements of one candidate that are replayed at its prices, and operations of one replay, at most: so many take a
-tenth of a second for every 10,000 operations."""
 _MOST_ROWS = 384
 """Rows of one ascent; larger groups are taken in parts."""
 
@@ -115,9 +112,7 @@ class Part:
         except TooMany:
             return 0.0, None
         schedule, least_ns = Schedule(*self.rows.schedule), ranks.least_ns
-        placed = None
-        if np.isfinite(least_ns) and schedule.operations <= _MOST_OPERATIONS:
-            placed = ranks.placements(_MOST_REPLAYED)
+        placed = ranks.placements(width.operations // schedule.operations) if np.isfinite(least_ns) else None
         if placed is None:
             return least_ns, None
         held = prices.times(0, len(placed.ending)).held(placed.counts, placed.ending)

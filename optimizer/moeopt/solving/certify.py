@@ -127,7 +127,11 @@ class Certifier:
         lowest = {at: queue.candidate(at) for at in queue.lowest(_TOGETHER) if queue.bound[at] < near_ns}
         if self.settings.expired or not lowest:
             return False
-        return raising.raise_lowest(lowest, self._limits) or self.closer.close(queue, raising, len(lowest))
+        return (
+            raising.raise_lowest(lowest, self._limits)
+            or self.closer.close(queue, raising, len(lowest))
+            or raising.widen(lowest, self._limits)
+        )
 
 
 def certify(

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 _AT_ONCE = 8
 """Candidates that CP-SAT is asked about before what it found is shared: for any number of workers, as answers depend
 on it."""
-_ROUNDS, _OPERATIONS = 64, 3_000_000
-"""Before CP-SAT is asked about few candidates: rounds of their schedules, and operations more."""
 _FEW_AT_ONCE, _SHARE = 4, 1 / 16
 """Then so many are asked about at once, as the first that is not settled ends it, and a solve has this share of what it
 is worth otherwise."""
@@ -35,12 +33,9 @@ class Closer:
 
     def close(self, queue: Queue, raising: ReplayRaising, left: int) -> bool:
         """Settle the lowest of so many candidates that are left, as far as their bounds were raised; where only few may
-        be asked about, after allowing them more critical paths. False to stop."""
-        if not self.effort.is_full:
-            if left > (self.effort.few or 0):
-                return False
-            if raising.paths.extend(_ROUNDS, _OPERATIONS):
-                return True
+        be asked about. False where there is nothing to ask, or the first was asked about in vain."""
+        if self.effort.few is not None and left > self.effort.few:
+            return False
         from moeopt.cpsat.closing import Closing  # a third of a second to import the solver, rarely needed
 
         asked = self._asked(queue, raising)

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from moeopt.candidate import Candidate
-from moeopt.dual import NARROW, WIDE, Answer, Question, Width, paired, raised
+from moeopt.dual import NARROW, WIDE, WIDEST, Answer, Question, Width, paired, raised
 from moeopt.schedule.replay import MOST_EXACT_OPERATIONS
 from moeopt.schedule.shape import Schedule
 from moeopt.screening import Limits
@@ -24,6 +24,8 @@ _REPLAYED = 4
 """Placements of one candidate that are replayed in a turn where not all are known ..."""
 _LISTED = 400
 """... and how many of them are all replayed, to settle it."""
+_ROUNDS, _OPERATIONS = 64, 3_000_000
+"""Rounds of the schedules that are left, and operations more, where a little of everything was not enough."""
 _PAIRED = 128
 """Candidates whose neighbouring ranks are looked at at once: some milliseconds each."""
 
@@ -42,8 +44,8 @@ class ReplayRaising:
     def raise_lowest(self, lowest: Mapping[int, Candidate], limits: Limits) -> bool:
         """Raise the first of some open candidates (positions and candidates, the lowest bound first), and others with
         it; False where there is no way left. First with what critical paths there are; then by what ranks next to each
-        other hold, as far as that takes little; then with more critical paths; then by those ranks at any length.
-        (Where everything is to be settled, ranks come first at any length: they spare schedules their paths.)"""
+        other hold, as far as that takes little; then with more critical paths. (Where everything is to be settled,
+        ranks come first at any length: they spare schedules their paths.)"""
         candidates = list(lowest.values())
         if self.can_raise(candidates[0]):
             self._in_turns([at for at, each in lowest.items() if self.can_raise(each)], len(lowest), limits)
@@ -51,10 +53,15 @@ class ReplayRaising:
             self._pair(lowest, self._first_width, limits)
         elif self._deepen(candidates):
             self._in_turns([at for at, each in lowest.items() if self.can_raise(each)], len(lowest), limits)
-        elif self._may_pair(candidates[0], WIDE):
-            self._pair(lowest, WIDE, limits)
         else:
+            return self.paths.extend(_ROUNDS, _OPERATIONS)
+        return True
+
+    def widen(self, lowest: Mapping[int, Candidate], limits: Limits) -> bool:
+        """Look closer at what ranks next to each other hold; False where that was done."""
+        if not self._may_pair(next(iter(lowest.values())), WIDE):
             return False
+        self._pair(lowest, WIDE, limits)
         return True
 
     def can_raise(self, candidate: Candidate) -> bool:
@@ -63,7 +70,7 @@ class ReplayRaising:
 
     @property
     def _first_width(self) -> Width:
-        return WIDE if self.effort.is_full else NARROW
+        return WIDEST if self.effort.is_full else NARROW
 
     def _may_pair(self, candidate: Candidate, width: Width) -> bool:
         """Whether a candidate's neighbouring ranks were not yet looked at so closely, and may be now: after the first
