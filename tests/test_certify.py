@@ -215,21 +215,20 @@ def test_a_stopped_certificate_is_still_a_bound() -> None:
     assert expired.lower_bound_ns <= cheap.lower_bound_ns <= cheap.best.step_ns
 
 
-def test_a_plain_solve_has_few_candidates_settled_by_the_solver() -> None:
-    """Of Kimi-K2 on 2,048 H800 a dozen candidates hold the bound down after duality: CP-SAT is asked about these, and
-    no layout replays faster by more than 1 %. The bound is the same for one worker and two, and lower where nothing is
-    asked."""
-    problem = Problem.load(PROBLEMS / "kimi-k2-2048-h800.yaml")
-    search = Search(problem, Settings(workers=2))
+@pytest.mark.parametrize(("name", "asks"), [("kimi-k2-2048-h800", False), ("qwen3-30b-a3b-16-h100", True)])
+def test_a_plain_solve_has_what_is_left_settled(name: str, asks: bool) -> None:
+    """No layout of a shipped problem replays faster by more than 1 %, for one worker and two: of Kimi-K2 ranks next
+    to each other tell that, of Qwen3-30B-A3B CP-SAT has to be asked about some candidates, too."""
+    search = Search(Problem.load(PROBLEMS / f"{name}.yaml"), Settings(workers=2))
     best = search.run().best
     assert best is not None
     one, two, none = (
         Certifier(search.screening, [best], Settings(workers=workers), effort).run()
         for workers, effort in ((1, CHEAP), (2, CHEAP), (2, replace(CHEAP, few=0)))
     )
-    assert none.lower_bound_ns < two.lower_bound_ns == one.lower_bound_ns
+    assert none.lower_bound_ns <= two.lower_bound_ns == one.lower_bound_ns
     assert two.best.step_ns <= 1.01 * two.lower_bound_ns
-    assert two.best.step_ns > 1.01 * none.lower_bound_ns
+    assert (two.best.step_ns > 1.01 * none.lower_bound_ns) is asks
 
 
 def test_more_effort_gives_no_weaker_bound(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -239,7 +238,7 @@ def test_more_effort_gives_no_weaker_bound(monkeypatch: pytest.MonkeyPatch) -> N
     found, screening = [Found.judge(at, PipelineLayout.from_counts(8, [4] * 15 + [1], 1))], Screening(problem)
     plain = certify(screening, found, Settings(workers=1))
     monkeypatch.setattr("moeopt.solving.certify.FULL", replace(CHEAP, rows=1, rounds=1, operations=0, few=0))
-    assert certify(screening, found, Settings(workers=1), full=True).lower_bound_ns == plain.lower_bound_ns
+    assert certify(screening, found, Settings(workers=1), full=True).lower_bound_ns >= plain.lower_bound_ns
 
     begun = []
 
