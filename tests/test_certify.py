@@ -275,3 +275,26 @@ def test_the_report_tells_both_optima(monkeypatch: pytest.MonkeyPatch) -> None:
     console = Console(record=True, width=200)
     render(answer, console)
     assert "by the ledger another layout is best" in console.export_text()
+
+
+def test_a_plain_answer_tells_of_a_faster_replay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The layout is the ledger's optimum; where bounding its replay met one that replays faster, the answer has that
+    one beside it, and nothing where it did not."""
+    import moeopt.search as module
+
+    problem = deepseek({**LAYOUT, "pp": 16, "vpp": 1, "recompute": CHEAP_MODULES})
+    at = candidate(problem, Layout(**problem.fix))
+    other = Found.judge(at, PipelineLayout.from_counts(16, [3, *[4] * 14, 2], 1))
+    for step_ns, told in ((10**9, True), (10**12, False)):
+        certificate = Certificate(Replayed(other, step_ns, None), 10**8, 1, 1)
+        monkeypatch.setattr(module, "prove_replay", lambda *_, found=certificate: found)
+        answer = solve(problem, workers=2)
+        assert answer["step_time"]["total_ns"] == answer["objective"]["value"] < other.time_ns
+        console = Console(record=True, width=200)
+        render(answer, console)
+        assert ("1.000 s replayed" in console.export_text()) is told
+        assert ("replays_faster" in answer) is told
+        if told:
+            assert answer["replays_faster"]["layout"]["pipeline_layout"] == str(other.pipeline)
+            assert answer["replays_faster"]["step_time_ns"] == other.time_ns
+            assert answer["replays_faster"]["simulated_ns"] == 10**9

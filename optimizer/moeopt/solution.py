@@ -249,13 +249,15 @@ def solved_answer(
     """The best layout found, described in full, with its bound; status `optimal` where that bound is its value.
 
     With `by_replay` the layout is the certificate's, whose replayed step is the lowest; where the ledger's optimum is
-    another one, that is told as `ledger_optimum`. Objective and bound are the ledger's either way.
+    another one, that is told as `ledger_optimum`. Without it the layout is the ledger's optimum; where one that replays
+    faster was met while its replay was bounded, that is told as `replays_faster`. Objective and bound are the ledger's
+    either way.
     """
     assert result.best is not None
     best = result.best
     if by_replay and certificate is not None:
         chosen = certificate.best.found
-        other = None if _same(chosen, best) else _ledger_optimum(problem, best)
+        other = None if _same(chosen, best) else _replayed(problem, Replayed.judge(best))
         answer = solved_answer(problem, replace(result, best=chosen), facts, certificate)
         answer["objective"]["value"] = best.score
         return answer if other is None else {**answer, "ledger_optimum": other}
@@ -263,6 +265,8 @@ def solved_answer(
     answer = describe(problem, best.candidate.ledger, layout, best.pipeline)
     if certificate is not None:
         answer["schedule"] = certified_schedule(answer["schedule"], certificate)
+        if certificate.best.step_ns < answer["schedule"]["simulated_ns"]:
+            answer["replays_faster"] = _replayed(problem, certificate.best)
     verdicts = [*check(problem, layout), *placement_verdicts(problem, layout, best.pipeline, answer)]
     return {
         "schema": SCHEMA,
@@ -286,8 +290,8 @@ def _same(left: Found, right: Found) -> bool:
     return left.candidate.order == right.candidate.order and left.pipeline == right.pipeline
 
 
-def _ledger_optimum(problem: Problem, found: Found) -> dict[str, Any]:
-    return {**_alternative(problem, found), "simulated_ns": Replayed.judge(found).step_ns}
+def _replayed(problem: Problem, item: Replayed) -> dict[str, Any]:
+    return {**_alternative(problem, item.found), "simulated_ns": item.step_ns}
 
 
 def _alternative(problem: Problem, found: Found) -> dict[str, Any]:

@@ -39,13 +39,11 @@ def render_step_time(answer: Mapping[str, Any], console: Console) -> None:
     for reason in (time.get("range") or {}).get("reasons", ()):
         console.print(Padding(f"wider range: {escape(reason)}", (0, 0, 0, 2)))
     _render_schedule(answer.get("schedule"), console)
-    other = answer.get("ledger_optimum")
-    if other:
-        text = (
-            f"chosen by its replayed step; by the ledger another layout is best: {format_ns(other['step_time_ns'])}, "
-        )
-        text += f"{format_ns(other['simulated_ns'])} replayed, {other['layout']['pipeline_layout']}"
-        console.print(Padding(escape(text), (0, 0, 0, 2)))
+    for name, text in _OTHERS.items():
+        if answer.get(name):
+            other = answer[name]
+            text = text.format(*(format_ns(other[time]) for time in ("step_time_ns", "simulated_ns")))
+            console.print(Padding(escape(f"{text}, {other['layout']['pipeline_layout']}"), (0, 0, 0, 2)))
 
 
 def cost_text(cost: Mapping[str, Any]) -> str:
@@ -80,6 +78,13 @@ def render_ties(answer: Mapping[str, Any], console: Console) -> None:
         which = "the runner-up lies" if len(others) == 1 else f"{tied} of the {len(others)} runners-up lie"
         text = f"{which} within the range of the prediction ({percent} %)"
         console.print(Padding(f"{text}: measure before choosing between them", (0, 0, 0, 2)))
+
+
+_OTHERS = {
+    "ledger_optimum": "chosen by its replayed step; by the ledger another layout is best: {}, {} replayed",
+    "replays_faster": "met on the way: {} by the ledger, but {} replayed (--certify looks for the best of these)",
+}
+"""What is said of another layout of an answer: its step by the ledger, and replayed."""
 
 
 def _render_schedule(schedule: Mapping[str, Any] | None, console: Console) -> None:
