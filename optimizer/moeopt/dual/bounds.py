@@ -11,6 +11,7 @@ from moeopt.dual.ranks import whole_layers_ns
 from moeopt.dual.tables import NEVER
 from moeopt.dual.tops import SLACK
 from moeopt.dual.walks import Placements
+from moeopt.schedule.replay import MOST_EXACT_OPERATIONS
 from moeopt.schedule.shape import Schedule
 
 _LISTED_A_ROUND = 400
@@ -78,11 +79,12 @@ def paired(question: Question, width: Width) -> Answer:
     least = whole_layers_ns(part.grid, question.rows, part.prices, part.deepest)
     least = np.where(least <= part.prices.target_ns * (1 + SLACK), least, np.inf)
     listed: dict[int, Placements] = {}
-    most = min(_MOST_REPLAYED // Schedule(*question.rows.schedule).operations, _LISTED)
+    operations = Schedule(*question.rows.schedule).operations
+    most = min(_MOST_REPLAYED // operations, _LISTED) if operations <= MOST_EXACT_OPERATIONS else 0
     for index in np.flatnonzero(np.isfinite(least)).tolist():
         bound, placed = part.least_by_neighbours(index, width)
         least[index] = max(least[index], bound)
-        if np.isfinite(bound) and placed is not None and len(placed.ending) <= most:
+        if np.isfinite(bound) and placed is not None and 0 < len(placed.ending) <= most:
             listed[index] = placed
     open_ = np.isfinite(least)
     bound_ns = np.where(open_, least * (1 - SLACK) + part.prices.end_ns, 0.0)

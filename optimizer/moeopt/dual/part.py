@@ -26,6 +26,8 @@ from moeopt.screening.limits import Column
 
 _JUDGED = 4
 """Placements of a candidate worth judging where not all are known."""
+_EVENT = 500
+"""Placements that one operation of all of them takes as long as, however few there are."""
 _MOST_ROWS = 384
 """Rows of one ascent; larger groups are taken in parts."""
 
@@ -112,7 +114,8 @@ class Part:
         except TooMany:
             return 0.0, None
         schedule, least_ns = Schedule(*self.rows.schedule), ranks.least_ns
-        placed = ranks.placements(width.operations // schedule.operations) if np.isfinite(least_ns) else None
+        most = width.operations // schedule.operations - _EVENT
+        placed = ranks.placements(most) if np.isfinite(least_ns) and most > 0 else None
         if placed is None:
             return least_ns, None
         held = prices.times(0, len(placed.ending)).held(placed.counts, placed.ending)
