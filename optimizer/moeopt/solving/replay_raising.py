@@ -26,10 +26,10 @@ _LISTED = 400
 """... and how many of them are all replayed, to settle it."""
 _ROUNDS, _OPERATIONS = 64, 3_000_000
 """Rounds of the schedules that are left, and operations more, where a little of everything was not enough."""
-_WIDTHS = {WIDE: 128, WIDE._replace(operations=WIDEST.operations): 32}
-"""How closely neighbouring ranks are looked at where so many candidates are left at most."""
 _PAIRED = 128
-"""Candidates whose neighbouring ranks are looked at at once: some milliseconds each."""
+"""Candidates whose neighbouring ranks are looked at at once ..."""
+_FEW = 32
+"""... and so few that all placements which that leaves may be replayed."""
 
 
 class ReplayRaising:
@@ -62,12 +62,10 @@ class ReplayRaising:
     def widen(self, lowest: Mapping[int, Candidate], limits: Limits) -> bool:
         """Look closer at what ranks next to each other hold, where few candidates are left; False where that was
         done."""
-        first = next(iter(lowest.values()))
-        for width, most in _WIDTHS.items():
-            if len(lowest) <= most and self._may_pair(first, width):
-                self._pair(lowest, width, limits)
-                return True
-        return False
+        if len(lowest) > _PAIRED or not self._may_pair(next(iter(lowest.values())), WIDE):
+            return False
+        self._pair(lowest, WIDE if len(lowest) > _FEW else WIDE._replace(operations=WIDEST.operations), limits)
+        return True
 
     def can_raise(self, candidate: Candidate) -> bool:
         """Whether there are critical paths that a candidate's bound was not yet raised with."""
