@@ -127,11 +127,12 @@ class Certifier:
         lowest = {at: queue.candidate(at) for at in queue.lowest(_TOGETHER) if queue.bound[at] < near_ns}
         if self.settings.expired or not lowest:
             return False
-        return (
-            raising.raise_lowest(lowest, self._limits)
-            or self.closer.close(queue, raising, len(lowest))
-            or raising.widen(lowest, self._limits)
-        )
+        if raising.raise_lowest(lowest, self._limits):
+            return True
+        open_ = self.closer.in_vain(lowest)
+        if self.effort.is_full and next(iter(lowest)) in open_ and raising.widen(open_, self._limits):
+            return True
+        return self.closer.close(queue, raising, len(lowest)) or raising.widen(lowest, self._limits)
 
 
 def certify(

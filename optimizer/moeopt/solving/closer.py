@@ -1,6 +1,7 @@
 """Candidates that hold the bound on replays down, closed by CP-SAT and replays in turns."""
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from moeopt.candidate import Candidate
@@ -48,12 +49,16 @@ class Closer:
         queue.close([position for position, done in zip(asked, closed, strict=True) if done])
         return closed[0] or (found[0].status == "open" and not self.settings.expired)
 
+    def in_vain(self, lowest: Mapping[int, Candidate]) -> dict[int, Candidate]:
+        """The candidates that CP-SAT was asked about without an end."""
+        return {at: candidate for at, candidate in lowest.items() if self._attempts[candidate.key]}
+
     def _asked(self, queue: Queue, raising: ReplayRaising) -> "dict[int, Asked]":
         """Questions about the lowest candidates, by position."""
         from moeopt.cpsat.closing import Asked
 
         near_ns, limit_bytes = self.record.near_ns, self.record.best.found.candidate.problem.memory_limit
-        gap, share = self.effort.enough, 1.0 if self.effort.is_full else _SHARE
+        gap = self.effort.enough
         asked: dict[int, Asked] = {}
         for position in queue.lowest(_AT_ONCE if self.effort.is_full else _FEW_AT_ONCE):
             candidate, paths = queue.candidate(position), raising.paths
@@ -62,6 +67,7 @@ class Closer:
             if done or raising.can_raise(candidate) or paths.can_deepen(schedule) or schedule not in paths.of:
                 break
             cuts = tuple(paths.of[schedule].rows)
+            share = 1.0 if attempts else _SHARE
             asked[position] = Asked(candidate, near_ns - 1, limit_bytes, cuts, attempts, gap, share)
         return asked
 
@@ -73,7 +79,7 @@ class Closer:
         for cut in attempt.cuts:
             cuts.add(cut)
         self._attempts[candidate.key] += 1
-        exactly = attempt.status == "loose" and self.effort.is_full
+        exactly = attempt.status == "loose" and self.effort.is_full and self._attempts[candidate.key] > 1
         return attempt.status == "closed" or (exactly and self._solve(candidate, raising))
 
     def _solve(self, candidate: Candidate, raising: ReplayRaising) -> bool:

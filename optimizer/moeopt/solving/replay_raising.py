@@ -60,11 +60,12 @@ class ReplayRaising:
         return True
 
     def widen(self, lowest: Mapping[int, Candidate], limits: Limits) -> bool:
-        """Look closer at what ranks next to each other hold, where few candidates are left; False where that was
-        done."""
-        if len(lowest) > _PAIRED or not self._may_pair(next(iter(lowest.values())), WIDE):
+        """Look closer at what ranks next to each other hold, of few candidates; False where that was done."""
+        few, many = (WIDEST, WIDEST) if self.effort.is_full else (WIDE._replace(operations=WIDEST.operations), WIDE)
+        width = few if len(lowest) <= _FEW else many
+        if len(lowest) > _PAIRED or not self._may_pair(next(iter(lowest.values())), width):
             return False
-        self._pair(lowest, WIDE if len(lowest) > _FEW else WIDE._replace(operations=WIDEST.operations), limits)
+        self._pair(lowest, width, limits)
         return True
 
     def can_raise(self, candidate: Candidate) -> bool:
@@ -73,7 +74,7 @@ class ReplayRaising:
 
     @property
     def _first_width(self) -> Width:
-        return WIDEST if self.effort.is_full else NARROW
+        return WIDE if self.effort.is_full else NARROW
 
     def _may_pair(self, candidate: Candidate, width: Width) -> bool:
         """Whether a candidate's neighbouring ranks were not yet looked at so closely, and may be now: after the first
