@@ -35,6 +35,8 @@ Index = NDArray[np.int64]
 SLACK = 3e-5
 _CELLS = 2**15
 """Pairs of ways that are looked at together: what fits into a cache."""
+_EVERY = 4
+"""Where blocks are not joint every pair is looked at, for so many times as long."""
 _APART_NS = 1e20
 """Ways at different places take so much longer than any step."""
 _FEW = 2**11
@@ -183,7 +185,7 @@ class Neighbours:
         if self.meets and self.schedule.ep_overlap:
             pair = _Pair(lower, upper, hop_ns)
             return self._not_alone(pair, self._joint_within(pair, limit_ns - fills_ns[0], most), fills_ns, limit_ns)
-        if len(lower.place) * len(upper.place) > most:
+        if len(lower.place) * len(upper.place) * _EVERY > most:
             raise TooManyPairs
         found = [Within.none()]
         size = max(_CELLS // max(len(upper.place), 1), 1)

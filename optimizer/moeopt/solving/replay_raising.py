@@ -25,7 +25,7 @@ _REPLAYED = 4
 _LISTED = 400
 """... and how many of them are all replayed, to settle it."""
 _ROUNDS, _OPERATIONS = 64, 3_000_000
-"""Rounds of the schedules that are left, and operations more, where a little of everything was not enough."""
+"""Rounds of the schedules that are left, and operations more, where a little of everything left few candidates."""
 _PAIRED = 128
 """Candidates whose neighbouring ranks are looked at at once ..."""
 _FEW = 32
@@ -56,15 +56,15 @@ class ReplayRaising:
         elif self._deepen(candidates):
             self._in_turns([at for at, each in lowest.items() if self.can_raise(each)], len(lowest), limits)
         else:
-            return self.paths.extend(_ROUNDS, _OPERATIONS)
+            return len(lowest) <= _PAIRED and self.paths.extend(_ROUNDS, _OPERATIONS)
         return True
 
     def widen(self, lowest: Mapping[int, Candidate], limits: Limits) -> bool:
         """Look closer at what ranks next to each other hold, of few candidates; False where that was done."""
-        few, many = (WIDEST, WIDEST) if self.effort.is_full else (WIDE._replace(operations=WIDEST.operations), WIDE)
-        width = few if len(lowest) <= _FEW else many
-        if len(lowest) > _PAIRED or not self._may_pair(next(iter(lowest.values())), width):
+        closer = WIDEST if self.effort.is_full else WIDE
+        if len(lowest) > _PAIRED or not self._may_pair(next(iter(lowest.values())), closer):
             return False
+        width = closer._replace(operations=WIDEST.operations) if len(lowest) <= _FEW else closer
         self._pair(lowest, width, limits)
         return True
 
