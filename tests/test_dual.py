@@ -11,7 +11,7 @@ import pytest
 
 from enumeration import block_problem, peak_bytes, placed, placements, random_problem
 from moeopt.accounting.ledger import Ledger
-from moeopt.dual import Answer, raised, sampled
+from moeopt.dual import NARROW, Answer, paired, raised, sampled
 from moeopt.dual.grid import Grid, first_of_each, grid_of
 from moeopt.dual.pairs import ask_pairs
 from moeopt.dual.prices import MEASURES, Prices, Rows, sums_over_layers
@@ -181,8 +181,12 @@ def check(seed: int, problem: Problem | None = None) -> int:
     answer = ask_pairs(problem, pairs, limits, lambda question: raised(question, rounds))
     quick = ask_pairs(problem, pairs, limits, lambda question: sampled(question, rounds))
     ledgers = candidates(problem, pairs)
+    answers = [answer]
+    if replayed:
+        answers.append(ask_pairs(problem, pairs, limits, lambda question: paired(question, NARROW)))
     for index, ledger in enumerate(ledgers):
-        compare(ledger, limits, answer, index, seed)
+        for each in answers:
+            compare(ledger, limits, each, index, seed)
         every = placements(problem, ledger.degrees.pp, ledger.degrees.vpp)
         assert all(layout in every for layout in quick.placed[index]), seed
     return len(ledgers)
@@ -205,7 +209,7 @@ def compare(ledger: Ledger, limits: Limits, answer: Answer, index: int, seed: in
 
 def test_bounds_and_lists_hold_for_every_placement() -> None:
     """No placement that fits is below its candidate's bound, and a complete list has every placement within the
-    limits: of the ledger's step, and of the replayed one (40 problems)."""
+    limits: of the ledger's step, and of the replayed one, there by duality and rank by rank (40 problems)."""
     assert sum(check(seed) for seed in range(40)) > 200
 
 

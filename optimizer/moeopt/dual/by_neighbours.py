@@ -4,7 +4,7 @@ Weights on critical paths leave a gap, as half of one placement and half of anot
 hold whole layers, in every way that fits into their memory (`contents`), and a way that is long in one chunk is not
 made up for by the rank beside it: of two ways next to each other no replay is below the paths that change between them
 (`moeopt.schedule.neighbours`). The least over placements of the largest of these is a pass over the ranks by layers
-placed.
+placed; and where few ways are left, all placements can be listed (`chains`).
 """
 
 from functools import cached_property

@@ -70,7 +70,7 @@ class Answer:
 
 
 class Part:
-    """What the ascents of a question share."""
+    """The candidates of a question with their prices, and what ways to look at them share."""
 
     def __init__(self, question: Question) -> None:
         self.question, self.rows, self.grid = question, question.rows, question.grid

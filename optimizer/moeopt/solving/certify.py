@@ -7,7 +7,8 @@ surrogate; the replay is the exact time of the same costs. Bounds on a candidate
 2. the rows that no replay goes below, combined by duality over whole layers (`moeopt.dual`);
 3. the same with critical paths of replays as further rows: of a linear program's points (`moeopt.cpsat.relaxation`),
    then of the placements that duality proposes, as long as these raise the bound;
-4. what ranks next to each other hold, in whole layers, and the paths over both (`moeopt.dual.by_neighbours`);
+4. what ranks next to each other hold, in whole layers, and the paths over both (`moeopt.dual.by_neighbours`); where
+   that leaves few placements, their replays;
 5. CP-SAT over the placements, with those paths as rows in rounded numbers, in turns with replays, for several
    candidates at once (`moeopt.cpsat.closing`); where rounding and what it leaves out tell too little, exactly
    (`moeopt.cpsat.replayed`).
