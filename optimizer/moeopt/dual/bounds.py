@@ -75,7 +75,7 @@ def filled(question: Question, rounds: int) -> Answer:
 def paired(question: Question, width: Width) -> Answer:
     """Bounds on replayed steps by what ranks next to each other may hold, and by replays where that leaves few
     placements; these, if they are fewer still."""
-    part, size = Part(question), len(question.time_ns)
+    part = Part(question)
     least = whole_layers_ns(part.grid, question.rows, part.prices, part.deepest)
     least = np.where(least <= part.prices.target_ns * (1 + SLACK), least, np.inf)
     listed: dict[int, Placements] = {}
@@ -84,13 +84,13 @@ def paired(question: Question, width: Width) -> Answer:
     for index in np.flatnonzero(np.isfinite(least)).tolist():
         bound, placed = part.least_by_neighbours(index, width)
         least[index] = max(least[index], bound)
-        if np.isfinite(bound) and placed is not None and 0 < len(placed.ending) <= most:
+        if placed is not None and 0 < len(placed.ending) <= most:
             listed[index] = placed
     open_ = np.isfinite(least)
     bound_ns = np.where(open_, least * (1 - SLACK) + part.prices.end_ns, 0.0)
     return Answer(
         np.where(open_, bound_ns.astype(np.int64), question.time_ns + 1),
-        [part.layouts(listed.get(index, part.nothing)) for index in range(size)],
+        [part.layouts(listed.get(index, part.nothing)) for index in range(part.size)],
         [index in listed or not may for index, may in enumerate(open_.tolist())],
     )
 

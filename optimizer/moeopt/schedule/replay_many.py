@@ -42,13 +42,9 @@ def _last_end(graph: Graph, kind_ns: Array, hop_ns: float) -> Array:
 
 def _events(graph: Graph) -> Iterator[tuple[int, list[int], list[tuple[int, int]]]]:
     """What each event follows on its rank, the kinds of its operations, and what it waits for (with a hop or none)."""
-    one = zip(graph.previous, graph.kinds, graph.inputs, graph.hops, strict=True)
-    if graph.joint:
-        other = zip(graph.second_kinds, graph.second_inputs, graph.second_hops, strict=True)
-    else:
-        other = zip(*[[-1] * len(graph.kinds)] * 3, strict=True)
-    for (previous, kind, source, hop), (second, second_source, second_hop) in list(zip(one, other, strict=True))[1:]:
-        if second < 0:
-            yield previous, [kind], [(source, hop)]
-        else:
-            yield previous, [kind, second], [(source, hop), (second_source, second_hop)]
+    for event in range(1, len(graph.kinds)):
+        kinds, inputs = [graph.kinds[event]], [(graph.inputs[event], graph.hops[event])]
+        if graph.joint and graph.second_kinds[event] >= 0:
+            kinds.append(graph.second_kinds[event])
+            inputs.append((graph.second_inputs[event], graph.second_hops[event]))
+        yield graph.previous[event], kinds, inputs

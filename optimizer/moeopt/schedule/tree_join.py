@@ -75,8 +75,8 @@ def tree_join(
         most -= int(((mine[left + 1] - mine[left]) * (theirs[right + 1] - theirs[right])).sum())
         if most < 0:
             raise TooManyPairs
-        pair, left = _spread(mine[left], mine[left + 1])
-        which, right = _spread(theirs[right[pair]], theirs[right[pair] + 1])
+        pair, left = spread(mine[left], mine[left + 1])
+        which, right = spread(theirs[right[pair]], theirs[right[pair] + 1])
         pair, left = pair[which], left[which]
         sums = sums[pair]
         below, beside = one.levels[number + 1], other.levels[number + 1]
@@ -89,7 +89,7 @@ def tree_join(
     return one.rows[left], other.rows[right], sums + below.own[left] + beside.own[right]
 
 
-def _spread(first: Index, last: Index) -> tuple[Index, Index]:
+def spread(first: Index, last: Index) -> tuple[Index, Index]:
     """The numbers from each first one to before its last, one after the other; and whose each is."""
     sizes = last - first
     whose = np.repeat(np.arange(len(sizes)), sizes)

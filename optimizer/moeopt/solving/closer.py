@@ -20,8 +20,8 @@ _AT_ONCE = 8
 """Candidates that CP-SAT is asked about before what it found is shared: for any number of workers, as answers depend
 on it."""
 _FEW_AT_ONCE, _SHARE = 4, 1 / 16
-"""Then so many are asked about at once, as the first that is not settled ends it, and a solve has this share of what it
-is worth otherwise."""
+"""Where only few may be asked about, so many are at once, as the first that is not settled ends it. In a first attempt
+a solve has this share of what it is worth otherwise."""
 
 
 class Closer:

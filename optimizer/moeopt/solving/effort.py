@@ -32,7 +32,9 @@ class Effort:
         return self.few is None
 
 
-CHEAP = Effort(1000, 16, 2_000_000, 2, 128, near=Fraction(1, 100))
+FEW = 128
+"""Candidates left that a plain solve goes on with at length."""
+CHEAP = Effort(1000, 16, 2_000_000, 2, FEW, near=Fraction(1, 100))
 """What a solve does: first little for every schedule, then more for those that the bound hangs on. (At the linear
 program's weights, further rounds of duality raise hardly any bound.)"""
 FULL = Effort(None, 80, None, 12, None)

@@ -8,7 +8,7 @@ from moeopt.dual import NARROW, WIDE, WIDEST, Answer, Question, Width, paired, r
 from moeopt.schedule.replay import MOST_EXACT_OPERATIONS
 from moeopt.schedule.shape import Schedule
 from moeopt.screening import Limits
-from moeopt.solving.effort import Effort
+from moeopt.solving.effort import FEW, Effort
 from moeopt.solving.paths import CriticalPaths
 from moeopt.solving.queue import Left, Queue
 from moeopt.solving.record import Record
@@ -27,9 +27,9 @@ _LISTED = 400
 _ROUNDS, _OPERATIONS = 64, 3_000_000
 """Rounds of the schedules that are left, and operations more, where a little of everything left few candidates."""
 _PAIRED = 128
-"""Candidates whose neighbouring ranks are looked at at once ..."""
-_FEW = 32
-"""... and so few that all placements which that leaves may be replayed."""
+"""Candidates whose neighbouring ranks are looked at at once."""
+_FEWER = 32
+"""Candidates left that are so few that all placements which their ranks leave may be replayed."""
 
 
 class ReplayRaising:
@@ -47,7 +47,7 @@ class ReplayRaising:
         """Raise the first of some open candidates (positions and candidates, the lowest bound first), and others with
         it; False where there is no way left. First with what critical paths there are; then by what ranks next to each
         other hold, as far as that takes little; then with more critical paths. (Where everything is to be settled,
-        ranks come first at any length: they spare schedules their paths.)"""
+        ranks come before paths and may take more: they spare schedules their paths.)"""
         candidates = list(lowest.values())
         if self.can_raise(candidates[0]):
             self._in_turns([at for at, each in lowest.items() if self.can_raise(each)], len(lowest), limits)
@@ -56,15 +56,15 @@ class ReplayRaising:
         elif self._deepen(candidates):
             self._in_turns([at for at, each in lowest.items() if self.can_raise(each)], len(lowest), limits)
         else:
-            return len(lowest) <= _PAIRED and self.paths.extend(_ROUNDS, _OPERATIONS)
+            return len(lowest) <= FEW and self.paths.extend(_ROUNDS, _OPERATIONS)
         return True
 
     def widen(self, lowest: Mapping[int, Candidate], limits: Limits) -> bool:
         """Look closer at what ranks next to each other hold, of few candidates; False where that was done."""
         closer = WIDEST if self.effort.is_full else WIDE
-        if len(lowest) > _PAIRED or not self._may_pair(next(iter(lowest.values())), closer):
+        if len(lowest) > FEW or not self._may_pair(next(iter(lowest.values())), closer):
             return False
-        width = closer._replace(operations=WIDEST.operations) if len(lowest) <= _FEW else closer
+        width = closer._replace(operations=WIDEST.operations) if len(lowest) <= _FEWER else closer
         self._pair(lowest, width, limits)
         return True
 
