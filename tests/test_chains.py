@@ -45,3 +45,13 @@ def test_chains_are_all_combinations_that_are_linked(seed: int) -> None:
         assert sorted(map(tuple, found.tolist())) == expected
         if expected:
             assert chains.listed(len(expected) - 1) is None
+
+
+def test_many_chains_are_counted_and_not_listed() -> None:
+    """Where there are far more chains than asked for, none is built: eight ranks of 64 ways that all follow each other
+    make 10^14, which no machine lists."""
+    ways, ranks = 64, 8
+    lower, upper = np.divmod(np.arange(ways * ways), ways)
+    links = [Within(lower, upper, np.zeros(ways * ways, dtype=np.float32))] * (ranks - 1)
+    every = np.ones(ways, dtype=bool)
+    assert Chains([np.ones(ways, dtype=np.int64)] * ranks, links, every, every, ranks).listed(10**6) is None

@@ -14,10 +14,11 @@ from moeopt.problem.problem import Problem
 from moeopt.schedule.bounds import ub2
 from moeopt.schedule.chunk_cap import longest_chunk_ns, ub2_at_least
 from moeopt.schedule.in_flight import in_flight_vectors
+from moeopt.screening import Limits, Screening
 from moeopt.search import solve
 from moeopt.solving.branch import Search
 from moeopt.solving.first import First
-from moeopt.solving.settings import Settings
+from moeopt.solving.settings import Settings, Stopped
 
 SOLVABLE = [seed for seed in range(60) if random_problem(seed).objective == "step_time"][:8]
 
@@ -147,6 +148,22 @@ def test_a_search_without_time_says_so() -> None:
     assert answer["status"] in {"feasible", "unknown"}
     if answer["status"] == "feasible":
         assert answer["objective"]["bound"] <= answer["objective"]["value"]
+
+
+def test_listing_stops_at_the_deadline() -> None:
+    """Listing rows without a limit on their time asks whether it may go on: it is what took longest of a search that
+    had found no layout."""
+    asked = 0
+
+    def pause() -> None:
+        nonlocal asked
+        asked += 1
+        raise Stopped
+
+    screening = Screening(random_problem(SOLVABLE[0]), pause=pause)
+    with pytest.raises(Stopped):
+        screening.pairs(Limits(2**62))
+    assert asked == 1
 
 
 def test_a_last_chunk_in_flight_means_all_are() -> None:

@@ -214,12 +214,24 @@ def with_chunks(problem: Problem, degrees: Degrees) -> tuple[Degrees, NDArray[np
     table["row"] = np.arange(len(degrees.tp))
     del table["vpp"]
     table = _cross(table, "vpp", domain(problem, "vpp"))
-    most = problem.architecture.num_hidden_layers + 2 + bool(problem.mtp_layers)
     stages = table["pp"] * table["vpp"]
-    table = _keep(table, (stages <= most) & ((table["vpp"] == 1) | (table["pp"] > 1)))
+    table = _keep(table, (stages <= _most_stages(problem)) & ((table["vpp"] == 1) | (table["pp"] > 1)))
     table = with_groups(problem, table, table["num_microbatches"])
     rows = table.pop("row")
     return Degrees(**table), rows
+
+
+def can_interleave(problem: Problem, degrees: Degrees, most: Degrees) -> NDArray[np.bool_]:
+    """Which rows can have more than one virtual chunk, with as many micro-batches as the rows of `most`."""
+    several = [vpp for vpp in domain(problem, "vpp") if vpp > 1]
+    fewest = min(several, default=_most_stages(problem) + 1)
+    grids = (degrees.pp > 1) & (degrees.pp * fewest <= _most_stages(problem))
+    return np.asarray(grids & (most.num_microbatches >= degrees.pp), dtype=bool)
+
+
+def _most_stages(problem: Problem) -> int:
+    """Stages of which none is empty."""
+    return problem.architecture.num_hidden_layers + 2 + bool(problem.mtp_layers)
 
 
 def select(degrees: Degrees, mask: NDArray[np.bool_] | NDArray[np.int64] | slice) -> Degrees:

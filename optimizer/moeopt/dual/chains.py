@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,6 +13,13 @@ from moeopt.schedule.tree_join import spread
 
 _MOST_LINKS = 2**15
 """Pairs of ways next to each other; with more there are too many ways through all ranks too."""
+
+
+class _Step(NamedTuple):
+    """From the states of a rank to those of the next: state n goes to `next[first[n] : first[n + 1]]`."""
+
+    first: Index
+    next: Index
 
 
 @dataclass(frozen=True)
@@ -29,19 +37,36 @@ class Chains:
         """Every chain: chains x ranks, a way of each; None where there are more than so many."""
         if sum(len(link.ns) for link in self.links) > _MOST_LINKS:
             return None
-        may = self._may()
-        chains = np.flatnonzero(self.begin & may[0][:, 0])[:, None]
-        placed = self.totals[0][chains[:, 0]]
+        states, steps = self._states()
+        chains = np.ones(len(states[-1]))
+        for step in reversed(steps):
+            chains = np.add.reduceat(chains[step.next], step.first[:-1]) if len(step.next) else chains[:0]
+        if chains.sum() > most:
+            return None
+        at = np.arange(len(states[0]))
+        found = states[0][at][:, None]
+        for way, step in zip(states[1:], steps, strict=True):
+            which, link = spread(step.first[at], step.first[at + 1])
+            at = step.next[link]
+            found = np.column_stack([found[which], way[at]])
+        return found
+
+    def _states(self) -> tuple[list[Index], list["_Step"]]:
+        """The ways of every rank that some chain holds, once for every number of layers placed before them; and the
+        steps between these."""
+        may, size = self._may(), self.counted + 1
+        way = np.flatnonzero(self.begin & may[0][:, 0])
+        placed = self.totals[0][way]
+        states, steps = [way], list[_Step]()
         for rank, (lower, upper) in enumerate(self._in_order, start=1):
-            which, link = spread(*(np.searchsorted(lower, chains[:, -1], side=side) for side in ("left", "right")))
-            next_ = upper[link]
-            ends = may[rank][next_, placed[which]]
-            which, next_ = which[ends], next_[ends]
-            if len(which) > most:
-                return None
-            chains = np.column_stack([chains[which], next_])
-            placed = placed[which] + self.totals[rank][next_]
-        return chains if len(chains) <= most else None
+            which, link = spread(*(np.searchsorted(lower, way, side=side) for side in ("left", "right")))
+            ends = may[rank][upper[link], placed[which]]
+            which, next_ = which[ends], upper[link[ends]]
+            met, to = np.unique(next_ * size + placed[which] + self.totals[rank][next_], return_inverse=True)
+            steps.append(_Step(np.searchsorted(which, np.arange(len(way) + 1)), to))
+            way, placed = np.divmod(met, size)
+            states.append(way)
+        return states, steps
 
     @cached_property
     def _in_order(self) -> list[tuple[Index, Index]]:

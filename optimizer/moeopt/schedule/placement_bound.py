@@ -59,7 +59,7 @@ def placement_lower_bound(
     if any(map(is_column, shape)):
         pp, vpp, num_microbatches, group = np.broadcast_arrays(*shape)
     work = total_forward_ns + total_backward_ns
-    plain = _plain_bound(pp, num_microbatches, work, total_backward_ns, hop_ns, pieces, ep_overlap)
+    plain = plain_lower_bound(pp, num_microbatches, work, total_backward_ns, hop_ns, pieces, ep_overlap)
     rows = _ceil_share(num_microbatches, work, pp)
     for count, time in pieces:
         rows = maximum(rows, num_microbatches * (ceil_div(count, pp) * time))
@@ -90,7 +90,7 @@ def replay_lower_bound(
     """
     pp, vpp, num_microbatches = shape
     work = total_forward_ns + total_backward_ns
-    plain = _plain_bound(pp, num_microbatches, work, total_backward_ns, hop_ns, pieces, ep_overlap)
+    plain = plain_lower_bound(pp, num_microbatches, work, total_backward_ns, hop_ns, pieces, ep_overlap)
     rows = maximum(_ceil_share(num_microbatches, work, pp), work)
     for count, time in pieces:
         rows = maximum(rows, num_microbatches * (ceil_div(count, pp) * time))
@@ -102,16 +102,17 @@ def _ceil_share(times: Number, work: Number, parts: Number) -> Number:
     return times * (work // parts) + ceil_div(times * (work % parts), parts)
 
 
-def _plain_bound(
+def plain_lower_bound(
     pp: Number,
     num_microbatches: Number,
     work: Number,
     backward: Number,
-    hop: Number,
-    pieces: Sequence[tuple[Number, Number]],
-    ep_overlap: bool,
+    hop: Number = 0,
+    pieces: Sequence[tuple[Number, Number]] = (),
+    ep_overlap: bool = False,
 ) -> Number:
-    """(a), (b) and the averages for any M; with `ep_overlap` (a longer warm-up) only what does not depend on it."""
+    """1F1B alone, for the ledger and the replay: (a), (b) and the averages for any M; with `ep_overlap` (a longer
+    warm-up) only what does not depend on it."""
     m, ways = num_microbatches, 2 * (pp - 1) * hop
     bound = maximum(_ceil_share(m, work, pp), work + _ceil_share(m - 1, backward, pp) + ways)
     heaviest = ceil_div(work, pp)

@@ -22,8 +22,9 @@ from moeopt.screening.average import memory_bound
 from moeopt.screening.limits import Column, Limits
 from moeopt.screening.pairs import Pair, tightened, weighed
 from moeopt.screening.table import RecomputeTable
-from moeopt.screening.work import Work, work_bound
+from moeopt.screening.work import Work, filled_bound, work_bound
 from moeopt.space import (
+    can_interleave,
     concatenate,
     count_microbatches,
     enumerate_degrees,
@@ -86,7 +87,9 @@ class Block:
         counts = np.cumsum(count_microbatches(problem, select(self.degrees, index)))
         for part in np.split(index, np.flatnonzero(np.diff(counts // _SLICE)) + 1):
             degrees, rows = with_microbatches(problem, select(self.degrees, part))
-            time = work_bound(degrees, self.work.rows(part[rows], len(self.time)))
+            work = self.work.rows(part[rows], len(self.time))
+            interleaves = can_interleave(problem, degrees, degrees)
+            time = filled_bound(degrees, work, interleaves, self.mode.overlap.ep_all_to_all)
             yield select(degrees, time <= limits.time_of(degrees))
 
 
@@ -160,7 +163,8 @@ class Screening:
             for shape in (degrees, any_chunks)
         ]
         work = table.least_work(settings)
-        return Block(mode, degrees, work_bound(degrees, work), np.minimum.reduce(weights), work, longest)
+        time = filled_bound(degrees, work, can_interleave(self.problem, degrees, longest), mode.overlap.ep_all_to_all)
+        return Block(mode, degrees, time, np.minimum.reduce(weights), work, longest)
 
     def _sharing(self, block: Block) -> Block:
         """A block whose rows are those of an earlier one, where they are the same."""
@@ -187,7 +191,7 @@ class Screening:
 
         `settings` are the recompute settings to ask about (default: all). `every_batch` False: of an open batch only
         the smallest and the largest of each row. `counted` False: what ranks can hold is not counted. `pause` is called
-        now and then where the batch is open, and may raise.
+        now and then, and may raise.
         """
         settings = self.recomputes if settings is None else settings
         count = tightened if counted else lambda _problem, pairs, _limits: pairs
@@ -213,8 +217,7 @@ class Screening:
 
     def _expanded(self, mode: Choices, degrees: Degrees, limits: Limits, settings: Sequence[Recompute]) -> list[Pair]:
         """Some of these rows with chunks and recompute decided."""
-        if not self.problem.workload.batches.exact:
-            self.pause()
+        self.pause()
         return list(self._expand(mode, degrees, limits, settings))
 
     def _expand(self, mode: Choices, degrees: Degrees, limits: Limits, settings: Sequence[Recompute]) -> Iterator[Pair]:

@@ -13,7 +13,7 @@ from moeopt.accounting.time.terms import TimeTerms
 from moeopt.arithmetic import Number, ceil_div, maximum
 from moeopt.layout import Degrees
 from moeopt.problem.problem import Problem
-from moeopt.schedule.placement_bound import placement_lower_bound, replay_lower_bound
+from moeopt.schedule.placement_bound import placement_lower_bound, plain_lower_bound, replay_lower_bound
 from moeopt.screening.limits import Column
 
 _ROUNDING_NS = 1
@@ -66,9 +66,19 @@ class Work:
 
 
 def work_bound(degrees: Degrees, work: Work) -> Column:
-    """Nanoseconds of a step that no placement and no number of chunks goes below: the busiest rank runs its share."""
+    """Nanoseconds of a step that no placement, no number of chunks and no schedule goes below: the busiest rank runs
+    its share."""
     share = ceil_div(work.forward_ns + work.backward_ns, degrees.pp)
     return np.asarray(degrees.num_microbatches * share + work.end_ns)
+
+
+def filled_bound(degrees: Degrees, work: Work, interleaves: NDArray[np.bool_], ep_overlap: bool) -> Column:
+    """The same where no batch is larger. One micro-batch takes all the work, from its first forward to its last
+    backward pass; rows that cannot be interleaved, with more micro-batches neither, fill and drain as 1F1B does. Both
+    hold for the ledger and for the replay, and grow with the micro-batches."""
+    work_ns = work.forward_ns + work.backward_ns
+    plain = plain_lower_bound(degrees.pp, degrees.num_microbatches, work_ns, work.backward_ns, ep_overlap=ep_overlap)
+    return np.asarray(maximum(work_bound(degrees, work), np.where(interleaves, work_ns, plain) + work.end_ns))
 
 
 def time_bound(
