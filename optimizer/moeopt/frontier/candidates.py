@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
+from itertools import islice
 from math import inf
 
 import numpy as np
@@ -25,7 +26,7 @@ from moeopt.problem.problem import Problem
 from moeopt.schedule.bounds import lower_bound_rows
 from moeopt.screening import Block, Pair, Screening
 from moeopt.screening.pairs import bounded
-from moeopt.solving.incumbent import Found, place
+from moeopt.solving.incumbent import Found, placed_side_by_side
 from moeopt.solving.queue import Queue
 from moeopt.solving.settings import Settings
 from moeopt.space import select
@@ -34,6 +35,8 @@ Column = NDArray[np.int64]
 Key = tuple[object, ...]
 _TOGETHER = 500
 """Rows that are bounded together."""
+_AT_ONCE = 8
+"""Rows that are placed before the time is looked at."""
 _EARLY = 0.1
 """Seconds that a solver may stop before its time limit; one that stops earlier was interrupted by the user."""
 _QUICK = 6.0
@@ -92,6 +95,10 @@ class Candidates:
         )
         return [pair for part in parts for pair in part]
 
+    def count(self, region: Region) -> int:
+        """Rows of the first level that may be in a region."""
+        return sum(int(block.within(region.limits).sum()) for block in self.screening.blocks)
+
     def thinned(self, pick: Callable[[Column, Column, Column], NDArray[np.bool_]]) -> "Candidates":
         """Some rows only: those that `pick(pp, time bound, memory bound)` takes."""
         return self._filtered(lambda block: pick(np.asarray(block.degrees.pp), block.time, block.memory))
@@ -130,12 +137,13 @@ class Candidates:
 
     def placed(self, queue: Queue, positions: Iterable[int], region: Region) -> Iterator[Found]:
         """Layouts that the heuristic placements of some rows have in a region. Raises Stopped when the time is over."""
-        for position in positions:
+        waiting = iter(positions)
+        while some := [queue.candidate(position) for position in islice(waiting, _AT_ONCE)]:
             if self.settings.expired:
                 raise Stopped
-            found = place(queue.candidate(position), region.limits.memory_bytes)
-            if found is not None and self._is_inside(found, region):
-                yield found
+            for found in placed_side_by_side(some, region.limits.memory_bytes):
+                if found is not None and self._is_inside(found, region):
+                    yield found
 
     @staticmethod
     def _is_inside(found: Found, region: Region) -> bool:

@@ -68,7 +68,7 @@ class Exploration:
         """Look into the next boxes, and have the solver decide of what duality leaves of them."""
         patience = min(self._patience(corner) for corner in self.boxes.open)
         corners = sorted(corner for corner in self.boxes.open if self._patience(corner) == patience)[:_TOGETHER]
-        seen = side_by_side(self._look, corners)
+        seen = side_by_side(self._look, corners, self._rows_around)
         self._pairs |= {corner: each.rows for corner, each in zip(corners, seen, strict=True)}
         for found in (found for each in seen for found in each.found):
             self._take(found)
@@ -112,6 +112,11 @@ class Exploration:
         """The shortest list of rows known for a box around this one."""
         listed = [pairs for outer, pairs in self._pairs.items() if inside(corner, outer)]
         return min(listed, key=lambda pairs: sum(pair.size for pair in pairs), default=None)
+
+    def _rows_around(self, corner: Corner) -> int:
+        """How many rows a look into a box begins with."""
+        around = self._around(corner)
+        return self.candidates.count(self.goals.region(corner)) if around is None else sum(p.size for p in around)
 
     def _is_refuted(self, entry: Entry, corner: Corner) -> bool:
         return any(inside(corner, other) for other in self._refuted.get(entry.key, ()))

@@ -30,16 +30,14 @@ def ub2_at_least(
     """A lower bound on UB2 of every placement of `work_ns` whose longest chunk takes `longest_ns` or more (vpp > 1)."""
     p, v, m, w, tau = (np.asarray(x, dtype=np.float64) for x in (pp, vpp, num_microbatches, work_ns, longest_ns))
     groups = np.ceil(m / np.asarray(group, dtype=np.float64))
-
-    def value(base: Column) -> Column:
-        excess = np.maximum(w - p * v * base, tau - base)
-        cheap = np.minimum(excess, p * (tau - base))
-        steady = (m * v + p - 1) * base + (m - groups) * (tau - base)
-        return np.asarray(steady + groups * cheap + ((m - groups) / p + groups) * (excess - cheap))
-
     points = (np.zeros_like(w), tau, (w - tau) / (p * v - 1), (w - p * tau) / np.maximum(p * (v - 1), 1))
-    values = [value(np.clip(point, 0.0, tau)) for point in points]
-    return np.asarray(np.minimum.reduce(values) * (1 - _SLACK))
+    base = np.minimum(np.maximum(np.stack(np.broadcast_arrays(*points)), 0.0), tau)
+    above = tau - base
+    excess = np.maximum(w - p * v * base, above)
+    cheap = np.minimum(excess, p * above)
+    steady = (m * v + p - 1) * base + (m - groups) * above
+    values = steady + groups * cheap + ((m - groups) / p + groups) * (excess - cheap)
+    return np.asarray(values.min(axis=0) * (1 - _SLACK))
 
 
 def longest_chunk_ns(

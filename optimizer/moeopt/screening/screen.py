@@ -97,7 +97,7 @@ _MODES = 8
 """Modes that are looked at without a look at the time."""
 _TOGETHER = 192
 """Rows whose chunks are expanded together ..."""
-_COUNTED = 384
+_COUNTED = 192
 """... and of which so many are counted together."""
 
 
@@ -211,7 +211,7 @@ class Screening:
         for block in self.blocks:
             keep = block.within(limits)
             for degrees in block.batches(self.problem, keep, limits, every_batch) if keep.any() else ():
-                every = np.arange(len(degrees.tp))
+                every = np.argsort(degrees.pp, kind="stable")
                 for first in range(0, len(every), _TOGETHER):
                     yield block.mode, select(degrees, every[first : first + _TOGETHER])
 
