@@ -19,6 +19,8 @@ from moeopt.solving.settings import Progress, Settings
 from moeopt.space import gpu_counts
 from moeopt.units import parse_percent
 
+PROVEN = "optimum proven"
+"""What the line of progress begins with that says so."""
 _EARLY = 0.2
 """Seconds that a solver may stop before its time limit."""
 
@@ -63,6 +65,8 @@ def solve(
         if result.best is not None:
             replays = problem.objective == "step_time" and problem.workload.batches.exact and (explained or certify)
             full = certify and (result.proven or _over(half))
+            if replays and result.proven and progress is not None:
+                progress(f"{PROVEN} after {time.monotonic() - started:.1f} s; now how fast its replay is at best")
             certificate = _bound_on_replays(search, result, settings, full, enough) if replays else None
             return solved_answer(problem, result, facts, certificate, by_replay=certify)
         if result.proven:

@@ -6,8 +6,8 @@ placement is lost (counts are never negative); what is infeasible here is so in 
 is found need not be within the limits, and is judged.
 
 The time is the replayed one, by critical paths (`ScaledReplays`), or the ledger's (`ScaledLedger`). Left out, beside
-the rounding: padding of buffers, what only some layers have pass or once on a rank, the step's end where it is longer
-than the mean rank's, and the problem's constraints on placements (`moeopt.cpsat.encode` has all).
+the rounding: padding of buffers, what only some layers have pass or once on a rank, and the problem's constraints on
+placements (`moeopt.cpsat.encode` has all).
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -18,10 +18,12 @@ from numpy.typing import NDArray
 from ortools.sat.python import cp_model
 
 from moeopt.accounting.pieces import Piece, Recomputed, piece_counts, priced_total
+from moeopt.accounting.time.step_end import SCALE, Row
 from moeopt.arithmetic import ceil_div
 from moeopt.candidate import Candidate
 from moeopt.cpsat.expressions import Expression
 from moeopt.cpsat.placement import Placement
+from moeopt.cpsat.prices import longest_end_ns
 from moeopt.cpsat.replayed import Outcome
 from moeopt.cpsat.solve import configure, hurry, run
 from moeopt.dual.grid import grid_of
@@ -40,6 +42,8 @@ find; 20 and more gain nothing, and with 11 many candidates are left."""
 _LEDGER_BITS = 22
 """The same of the ledger's time, where stage times are rounded before they are multiplied by hundreds of micro-batches.
 """
+_GRAINS = 2**10
+"""Of a unit of the step's end, which is rounded for every piece."""
 EFFORT = 4.0
 """Deterministic time that a solve is worth: about as many seconds. Most take a tenth of one."""
 Integers: TypeAlias = NDArray[np.int64]
@@ -87,6 +91,23 @@ class ScaledModel:
 
         self._add(prices, limit_bytes - fixed, max(limit_bytes >> _BITS, 1))
 
+    def _end(self, unit_ns: int) -> Expression:
+        """The step's end in the unit, at least: that of every rank, a maximum of rows over its elements and its work,
+        and that of the mean one."""
+        candidate, pp = self.candidate, self.candidate.degrees.pp
+        time, memory = candidate.ledger.time_terms, candidate.ledger.memory_terms
+        rank = np.arange(self.placement.stages) % pp == np.arange(pp)[:, None]
+        end = self.cp.new_int_var(self._end_ns // unit_ns, longest_end_ns(candidate) // unit_ns + 1, "end")
+        for row in time.step_end.rows:
+
+            def prices(piece: Piece, row: Row = row) -> Integers:
+                stage_ns = int(time.forward_ns[piece]) + int(time.backward_ns[piece])
+                elements = int(memory.dense_elements[piece]), int(memory.expert_elements[piece])
+                return np.asarray(rank * int(row.scaled_ns(*elements, stage_ns)))
+
+            self._add(prices, np.zeros(pp, dtype=np.int64), SCALE * unit_ns // _GRAINS, -_GRAINS * end)
+        return end
+
     def _add(self, prices: PricesOf, limits: Integers, unit: int, further: Expression = 0) -> None:
         """Sums of prices times counts, and something further in the unit, that are at most the limits."""
         by_piece: Mapping[Piece, Integers] = {piece: prices(piece) for piece, _, _ in (*self._certain, *self._open)}
@@ -120,6 +141,8 @@ class ScaledReplays(ScaledModel):
 
     def __init__(self, candidate: Candidate, limit_ns: int, limit_bytes: int, cuts: Iterable[Counts]) -> None:
         super().__init__(candidate, limit_ns, limit_bytes)
+        self._unit_ns = max(limit_ns >> _BITS, 1)
+        self._longest_end = self._end(self._unit_ns)
         self.add_cuts(cuts)
 
     def add_cuts(self, cuts: Iterable[Counts]) -> None:
@@ -127,34 +150,32 @@ class ScaledReplays(ScaledModel):
         listed = list(cuts)
         if listed:
             hops = np.array([hops for *_, hops in listed], dtype=np.int64)
-            limits = self.limit_ns - self._end_ns - hops * int(self.candidate.ledger.time_terms.hop_ns)
-            self._add_time(listed, limits, max(self.limit_ns >> _BITS, 1))
+            limits = self.limit_ns - hops * int(self.candidate.ledger.time_terms.hop_ns)
+            self._add_time(listed, limits, self._unit_ns, self._longest_end)
 
 
 class ScaledLedger(ScaledModel):
-    """One candidate's placements whose step is within a limit by the ledger (`ledger_pipeline_ns`).
+    """One candidate's placements whose step is within a limit by the ledger (`ledger_pipeline_ns`); `finely`: in
+    nanoseconds, for where many placements are within rounding of the limit.
 
     1F1B: every row is within what the limit leaves the pipeline. Interleaved: every row and UB2 together are within
     twice that. UB2 has a base time, as an integer of the unit: the best one rounded down, so that a stage's time, its
     pieces rounded down, exceeds it by less than one more than it does in nanoseconds; that one is given away.
     """
 
-    def __init__(self, candidate: Candidate, limit_ns: int, limit_bytes: int) -> None:
+    def __init__(self, candidate: Candidate, limit_ns: int, limit_bytes: int, finely: bool = False) -> None:
         super().__init__(candidate, limit_ns, limit_bytes)
-        room_ns = limit_ns - self._end_ns
-        if room_ns < 0:
-            self.cp.add_bool_or([])
-            return
         schedule, hop_ns = candidate.schedule, int(candidate.ledger.time_terms.hop_ns)
         rows = lower_bound_rows(*schedule)
         hops = np.array([row.hops for row in rows], dtype=np.int64)
         counts = [(row.forward, row.backward, row.hops) for row in rows]
-        unit = max(room_ns >> _LEDGER_BITS, 1)
+        unit = 1 if finely else max(limit_ns >> _LEDGER_BITS, 1)
+        end = self._end(unit)
         if schedule[1] == 1:
-            self._add_time(counts, room_ns - hops * hop_ns, unit)
+            self._add_time(counts, limit_ns - hops * hop_ns, unit, end)
         else:
-            limits = 2 * room_ns - (hops + int(even_hops(*schedule))) * hop_ns
-            self._add_time(counts, limits, unit, self._ub2(unit, 2 * room_ns // unit + 1))
+            limits = 2 * limit_ns - (hops + int(even_hops(*schedule))) * hop_ns
+            self._add_time(counts, limits, unit, self._ub2(unit, 2 * limit_ns // unit + 1) + 2 * end)
 
     def _ub2(self, unit: int, most: int) -> Expression:
         """UB2 in the unit, at least; no part of it is above `most`."""
