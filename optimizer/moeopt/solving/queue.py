@@ -153,6 +153,13 @@ class Queue:
             picked |= set(self._best_filled(int(fill * most_bytes), above, filled))
         return picked
 
+    def lowest_by_length(self, most_bytes: int, count: int) -> list[int]:
+        """The open rows of the lowest bounds of every pipeline length, so many of each, of those within `most_bytes` by
+        their memory bound."""
+        fitting = self._order[(self._open & (self.memory <= most_bytes))[self._order]]
+        length = np.concatenate([pair.degrees.pp for pair in self.pairs] or [self.bound])[fitting]
+        return [int(i) for pp in np.unique(length) for i in fitting[length == pp][:count]]
+
     def best_of_each(self) -> list[int]:
         """The open row with the lowest bound of every pair."""
         found: dict[int, int] = {}

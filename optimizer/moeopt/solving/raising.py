@@ -8,6 +8,8 @@ from moeopt.solving.best import Best
 from moeopt.solving.incumbent import Found, placed_side_by_side
 from moeopt.solving.queue import Queue
 
+_OF_EACH_LENGTH = 2
+"""Candidates of the lowest bounds of each pipeline length that are placed first."""
 _LOWEST = 96
 """Placements are first looked for with some rounds of duality, of one base time each, for so many candidates of lowest
 bound, and some at each fill level of memory ..."""
@@ -38,6 +40,7 @@ class Raising:
 
     def run(self) -> None:
         """Settle what can be settled; the queue keeps the rest."""
+        self._by_length()
         for rounds, filled, least in _SAMPLES:
             if len(self.queue) > least:
                 self._sample(rounds, filled)
@@ -50,6 +53,17 @@ class Raising:
                 self.pause()
                 self.best.say(f"bound {self.bound:,}, {len(self.queue)} candidates left")
                 self._raise(positions, rounds)
+
+    def _by_length(self) -> None:
+        """Heuristic placements for every pipeline length: bounds of short ones are close, those of long ones far below
+        what they have, so that the lowest bounds are often of one length."""
+        self.pause()
+        limit_bytes, known = self.best.within(None).memory_bytes, self.best.threshold
+        lowest = self.queue.lowest_by_length(limit_bytes, _OF_EACH_LENGTH)
+        for found in placed_side_by_side([self.queue.candidate(at) for at in lowest], limit_bytes):
+            self.best.add(found)
+        if self.best.threshold != known:
+            self.queue.tighten(self.best.limits)
 
     def _sample(self, rounds: int, filled: int) -> None:
         self.pause()
