@@ -209,9 +209,8 @@ def _duration(seconds: float) -> str:
 
 
 HEADER = (
-    "architecture", "GPUs", "batch", "status", "legal layouts", "given to CP-SAT", "proven after s", "whole process s", "CPU s",
-    "peak MiB",
-    "even-split layouts", "judged a second", "all of them, extrapolated",
+    "architecture", "GPUs", "batch", "status", "legal layouts", "given to CP-SAT", "proven after s", "whole process s",
+    "CPU s", "peak MiB", "even-split layouts", "judged a second", "all of them, extrapolated",
 )  # fmt: skip
 
 

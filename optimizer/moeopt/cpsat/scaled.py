@@ -160,7 +160,8 @@ class ScaledLedger(ScaledModel):
 
     1F1B: every row is within what the limit leaves the pipeline. Interleaved: every row and UB2 together are within
     twice that. UB2 has a base time, as an integer of the unit: the best one rounded down, so that a stage's time, its
-    pieces rounded down, exceeds it by less than one more than it does in nanoseconds; that one is given away.
+    pieces rounded down, exceeds it by less than one more than it does in nanoseconds; that one is given away where the
+    unit is longer than one.
     """
 
     def __init__(self, candidate: Candidate, limit_ns: int, limit_bytes: int, finely: bool = False) -> None:
@@ -183,12 +184,13 @@ class ScaledLedger(ScaledModel):
         groups = int(ceil_div(microbatches, group))
         base = self.cp.new_int_var(0, most, "base")
         value: Expression = (microbatches * vpp + pp - 1) * base
+        rounding = int(unit > 1)
         stage_times = self._stage_times(unit)
         for chunk in range(vpp):
             largest = self.cp.new_int_var(0, most, "")
             for stage in range(chunk * pp, (chunk + 1) * pp):
                 excess = self.cp.new_int_var(0, most, "")
-                self.cp.add(excess >= stage_times[stage] - base - 1)
+                self.cp.add(excess >= stage_times[stage] - base - rounding)
                 self.cp.add(largest >= excess)
                 value = value + groups * excess
             value = value + (microbatches - groups) * largest

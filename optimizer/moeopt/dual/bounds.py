@@ -14,8 +14,9 @@ from moeopt.dual.walks import Placements
 from moeopt.schedule.replay import MOST_EXACT_OPERATIONS
 from moeopt.schedule.shape import Schedule
 
-_LISTED_A_ROUND = 400
-"""Placements of one candidate that are listed rather than given to a solver, for every round of the ascent."""
+_LISTED_A_ROUND, _MOST_JUDGED = 400, 2000
+"""Placements of one candidate that are listed rather than given to a solver, for every round of the ascent; and of
+those, the ones that are left to be judged, at most: that takes as long as the solver does."""
 _SAMPLED_TOPS = 4
 """Maxima of a chunk position that a sample looks at."""
 _LISTED, _MOST_REPLAYED = 256, 400_000
@@ -52,7 +53,8 @@ def raised(
     if most == 0:
         few = [(part.nothing, not open_) for open_ in found.tolist()]
     else:
-        few = [part.left(index, left.get(index, []), most) for index in range(part.size)]
+        enough = _MOST_JUDGED if most is None else most
+        few = [part.left(index, left.get(index, []), enough) for index in range(part.size)]
     return Answer(
         np.where(found, bound.astype(np.int64), question.time_ns + 1),
         [part.layouts(placed) + ([] if complete else part.met(i)) for i, (placed, complete) in enumerate(few)],

@@ -197,7 +197,7 @@ class Part:
         """No placement."""
         return Placements.none(self.grid.stages)
 
-    def left(self, index: int, listed: list[Listed], most: int | None) -> tuple[Placements, bool]:
+    def left(self, index: int, listed: list[Listed], most: int) -> tuple[Placements, bool]:
         """The placements that are left of one candidate and within the limits, as far as its prices without padding
         and the mean rank's step end tell, fastest first; and whether these are all."""
         if not listed:
@@ -219,7 +219,7 @@ class Part:
             within = value + int(self.question.end_ns[index]) <= int(self.question.time_ns[index])
             placed, value = placed.only(within), value[within]
         order = np.argsort(value, kind="stable")
-        complete = complete and (most is None or len(order) <= most)
+        complete = complete and len(order) <= most
         return placed.only(order if complete else order[:_JUDGED]), complete
 
     def _ledger(self, held: Array, index: int) -> Array:

@@ -11,6 +11,7 @@ from moeopt.explain.members import MEMORY, PEAK_LIMIT, members, variant
 from moeopt.explain.placing import Clock, Light, find
 from moeopt.explain.sentences import layout_text
 from moeopt.freedom import freed
+from moeopt.parallel import side_by_side
 from moeopt.problem.loading import load_cluster, presets
 from moeopt.problem.problem import GpuRange, Problem
 from moeopt.solving.incumbent import Found
@@ -37,16 +38,13 @@ class _Trials:
     def __init__(self, problem: Problem, found: Conflict, light: Light | None, clock: Clock) -> None:
         self.problem, self.found, self.light, self.clock = problem, found, light, clock
 
-    def all(self) -> Iterator[Change]:
-        """Every kind of change, those that ask least of the user first."""
-        yield from self._wishes()
-        if MEMORY in self.found.names:
-            yield from self._memory()
-            yield from self._offload()
-            yield from self._sequence()
-            yield from self._cluster()
-        yield from self._batch()
-        yield from self._gpus()
+    def all(self) -> list[Change]:
+        """Every kind of change side by side, those that ask least of the user first; which take longest is a guess."""
+        for_memory = (self._memory, self._offload, self._sequence, self._cluster)
+        kinds = [self._wishes, *(for_memory if MEMORY in self.found.names else ()), self._batch, self._gpus]
+        longest = (self._gpus, self._cluster, self._wishes)
+        found = side_by_side(lambda kind: list(kind()), kinds, lambda kind: int(kind in longest))
+        return [change for changes in found for change in changes]
 
     # One kind of change each --------------------------------------------------------------------------------------
 

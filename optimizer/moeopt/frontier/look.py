@@ -45,14 +45,11 @@ class Look:
 
     def run(self, outer: list[Pair] | None) -> Seen:
         """Search the rows of a list that is known of a box around, or all rows, until a layout is found."""
-        pairs = self.candidates.pairs(self.region, outer)
-        if not pairs:
-            return Seen()
-        queue = self.candidates.queue(pairs)
         try:
-            found = self._near(queue) or self._raise(queue)
+            queue = self.candidates.queue(self.candidates.pairs(self.region, outer))
+            found = self._near(queue) or self._raise(queue) if len(queue) else []
         except Stopped:
-            return Seen(rows=queue.open_pairs(), stopped=True)
+            return Seen(stopped=True)
         problem = self.candidates.problem  # without what a candidate has worked out: results are sent
         found = [replace(each, candidate=replace(each.candidate, problem=problem)) for each in found]
         return Seen(found, queue.open_pairs())

@@ -106,6 +106,7 @@ class Raising:
         by_rank = rounds in _FURTHER or len(self.queue) > _FEW
         ask = partial(raised, rounds=rounds, by_rank=by_rank, pause=self.pause)
         for left in self.queue.raise_bounds(positions, self.best.limits, ask):
+            self.pause()
             judged = [self.best.judged(left.candidate, pipeline) for pipeline in left.placed]
             fitting = [found for found in judged if found is not None]
             for found in fitting:
