@@ -64,8 +64,9 @@ class ReplayRaising:
         closer = WIDEST if self.effort.is_full else WIDE
         if len(lowest) > FEW or not self._may_pair(next(iter(lowest.values())), closer):
             return False
-        width = closer._replace(operations=WIDEST.operations) if len(lowest) <= _FEWER else closer
-        self._pair(lowest, width, limits)
+        together = WIDEST.operations if self.effort.is_full else WIDEST.operations // len(lowest)
+        few = len(lowest) <= _FEWER and together > closer.operations
+        self._pair(lowest, closer._replace(operations=together) if few else closer, limits)
         return True
 
     def can_raise(self, candidate: Candidate) -> bool:
