@@ -18,6 +18,7 @@ from moeopt.screening import Limits, Screening
 from moeopt.search import solve
 from moeopt.solving.branch import Search
 from moeopt.solving.first import First
+from moeopt.solving.queue import Queue
 from moeopt.solving.settings import Settings, Stopped
 
 SOLVABLE = [seed for seed in range(60) if random_problem(seed).objective == "step_time"][:8]
@@ -164,6 +165,23 @@ def test_listing_stops_at_the_deadline() -> None:
     with pytest.raises(Stopped):
         screening.pairs(Limits(2**62))
     assert asked == 1
+
+
+@pytest.mark.parametrize("seed", SOLVABLE)
+def test_every_pipeline_length_is_placed(seed: int) -> None:
+    """What is placed first of every length are rows of it that fit by their bound and have the lowest ones."""
+    problem = random_problem(seed)
+    queue = Queue(problem, Screening(problem).pairs(Limits(problem.memory_limit)), lambda pair: pair.time)
+    rows = [queue.candidate(at) for at in range(len(queue))]
+    limit_bytes = int(np.median(queue.memory))
+    fitting = [at for at in range(len(queue)) if queue.memory[at] <= limit_bytes]
+    picked = queue.lowest_by_length(limit_bytes, 2)
+    for pp in {rows[at].degrees.pp for at in fitting}:
+        bounds = sorted(int(queue.bound[at]) for at in fitting if rows[at].degrees.pp == pp)
+        mine = [at for at in picked if rows[at].degrees.pp == pp]
+        assert set(mine) <= set(fitting)
+        assert [int(queue.bound[at]) for at in mine] == bounds[:2]
+    assert len(picked) <= 2 * len({rows[at].degrees.pp for at in fitting})
 
 
 def test_a_last_chunk_in_flight_means_all_are() -> None:
