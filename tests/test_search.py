@@ -173,7 +173,7 @@ def test_every_pipeline_length_is_placed(seed: int) -> None:
     problem = random_problem(seed)
     queue = Queue(problem, Screening(problem).pairs(Limits(problem.memory_limit)), lambda pair: pair.time)
     rows = [queue.candidate(at) for at in range(len(queue))]
-    limit_bytes = int(np.median(queue.memory))
+    limit_bytes = int(np.median(queue.memory)) if rows else 0
     fitting = [at for at in range(len(queue)) if queue.memory[at] <= limit_bytes]
     picked = queue.lowest_by_length(limit_bytes, 2)
     for pp in {rows[at].degrees.pp for at in fitting}:

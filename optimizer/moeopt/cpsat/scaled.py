@@ -176,10 +176,13 @@ class ScaledLedger(ScaledModel):
             self._add_time(counts, limit_ns - hops * hop_ns, unit, end)
         else:
             limits = 2 * limit_ns - (hops + int(even_hops(*schedule))) * hop_ns
-            self._add_time(counts, limits, unit, self._ub2(unit, 2 * limit_ns // unit + 1) + 2 * end)
+            self._add_time(counts, limits, unit, self._ub2(unit) + 2 * end)
 
-    def _ub2(self, unit: int, most: int) -> Expression:
-        """UB2 in the unit, at least; no part of it is above `most`."""
+    def _ub2(self, unit: int) -> Expression:
+        """UB2 in the unit, at least; no stage and no base time that is worth it is longer than all pieces together."""
+        terms, pieces = self.candidate.ledger.time_terms, self.candidate.most_pieces
+        longest_ns = priced_total(pieces, terms.forward_ns) + priced_total(pieces, terms.backward_ns)
+        most = int(min(longest_ns, 2 * self.limit_ns)) // unit + 1
         pp, vpp, microbatches, group, _ = self.candidate.schedule
         groups = int(ceil_div(microbatches, group))
         base = self.cp.new_int_var(0, most, "base")
