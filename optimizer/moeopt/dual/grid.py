@@ -102,6 +102,16 @@ class Grid:
             high[stage] = min(high[stage], total - left)
         return low, high
 
+    @cached_property
+    def sure_kinds(self) -> list[tuple[tuple[LayerKind, ...], NDArray[np.bool_]]]:
+        """Stages that are certain to hold a layer (masks), by the kinds that it may be of: it has at least one layer on
+        each stage before it but the first."""
+        found: dict[tuple[LayerKind, ...], list[int]] = {}
+        for stage in range(self.certain):
+            if self.fewest(stage):
+                found.setdefault(tuple(dict.fromkeys(self.layers[max(stage - 1, 0) :])), []).append(stage)
+        return [(kinds, np.isin(np.arange(self.stages), stages)) for kinds, stages in found.items() if kinds]
+
     def has_placements(self, deepest: int) -> bool:
         """False where no stage may hold more than `deepest` layers and the layers are too many for the stages, or too
         few to give one to each stage that needs one: then some band is empty."""

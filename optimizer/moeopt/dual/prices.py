@@ -4,15 +4,18 @@ Nanoseconds and bytes as float64: both stay below 2^53 here, sums are rounded by
 bound read off them gives 10^9 of itself away. A leading axis counts candidates.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
+from functools import reduce
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from moeopt.accounting.pieces import Piece
+from moeopt.arithmetic import Number, minimum
 from moeopt.dual.grid import Array, Grid
+from moeopt.problem.architecture import LayerKind
 from moeopt.schedule.bounds import row_matrix
 from moeopt.schedule.combined import Counts
 from moeopt.schedule.even import even_hops
@@ -292,19 +295,19 @@ def _measures(costs: Costs, piece: Piece) -> tuple[object, ...]:
 
 def fixed_bytes(grid: Grid, rows: Rows, costs: Costs) -> Array:
     """Bytes of every memory row that do not depend on the placement: candidates x memory rows. What a running layer
-    takes counts where a stage is certain to have one."""
-    stages = range(grid.stages)
-    sure = np.array([stage < grid.certain and grid.fewest(stage) > 0 for stage in stages])
-    holds_layer = (rows.resident * sure).any(axis=1)
-    runs_layer = (rows.flight * sure).any(axis=1)
+    takes, and what a rank with one has once, counts where a stage is certain to have one, of a kind that it may be."""
     holds_loss, runs_loss = rows.resident[:, -1] > 0, rows.flight[:, -1] > 0
     holds_embedding = rows.resident[:, 0] > 0
 
     def column(value: object) -> Array:
         return np.asarray(value, dtype=float)[:, None]
 
-    running = np.maximum(column(costs.passing_layer) * runs_layer, column(costs.passing["loss"]) * runs_loss)
-    present = column(costs.with_layer) * holds_layer + column(costs.with_loss) * holds_loss
+    def layer(size: Callable[[LayerKind], Number], counts: Array) -> Array:
+        least = [(minimum(*map(size, kinds)), (counts * mask).any(axis=1)) for kinds, mask in grid.sure_kinds]
+        return np.asarray(reduce(np.maximum, (column(bytes_) * held for bytes_, held in least), np.zeros((1, 1))))
+
+    running = np.maximum(layer(costs.passing.__getitem__, rows.flight), column(costs.passing["loss"]) * runs_loss)
+    present = layer(lambda kind: costs.once(("layer", kind.ffn)), rows.resident) + column(costs.with_loss) * holds_loss
     present = present + column(costs.with_embedding) * holds_embedding
     in_flight = column(costs.chunk_kept) * rows.flight.sum(axis=1)
     return np.asarray(column(costs.fixed + grid.vpp * np.asarray(costs.chunk_fixed)) + running + present + in_flight)

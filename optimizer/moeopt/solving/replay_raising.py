@@ -28,8 +28,6 @@ _ROUNDS, _OPERATIONS = 64, 3_000_000
 """Rounds of the schedules that are left, and operations more, where a little of everything left few candidates."""
 _PAIRED = 128
 """Candidates whose neighbouring ranks are looked at at once."""
-_FEWER = 32
-"""Candidates left that are so few that all placements which their ranks leave may be replayed."""
 
 
 class ReplayRaising:
@@ -60,13 +58,13 @@ class ReplayRaising:
         return True
 
     def widen(self, lowest: Mapping[int, Candidate], limits: Limits) -> bool:
-        """Look closer at what ranks next to each other hold, of few candidates; False where that was done."""
+        """Look closer at what ranks next to each other hold, of few candidates; False where that was done. What may be
+        replayed of placements that are left is shared among them."""
         closer = WIDEST if self.effort.is_full else WIDE
         if len(lowest) > FEW or not self._may_pair(next(iter(lowest.values())), closer):
             return False
-        together = WIDEST.operations if self.effort.is_full else WIDEST.operations // len(lowest)
-        few = len(lowest) <= _FEWER and together > closer.operations
-        self._pair(lowest, closer._replace(operations=together) if few else closer, limits)
+        operations = max(closer.operations, WIDEST.operations // len(lowest))
+        self._pair(lowest, closer._replace(operations=operations), limits)
         return True
 
     def can_raise(self, candidate: Candidate) -> bool:
