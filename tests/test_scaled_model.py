@@ -96,7 +96,7 @@ _FINE_NS = 1
 
 
 def check_ledger(make: Callable[[int], Problem], finely: bool = False) -> tuple[int, int, int]:
-    """Placements within limits, those slower by more than a thousandth (`finely`: than eight nanoseconds), and how many
+    """Placements within limits, those slower by more than a thousandth (`finely`: than a nanosecond), and how many
     of these were cut off; fails where one within the limits is lost. The limits: the median ones, the best one of
     either alone, and just below the best step."""
     kept = gone = slower = 0

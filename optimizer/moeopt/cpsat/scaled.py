@@ -63,7 +63,6 @@ class ScaledModel:
         self._certain = [(piece, stage, count) for piece, stage, count in places if isinstance(count, int) and count]
         self._open = [(piece, stage, count) for piece, stage, count in places if not isinstance(count, int)]
         self._known: set[tuple[int, ...]] = set()
-        self._end_ns = step_end_at_least_ns(candidate)
         self._add_memory(limit_bytes)
 
     def _add_time(self, rows: Iterable[Counts], limits: Integers, unit: int, further: Expression = 0) -> None:
@@ -97,7 +96,8 @@ class ScaledModel:
         candidate, pp = self.candidate, self.candidate.degrees.pp
         time, memory = candidate.ledger.time_terms, candidate.ledger.memory_terms
         rank = np.arange(self.placement.stages) % pp == np.arange(pp)[:, None]
-        end = self.cp.new_int_var(self._end_ns // unit_ns, longest_end_ns(candidate) // unit_ns + 1, "end")
+        least_ns, most_ns = step_end_at_least_ns(candidate), longest_end_ns(candidate)
+        end = self.cp.new_int_var(least_ns // unit_ns, most_ns // unit_ns + 1, "end")
         for row in time.step_end.rows:
 
             def prices(piece: Piece, row: Row = row) -> Integers:

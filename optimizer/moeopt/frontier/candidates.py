@@ -77,7 +77,7 @@ class Candidates:
 
     def __init__(self, problem: Problem, settings: Settings) -> None:
         self.problem, self.settings = problem, replace(settings, progress=None)
-        self.screening, self.solvers = Screening(problem, pause=self._check_time), Solvers()
+        self.screening, self.solvers = Screening(problem, pause=self.check_time), Solvers()
         self._listed: dict[Key, list[Found]] = {}
         """Every placement of the candidates that have few."""
 
@@ -139,12 +139,13 @@ class Candidates:
         """Layouts that the heuristic placements of some rows have in a region. Raises Stopped when the time is over."""
         waiting = iter(positions)
         while some := [queue.candidate(position) for position in islice(waiting, _AT_ONCE)]:
-            self._check_time()
+            self.check_time()
             for found in placed_side_by_side(some, region.limits.memory_bytes):
                 if found is not None and self._is_inside(found, region):
                     yield found
 
-    def _check_time(self) -> None:
+    def check_time(self) -> None:
+        """Raise Stopped when the time is over."""
         if self.settings.expired:
             raise Stopped
 

@@ -111,12 +111,12 @@ class Exploration:
     def _around(self, corner: Corner) -> list[Pair] | None:
         """The shortest list of rows known for a box around this one."""
         listed = [pairs for outer, pairs in self._pairs.items() if inside(corner, outer)]
-        return min(listed, key=lambda pairs: sum(pair.size for pair in pairs), default=None)
+        return min(listed, key=_size, default=None)
 
     def _rows_around(self, corner: Corner) -> int:
         """How many rows a look into a box begins with."""
         around = self._around(corner)
-        return self.candidates.count(self.goals.region(corner)) if around is None else sum(p.size for p in around)
+        return self.candidates.count(self.goals.region(corner)) if around is None else _size(around)
 
     def _is_refuted(self, entry: Entry, corner: Corner) -> bool:
         return any(inside(corner, other) for other in self._refuted.get(entry.key, ()))
@@ -156,3 +156,8 @@ class Exploration:
         if self.settings.progress is not None and text != self._said:
             self._said = text
             self.settings.progress(text)
+
+
+def _size(pairs: Sequence[Pair]) -> int:
+    """Rows of all pairs."""
+    return sum(pair.size for pair in pairs)

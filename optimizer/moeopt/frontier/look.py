@@ -47,7 +47,7 @@ class Look:
         """Search the rows of a list that is known of a box around, or all rows, until a layout is found."""
         try:
             queue = self.candidates.queue(self.candidates.pairs(self.region, outer))
-            found = self._near(queue) or self._raise(queue) if len(queue) else []
+            found = (self._near(queue) or self._raise(queue)) if len(queue) else []
         except Stopped:
             return Seen(stopped=True)
         problem = self.candidates.problem  # without what a candidate has worked out: results are sent
@@ -61,7 +61,7 @@ class Look:
         longest = self._longest_ns(queue)
         time_ns = int(_NEAR * queue.bound.min())
         while time_ns < longest or len(queue) > _MANY:
-            self._check_time()
+            self.candidates.check_time()
             nearer = replace(self.region.limits, time_ns=min(time_ns, longest))
             if found := self._sampled(queue, nearer):
                 return [min(found, key=self.goals.point)]
@@ -93,17 +93,13 @@ class Look:
     def _left(self, queue: Queue, positions: list[int], step: Ask) -> list[Found]:
         """Raise the bounds of some rows; layouts of these. All placements of a row that is settled are judged: the rows
         that stay open are all that boxes inside this one have to know."""
-        self._check_time()
+        self.candidates.check_time()
         left = queue.raise_bounds(positions, self.region.limits, step)
         placed = [(each.candidate, pipeline) for each in left for pipeline in each.placed]
         return [found for each in placed if (found := self._judged(*each))]
 
     def _judged(self, candidate: Candidate, pipeline: PipelineLayout) -> Found | None:
         return self.candidates.judged(candidate, pipeline, self.region)
-
-    def _check_time(self) -> None:
-        if self.candidates.settings.expired:
-            raise Stopped
 
 
 def _sample(queue: Queue, limits: Limits, count: int) -> list[int]:

@@ -96,9 +96,7 @@ class Block:
 _MODES = 8
 """Modes that are looked at without a look at the time."""
 _TOGETHER = 192
-"""Rows whose chunks are expanded together ..."""
-_COUNTED = 192
-"""... and of which so many are counted together."""
+"""Rows whose chunks are expanded together; and at least so many are counted together."""
 
 
 class Screening:
@@ -197,7 +195,7 @@ class Screening:
         count = tightened if counted else lambda _problem, pairs, _limits: pairs
         parts = side_by_side(
             lambda rows: count(self.problem, self._weighed(rows, limits, settings), limits),
-            list(bundles(self._rows(limits, every_batch), _size, _COUNTED)),
+            list(bundles(self._rows(limits, every_batch), _size, _TOGETHER)),
             lambda rows: sum(_size(some) for some in rows),
         )
         return [pair for part in parts for pair in part]

@@ -1,8 +1,9 @@
 """Candidates settled by duality: better bounds, better layouts on the way, and lists of placements that are left."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
+from moeopt.candidate import Candidate
 from moeopt.dual import raised
 from moeopt.solving.best import Best
 from moeopt.solving.incumbent import Found, placed_side_by_side
@@ -58,12 +59,9 @@ class Raising:
         """Heuristic placements for every pipeline length: bounds of short ones are close, those of long ones far below
         what they have, so that the lowest bounds are often of one length."""
         self.pause()
-        limit_bytes, known = self.best.within(None).memory_bytes, self.best.threshold
+        limit_bytes = self.best.within(None).memory_bytes
         lowest = self.queue.lowest_by_length(limit_bytes, _OF_EACH_LENGTH)
-        for found in placed_side_by_side([self.queue.candidate(at) for at in lowest], limit_bytes):
-            self.best.add(found)
-        if self.best.threshold != known:
-            self.queue.tighten(self.best.limits)
+        self._bettered([self.queue.candidate(at) for at in lowest], limit_bytes)
 
     def _sample(self, rounds: int, filled: int) -> None:
         self.pause()
@@ -93,13 +91,18 @@ class Raising:
             if not fresh:
                 return
             tried.update(candidate.key for candidate in fresh)
-            known = self.best.threshold
-            for found in placed_side_by_side(fresh, limit_bytes):
-                self.best.add(found)
-            vain += len(fresh)
-            if self.best.threshold != known:
-                vain = 0
-                self.queue.tighten(self.best.limits)
+            vain = 0 if self._bettered(fresh, limit_bytes) else vain + len(fresh)
+
+    def _bettered(self, candidates: Sequence[Candidate], limit_bytes: int) -> bool:
+        """Place candidates by heuristics, and drop what cannot be as good as the best layout then; whether that got
+        better."""
+        known = self.best.threshold
+        for found in placed_side_by_side(candidates, limit_bytes):
+            self.best.add(found)
+        if self.best.threshold == known:
+            return False
+        self.queue.tighten(self.best.limits)
+        return True
 
     def _raise(self, positions: list[int], rounds: int) -> None:
         known = self.best.threshold
