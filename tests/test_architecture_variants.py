@@ -93,9 +93,37 @@ def test_a_text_part_may_leave_its_family_to_the_whole():
         _read({"model_type": "llava", "text_config": _without(LLAMA, "model_type")})
 
 
+def _variant(family):
+    return next(row["config"] for row in ROWS if row["config"]["model_type"] == family)
+
+
+def test_a_thinker_s_text_part_is_found():
+    """A config of several parts may hold the text transformer two levels down, without its family's name."""
+    text = _variant("qwen3_omni_moe_text")
+    parts = {"model_type": "qwen3_omni_moe_thinker", "text_config": _without(text, "model_type")}
+    assert _read({"model_type": "qwen3_omni_moe", "thinker_config": parts}) == _read(text)
+
+
+def test_the_whole_says_whether_embeddings_are_tied_where_its_text_part_does_not():
+    """Qwen3-VL's class ties by default, its configs say otherwise outside of the text part; the part's word is last."""
+    text = _without(_variant("qwen3_vl_moe_text"), "tie_word_embeddings")
+    assert _read(text).tie_word_embeddings
+    whole = {"model_type": "qwen3_vl_moe", "tie_word_embeddings": False, "text_config": text}
+    assert not _read(whole).tie_word_embeddings
+    assert _read({**whole, "text_config": {**text, "tie_word_embeddings": True}}).tie_word_embeddings
+
+
 @pytest.mark.parametrize(
     ("config", "sentence"),
     [
+        ({**_variant("hy_v3"), "mlp_bias": True}, "mlp_bias: true is refused"),
+        (
+            {**_variant("hy_v3"), "num_hidden_layers": 2, "mlp_layer_types": ["dense", "moe"]},
+            "mlp_layer_types: entry 1, 'moe', is",
+        ),
+        ({**_variant("hunyuan_v1_moe"), "num_hidden_layers": 2, "moe_topk": [1, 2]}, "moe_topk: layers that differ"),
+        ({**_variant("hunyuan_v1_moe"), "num_shared_expert": 2}, "num_shared_expert: 2 is refused"),
+        ({**_variant("hunyuan_v1_moe"), "num_hidden_layers": 2, "num_experts": ["4", "4"]}, "num_experts: '4' is not"),
         (
             {**BUILT["mixtral-8x7b"], "num_local_experts": 8, "num_experts": 4},
             "num_local_experts: 8 contradicts num_exp",

@@ -11,51 +11,78 @@ from typing import Any
 
 from moeopt.errors import InputError
 from moeopt.problem.base import nearest, shown
-from moeopt.problem.huggingface import dense, moe
+from moeopt.problem.huggingface import deepseek, dense, moe, qwen
 from moeopt.problem.huggingface.common import Fields
 from moeopt.problem.huggingface.config import Config
 from moeopt.problem.huggingface.defaults import DEFAULTS
 
 FAMILIES: dict[str, Callable[[Config], Fields]] = {
     "dbrx": moe.dbrx,
-    "deepseek_v2": moe.deepseek_v2,
-    "deepseek_v3": moe.deepseek_v3,
+    "deepseek_v2": deepseek.deepseek_v2,
+    "deepseek_v3": deepseek.deepseek_v3,
+    "dots1": deepseek.dots1,
     "ernie4_5_moe": moe.ernie4_5_moe,
-    "glm4_moe": moe.glm4_moe,
+    "exaone_moe": moe.exaone_moe,
+    "glm4_moe": deepseek.glm4_moe,
+    "glm4_moe_lite": deepseek.glm4_moe_lite,
+    "glm4v_moe_text": deepseek.glm4v_moe,
     "gpt_oss": moe.gpt_oss,
-    "kimi_k2": moe.deepseek_v3,
+    "hunyuan_v1_moe": moe.hunyuan_moe,
+    "hy_v3": moe.hy_v3,
+    "kimi_k2": deepseek.deepseek_v3,
     "llama": dense.llama,
     "llama4_text": moe.llama4_text,
+    "mellum": qwen.mellum,
     "minimax_m2": moe.minimax_m2,
+    "ministral3": dense.mistral,
     "mistral": dense.mistral,
+    "mistral4": deepseek.mistral4,
     "mixtral": moe.mixtral,
     "olmoe": moe.olmoe,
     "phimoe": moe.phimoe,
     "qwen2": dense.qwen2,
-    "qwen2_moe": moe.qwen2_moe,
+    "qwen2_moe": qwen.qwen2_moe,
     "qwen3": dense.qwen3,
-    "qwen3_moe": moe.qwen3_moe,
+    "qwen3_moe": qwen.qwen3_moe,
+    "qwen3_omni_moe_text": qwen.qwen3_vl_moe,
+    "qwen3_vl_moe_text": qwen.qwen3_vl_moe,
+    "qwen3_vl_text": dense.qwen3_vl,
+    "solar_open": deepseek.solar_open,
 }
 
-TEXT_OF = {"llama4": "llama4_text"}
+PARTS = ("text_config", "thinker_config")
+"""What a config of several parts calls the one with the text transformer, or with that part in it."""
+TEXT_OF = {
+    "glm4v_moe": "glm4v_moe_text",
+    "kimi_k25": "deepseek_v3",
+    "llama4": "llama4_text",
+    "mistral3": "mistral",
+    "qwen3_omni_moe_thinker": "qwen3_omni_moe_text",
+    "qwen3_vl": "qwen3_vl_text",
+    "qwen3_vl_moe": "qwen3_vl_moe_text",
+}
 """The family of a text part that does not name its own."""
 
 
 def is_huggingface(fields: Mapping[str, Any]) -> bool:
     """Whether a mapping is a Hugging Face config (it names its model_type)."""
-    return "model_type" in fields or "text_config" in fields
+    return "model_type" in fields or any(part in fields for part in PARTS)
 
 
 def architecture_fields(config: Mapping[str, Any], where: str) -> dict[str, Any]:
     """The fields of an Architecture from a config. Raises InputError for a family that is not known.
 
-    Of a config with several parts (vision and text) the text part is read; it may leave its model_type to the whole.
+    Of a config with several parts (vision and text) the text part is read; it may leave its model_type, and whether its
+    embeddings are tied, to the whole.
     """
-    family, text = config.get("model_type"), config.get("text_config")
+    family = config.get("model_type")
     known = isinstance(family, str) and family in FAMILIES
-    if isinstance(text, Mapping) and not (known and "hidden_size" in config):
-        inherited = TEXT_OF.get(str(family), family)
-        return architecture_fields({"model_type": inherited, **text}, f"{where}.text_config")
+    part = next((name for name in PARTS if isinstance(config.get(name), Mapping)), None)
+    if part is not None and not (known and "hidden_size" in config):
+        inherited = {"model_type": TEXT_OF.get(str(family), family)}
+        if "tie_word_embeddings" in config:
+            inherited["tie_word_embeddings"] = config["tie_word_embeddings"]
+        return architecture_fields({**inherited, **config[part]}, f"{where}.{part}")
     if not isinstance(family, str) or not known:
         hint = nearest(str(family), list(FAMILIES))
         raise InputError(

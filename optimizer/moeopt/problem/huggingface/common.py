@@ -103,9 +103,38 @@ def windows(config: Config, word: str, window: str, default: Callable[[int], boo
     return {"sliding_window": size, "window_pattern": pattern} if any(pattern) else {}
 
 
+def listed_windows(config: Config) -> Fields:
+    """Windows of the families that have none but those in `layer_types`."""
+    return windows(config, "sliding_attention", "sliding_window", lambda _: False)
+
+
 def qwen_windows(config: Config, every_layer: bool = False) -> Fields:
     """Qwen: off unless `use_sliding_window`; then the layers from `max_window_layers` on, or (Qwen3 MoE) every one."""
     if not config.flag("use_sliding_window"):
         return {}
     first = 0 if every_layer else config.integer("max_window_layers", default=0)
     return windows(config, "sliding_attention", "sliding_window", lambda i: i >= first)
+
+
+def layer_types_of_experts(config: Config, first_dense: int) -> Fields:
+    """Which layers have experts, from `mlp_layer_types`; where the config lists none, so many dense ones come first."""
+    listed = config.items("mlp_layer_types", config.layers)
+    for index, word in enumerate(listed):
+        if word not in ("dense", "sparse"):
+            raise InputError(
+                f"{config.where}.mlp_layer_types: entry {index}, {shown(word)}, is neither dense nor sparse"
+            )
+    if not listed:
+        return {"first_k_dense_replace": first_dense}
+    return {"first_k_dense_replace": 0, "moe_layer_freq": config.pattern(lambda i: listed[i] == "sparse")}
+
+
+def same_in_all(config: Config, *names: str) -> int:
+    """A field that is one integer, or a list of one a layer; layers that differ are refused by its name."""
+    name = next((name for name in names if config.given(name)), names[0])
+    values = config.items(name, config.layers) if isinstance(config.value(name), list) else []
+    if not values:
+        return config.integer(*names)
+    if any(value != values[0] for value in values):
+        raise InputError(f"{config.where}.{name}: layers that differ are refused, and {shown(values)} does")
+    return Config({name: values[0]}, config.where).integer(name)

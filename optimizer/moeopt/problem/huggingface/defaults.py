@@ -1,8 +1,8 @@
 """What a config.json leaves unsaid: the values that a family's configuration class in transformers takes then.
 
-Only fields that a reader here would otherwise have to assume, and only values that transformers 4.57 and 5.24 share. A
-field that is given as null is not absent: it keeps the meaning that null has there. Main dimensions have no entry: a
-config without its hidden size is incomplete, whatever a class would build from it.
+Only fields that a reader here would otherwise have to assume, and only values that transformers 4.57 and 5.24 share (of
+later families, 5.18's). A field that is given as null is not absent: it keeps the meaning that null has there. Main
+dimensions have no entry: a config without its hidden size is incomplete, whatever a class would build from it.
 """
 
 from typing import Any
@@ -27,6 +27,16 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "rope_theta": 1e4,
     },
     "deepseek_v3": {**_DEEPSEEK_V3, **_EPSILON, "rope_theta": 1e4},
+    "dots1": {
+        **_EPSILON,
+        "num_key_value_heads": 32,
+        "n_group": 1,
+        "topk_group": 1,
+        "norm_topk_prob": False,
+        "sliding_window": 4096,
+        "max_window_layers": 62,
+        "rope_theta": 1e4,
+    },
     "ernie4_5_moe": {
         **_EPSILON_5,
         "num_key_value_heads": 4,
@@ -35,9 +45,38 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "moe_layer_start_index": 1,
         "rope_theta": 5e5,
     },
+    "exaone_moe": {
+        **_EPSILON_5,
+        "num_key_value_heads": 32,
+        "first_k_dense_replace": 1,
+        "num_shared_experts": 1,
+        "norm_topk_prob": True,
+        "routed_scaling_factor": 2.5,
+        "sliding_window": 4096,
+        "sliding_window_pattern": 4,
+        "rope_theta": 1e4,
+    },
     "glm4_moe": {
         **_EPSILON_5,
         "num_key_value_heads": 8,
+        "n_shared_experts": 1,
+        "first_k_dense_replace": 1,
+        "norm_topk_prob": True,
+        "rope_theta": 1e4,
+        "partial_rotary_factor": 0.5,
+    },
+    "glm4_moe_lite": {
+        **_EPSILON_5,
+        "q_lora_rank": 768,
+        "n_shared_experts": 1,
+        "norm_topk_prob": True,
+        "routed_scaling_factor": 1.8,
+        "rope_theta": 1e4,
+    },
+    "glm4v_moe_text": {
+        **_EPSILON_5,
+        "num_key_value_heads": 8,
+        "attention_bias": True,
         "n_shared_experts": 1,
         "first_k_dense_replace": 1,
         "norm_topk_prob": True,
@@ -52,6 +91,15 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "sliding_window": 128,
         "rope_theta": 1.5e5,
     },
+    "hunyuan_v1_moe": {**_EPSILON_5, "rope_theta": 1e4},
+    "hy_v3": {
+        **_EPSILON_5,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "num_shared_experts": 1,
+        "router_scaling_factor": 2.826,
+        "rope_theta": 11158840.0,
+    },
     "kimi_k2": {**_DEEPSEEK_V3, **_EPSILON, "rope_theta": 1e4},
     "llama": {**_EPSILON, "rope_theta": 1e4},
     "llama4_text": {
@@ -61,8 +109,11 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "attention_chunk_size": 8192,
         "rope_theta": 5e5,
     },
+    "mellum": {**_EPSILON, "num_key_value_heads": 4, "head_dim": 128, "norm_topk_prob": True, "sliding_window": 1024},
     "minimax_m2": {**_EPSILON, "num_key_value_heads": 8, "head_dim": 128, "rope_theta": 5e6},
+    "ministral3": {**_EPSILON_5, "num_key_value_heads": 8, "head_dim": 128},
     "mistral": {**_EPSILON, "num_key_value_heads": 8, "sliding_window": 4096, "rope_theta": 1e4},
+    "mistral4": {**_EPSILON, "q_lora_rank": 1024, "n_shared_experts": 1, "norm_topk_prob": True},
     "mixtral": {**_EPSILON_5, "num_key_value_heads": 8, "rope_theta": 1e6},
     "olmoe": {**_EPSILON_5, "norm_topk_prob": False, "rope_theta": 1e4},
     "phimoe": {**_EPSILON_5, "num_key_value_heads": 8, "rope_theta": 1e6},
@@ -70,4 +121,21 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "qwen2_moe": {**_QWEN, **_EPSILON, "num_key_value_heads": 16, "norm_topk_prob": False, "rope_theta": 1e4},
     "qwen3": {**_QWEN, **_EPSILON, "num_key_value_heads": 32, "head_dim": 128, "rope_theta": 1e4},
     "qwen3_moe": {**_QWEN, **_EPSILON, "num_key_value_heads": 4, "norm_topk_prob": False, "rope_theta": 1e4},
+    "qwen3_omni_moe_text": {**_EPSILON, "num_key_value_heads": 4, "norm_topk_prob": True, "rope_theta": 1e6},
+    "qwen3_vl_moe_text": {
+        **_EPSILON,
+        "num_key_value_heads": 16,
+        "tie_word_embeddings": True,
+        "norm_topk_prob": True,
+        "rope_theta": 5e5,
+    },
+    "qwen3_vl_text": {**_EPSILON, "num_key_value_heads": 32, "head_dim": 128, "rope_theta": 5e5},
+    "solar_open": {
+        **_EPSILON_5,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "n_shared_experts": 1,
+        "norm_topk_prob": True,
+        "rope_theta": 1e6,
+    },
 }

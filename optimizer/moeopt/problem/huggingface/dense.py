@@ -26,3 +26,8 @@ def qwen2(config: Config) -> Fields:
 def qwen3(config: Config) -> Fields:
     """Qwen3: norms on the heads of queries and keys."""
     return {**_dense(config), **attention_biases(config), "qk_norm": "head", **qwen_windows(config)}
+
+
+def qwen3_vl(config: Config) -> Fields:
+    """The text part of Qwen3-VL: Qwen3 without windows."""
+    return {**_dense(config), **attention_biases(config), "qk_norm": "head"}

@@ -1,12 +1,13 @@
-"""Mixture-of-experts families."""
+"""Mixture-of-Experts families with grouped-query attention; Qwen's and DeepSeek's are beside this file."""
 
 from moeopt.errors import InputError
 from moeopt.problem.huggingface.common import (
     Fields,
     attention_biases,
     constants,
-    qwen_windows,
+    layer_types_of_experts,
     routing,
+    same_in_all,
     transformer,
     windows,
 )
@@ -22,117 +23,6 @@ def mixtral(config: Config) -> Fields:
         "num_experts": config.integer("num_local_experts", "num_experts"),
         "num_experts_per_tok": config.integer("num_experts_per_tok"),
         "moe_intermediate_size": config.integer("intermediate_size"),
-    }
-
-
-def _sparse_step(config: Config) -> Fields:
-    """Qwen: layer i is MoE when (i + 1) % decoder_sparse_step == 0 and it is not in mlp_only_layers."""
-    step = config.integer("decoder_sparse_step", default=1)
-    dense = config.items("mlp_only_layers")
-    if step < 1:
-        raise InputError(f"{config.where}.decoder_sparse_step: {step} is below 1")
-    if step == 1 and not dense:
-        return {"intermediate_size": config.integer("intermediate_size", default=0)}
-    return {
-        "intermediate_size": config.integer("intermediate_size"),
-        "moe_layer_freq": config.pattern(lambda i: i not in dense and (i + 1) % step == 0),
-    }
-
-
-def _qwen_experts(config: Config) -> Fields:
-    return {
-        **_sparse_step(config),
-        **routing(config),
-        "num_experts": config.integer("num_experts", "num_local_experts"),
-        "num_experts_per_tok": config.integer("num_experts_per_tok"),
-        "moe_intermediate_size": config.integer("moe_intermediate_size"),
-    }
-
-
-def qwen2_moe(config: Config) -> Fields:
-    """Qwen1.5-MoE and Qwen2-57B: biases on queries, keys and values; gated shared experts."""
-    return {
-        **transformer(config),
-        **_qwen_experts(config),
-        **qwen_windows(config),
-        "attention_bias": config.flag("qkv_bias", True),
-        "shared_expert_intermediate_size": config.integer("shared_expert_intermediate_size"),
-        "shared_expert_gate": True,
-    }
-
-
-def qwen3_moe(config: Config) -> Fields:
-    """Qwen3 MoE and Qwen3-Coder: norms on the heads of queries and keys, no shared expert."""
-    return {
-        **transformer(config),
-        **_qwen_experts(config),
-        **qwen_windows(config, every_layer=True),
-        **attention_biases(config),
-        "qk_norm": "head",
-    }
-
-
-def _deepseek(config: Config) -> Fields:
-    """DeepSeek: MLA, dense layers first, shared experts of the routed ones' width."""
-    expert = config.integer("moe_intermediate_size")
-    fields = {
-        **transformer(config),
-        **attention_biases(config),
-        **routing(config),
-        "q_lora_rank": config.optional("q_lora_rank"),
-        "intermediate_size": config.integer("intermediate_size"),
-        "num_experts": config.integer("n_routed_experts", "num_local_experts"),
-        "num_experts_per_tok": config.integer("num_experts_per_tok"),
-        "moe_intermediate_size": expert,
-        "shared_expert_intermediate_size": config.integer("n_shared_experts", default=0) * expert,
-        "first_k_dense_replace": config.integer("first_k_dense_replace", default=0),
-        "moe_layer_freq": config.integer("moe_layer_freq", default=1),
-        "n_group": config.optional("n_group"),
-        "topk_group": config.optional("topk_group"),
-        "num_nextn_predict_layers": config.integer("num_nextn_predict_layers", default=0),
-    }
-    for name in ("kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"):
-        fields[name] = config.integer(name)
-    fields.pop("head_dim", None)
-    return fields
-
-
-def deepseek_v2(config: Config) -> Fields:
-    """DeepSeek-V2: softmax scores, groups without a correction bias."""
-    if config.flag("mlp_bias"):
-        raise InputError(f"{config.where}.mlp_bias: true is refused: this family has it on all but the routed experts")
-    return {**_deepseek(config), "router_score_function": "softmax"}
-
-
-def deepseek_v3(config: Config) -> Fields:
-    """DeepSeek-V3, Kimi-K2, Moonlight: sigmoid scores and a correction bias (topk_method noaux_tc)."""
-    method = config.value("topk_method") or "noaux_tc"
-    return {
-        **_deepseek(config),
-        "router_score_function": config.value("scoring_func") or "sigmoid",
-        "router_correction_bias": method == "noaux_tc",
-    }
-
-
-def glm4_moe(config: Config) -> Fields:
-    """GLM-4.5 and 4.6: biases on queries, keys and values only; dense layers first; correction bias."""
-    expert = config.integer("moe_intermediate_size")
-    return {
-        **transformer(config),
-        **routing(config),
-        "attention_bias": config.flag("attention_bias"),
-        "qk_norm": "head" if config.flag("use_qk_norm") else "none",
-        "intermediate_size": config.integer("intermediate_size"),
-        "num_experts": config.integer("n_routed_experts", "num_local_experts"),
-        "num_experts_per_tok": config.integer("num_experts_per_tok"),
-        "moe_intermediate_size": expert,
-        "shared_expert_intermediate_size": config.integer("n_shared_experts", default=0) * expert,
-        "first_k_dense_replace": config.integer("first_k_dense_replace", default=0),
-        "router_score_function": "sigmoid",
-        "router_correction_bias": True,
-        "n_group": config.optional("n_group"),
-        "topk_group": config.optional("topk_group"),
-        "num_nextn_predict_layers": config.integer("num_nextn_predict_layers", default=0),
     }
 
 
@@ -288,5 +178,71 @@ def ernie4_5_moe(config: Config) -> Fields:
         "shared_expert_intermediate_size": config.integer("moe_num_shared_experts", default=0) * expert,
         "moe_layer_freq": config.pattern(lambda i: (i + 1) % interval == 0 and first <= i <= last),
         "router_correction_bias": True,
+        "num_nextn_predict_layers": config.integer("num_nextn_predict_layers", default=0),
+    }
+
+
+def hunyuan_moe(config: Config) -> Fields:
+    """Hunyuan-A13B: every layer MoE, one shared expert of the routed ones' width, norms on query and key heads. What
+    may differ between layers is read where it does not."""
+    expert = config.integer("intermediate_size")
+    for name, needed in (("moe_intermediate_size", expert), ("num_shared_expert", 1)):
+        if config.given(name) and same_in_all(config, name) != needed:
+            raise InputError(
+                f"{config.where}.{name}: {same_in_all(config, name)} is refused: this family's modules have {needed}"
+            )
+    return {
+        **transformer(config),
+        **attention_biases(config),
+        **routing(config, normalised=True),
+        "qk_norm": "head",
+        "num_experts": same_in_all(config, "num_experts", "num_local_experts"),
+        "num_experts_per_tok": same_in_all(config, "moe_topk", "num_experts_per_tok"),
+        "moe_intermediate_size": expert,
+        "shared_expert_intermediate_size": expert,
+    }
+
+
+def hy_v3(config: Config) -> Fields:
+    """Hunyuan 3: dense layers as they are listed (otherwise the first), shared experts, a correction bias."""
+    if config.flag("mlp_bias"):
+        raise InputError(f"{config.where}.mlp_bias: true is refused: this family has it on all but the routed experts")
+    expert = config.integer("moe_intermediate_size")
+    return {
+        **transformer(config),
+        **attention_biases(config),
+        **routing(config, normalised=True),
+        **layer_types_of_experts(config, first_dense=1),
+        "routed_scaling_factor": config.number("router_scaling_factor"),
+        "qk_norm": "head",
+        "intermediate_size": config.integer("intermediate_size"),
+        "num_experts": config.integer("num_experts", "num_local_experts"),
+        "num_experts_per_tok": config.integer("num_experts_per_tok"),
+        "moe_intermediate_size": expert,
+        "shared_expert_intermediate_size": config.integer("num_shared_experts") * expert,
+        "router_score_function": "sigmoid",
+        "router_correction_bias": True,
+        "num_nextn_predict_layers": config.integer("num_nextn_predict_layers", default=0),
+    }
+
+
+def exaone_moe(config: Config) -> Fields:
+    """K-EXAONE: windows on all but every N-th layer, dense layers first, shared experts, a correction bias."""
+    every, expert = config.integer("sliding_window_pattern", default=0), config.integer("moe_intermediate_size")
+    return {
+        **transformer(config),
+        **windows(config, "sliding_attention", "sliding_window", lambda i: every > 0 and (i + 1) % every != 0),
+        **routing(config),
+        **layer_types_of_experts(config, config.integer("first_k_dense_replace", default=0)),
+        "qk_norm": "head",
+        "intermediate_size": config.integer("intermediate_size"),
+        "num_experts": config.integer("num_experts", "num_local_experts"),
+        "num_experts_per_tok": config.integer("num_experts_per_tok"),
+        "moe_intermediate_size": expert,
+        "shared_expert_intermediate_size": config.integer("num_shared_experts") * expert,
+        "router_score_function": "sigmoid",
+        "router_correction_bias": True,
+        "n_group": config.optional("n_group"),
+        "topk_group": config.optional("topk_group"),
         "num_nextn_predict_layers": config.integer("num_nextn_predict_layers", default=0),
     }

@@ -1,0 +1,131 @@
+"""DeepSeek's families, and those that name routed and shared experts as they do: GLM, dots.llm1, Solar, Mistral 4."""
+
+from moeopt.errors import InputError
+from moeopt.problem.huggingface.common import (
+    Fields,
+    attention_biases,
+    layer_types_of_experts,
+    routing,
+    transformer,
+    windows,
+)
+from moeopt.problem.huggingface.config import Config
+
+
+def _experts(config: Config) -> Fields:
+    """Routed experts, shared ones of the same width, dense layers first."""
+    expert = config.integer("moe_intermediate_size")
+    return {
+        **routing(config),
+        "num_experts": config.integer("n_routed_experts", "num_local_experts"),
+        "num_experts_per_tok": config.integer("num_experts_per_tok"),
+        "moe_intermediate_size": expert,
+        "shared_expert_intermediate_size": config.integer("n_shared_experts", default=0) * expert,
+        "first_k_dense_replace": config.integer("first_k_dense_replace", default=0),
+        "n_group": config.optional("n_group"),
+        "topk_group": config.optional("topk_group"),
+        "num_nextn_predict_layers": config.integer("num_nextn_predict_layers", default=0),
+    }
+
+
+def _latent(config: Config) -> Fields:
+    """Multi-head latent attention: the width of a head follows from its parts."""
+    fields = {**transformer(config), **attention_biases(config), "q_lora_rank": config.optional("q_lora_rank")}
+    for name in ("kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"):
+        fields[name] = config.integer(name)
+    fields.pop("head_dim", None)
+    return fields
+
+
+def _deepseek(config: Config) -> Fields:
+    """DeepSeek: MLA, dense layers first, shared experts of the routed ones' width."""
+    return {
+        **_latent(config),
+        **_experts(config),
+        "intermediate_size": config.integer("intermediate_size"),
+        "moe_layer_freq": config.integer("moe_layer_freq", default=1),
+    }
+
+
+def deepseek_v2(config: Config) -> Fields:
+    """DeepSeek-V2: softmax scores, groups without a correction bias."""
+    if config.flag("mlp_bias"):
+        raise InputError(f"{config.where}.mlp_bias: true is refused: this family has it on all but the routed experts")
+    return {**_deepseek(config), "router_score_function": "softmax"}
+
+
+def deepseek_v3(config: Config) -> Fields:
+    """DeepSeek-V3, Kimi-K2, Moonlight: sigmoid scores and a correction bias (topk_method noaux_tc)."""
+    method = config.value("topk_method") or "noaux_tc"
+    return {
+        **_deepseek(config),
+        "router_score_function": config.value("scoring_func") or "sigmoid",
+        "router_correction_bias": method == "noaux_tc",
+    }
+
+
+def glm4_moe(config: Config) -> Fields:
+    """GLM-4.5 and 4.6: biases on queries, keys and values only; dense layers first; correction bias."""
+    return {
+        **transformer(config),
+        **_experts(config),
+        "attention_bias": config.flag("attention_bias"),
+        "qk_norm": "head" if config.flag("use_qk_norm") else "none",
+        "intermediate_size": config.integer("intermediate_size"),
+        "router_score_function": "sigmoid",
+        "router_correction_bias": True,
+    }
+
+
+def glm4v_moe(config: Config) -> Fields:
+    """The text part of GLM-4.5V: GLM-4.5 without norms on queries and keys."""
+    return {**glm4_moe(config), "qk_norm": "none"}
+
+
+def glm4_moe_lite(config: Config) -> Fields:
+    """GLM-4.7-Flash: MLA, GLM's experts, and the dense layers as they are listed (otherwise the first)."""
+    return {
+        **_latent(config),
+        **_experts(config),
+        **layer_types_of_experts(config, first_dense=1),
+        "intermediate_size": config.integer("intermediate_size"),
+        "router_score_function": "sigmoid",
+        "router_correction_bias": True,
+    }
+
+
+def mistral4(config: Config) -> Fields:
+    """Mistral Small 4: MLA, softmax scores, groups without a correction bias."""
+    return {
+        **_latent(config),
+        **_experts(config),
+        "intermediate_size": config.integer("intermediate_size", default=0),
+        "router_score_function": "softmax",
+    }
+
+
+def dots1(config: Config) -> Fields:
+    """dots.llm1: norms on the heads of queries and keys, a correction bias, windows from a layer on."""
+    first = config.integer("max_window_layers", default=config.layers)
+    return {
+        **transformer(config),
+        **attention_biases(config),
+        **_experts(config),
+        **windows(config, "sliding_attention", "sliding_window", lambda i: i >= first),
+        "qk_norm": "head",
+        "intermediate_size": config.integer("intermediate_size", default=0),
+        "router_score_function": "sigmoid",
+        "router_correction_bias": True,
+    }
+
+
+def solar_open(config: Config) -> Fields:
+    """Solar Open: every layer MoE; biases on queries, keys and values only."""
+    return {
+        **transformer(config),
+        **_experts(config),
+        "first_k_dense_replace": 0,
+        "attention_bias": config.flag("attention_bias"),
+        "router_score_function": "sigmoid",
+        "router_correction_bias": True,
+    }
