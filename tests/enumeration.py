@@ -62,6 +62,8 @@ def random_problem(seed: int) -> Problem:
             "qk_rope_head_dim": 32,
             "v_head_dim": 64,
         }
+    if seed % 6 == 5:
+        architecture |= _delta_nets(random.Random(seed), layers)
     gpus = rng.choice([1, 2, 4, 4])
     limits: dict[str, Any] = {"micro_batch_size": {"max": 2}, "vpp": {"max": 2}, "cp": {"max": 2}}
     overhead = 6 * 2**30
@@ -81,6 +83,18 @@ def random_problem(seed: int) -> Problem:
             "objective": rng.choice(["step_time", "step_time", "step_time", "cost", "peak_memory", "gpus"]),
         }
     )
+
+
+def _delta_nets(rng: random.Random, layers: int) -> dict[str, Any]:
+    """Gated delta nets in place of attention on some layers (the last keeps attention, as MTP modules need it)."""
+    return {
+        "linear_attention_pattern": [*(rng.randint(0, 1) for _ in range(layers - 1)), 0],
+        "linear_num_key_heads": rng.choice([2, 4]),
+        "linear_num_value_heads": 4,
+        "linear_key_head_dim": 32,
+        "linear_value_head_dim": rng.choice([32, 128]),
+        "linear_conv_kernel_dim": 4,
+    }
 
 
 def _fixed(rng: random.Random, moe: bool, mla: bool) -> dict[str, Any]:

@@ -35,6 +35,14 @@ DENSE: dict[str, Any] = {
     "moe_intermediate_size": 0,
     "intermediate_size": 4096,
 }
+DELTA_NET: dict[str, Any] = {
+    "linear_attention_pattern": [1] * 16,
+    "linear_num_key_heads": 8,
+    "linear_num_value_heads": 16,
+    "linear_key_head_dim": 64,
+    "linear_value_head_dim": 64,
+    "linear_conv_kernel_dim": 4,
+}
 MLA: dict[str, Any] = {"kv_lora_rank": 512, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128}
 
 

@@ -2,7 +2,7 @@
 
 from typing import Any, NamedTuple
 
-from rule_problems import DENSE, MLA
+from rule_problems import DELTA_NET, DENSE, MLA
 
 
 class Witness(NamedTuple):
@@ -45,6 +45,15 @@ WITNESSES = (
         {"tp": 3},
         {},
         {**arch(num_attention_heads=12, num_key_value_heads=1, head_dim=48), **SEQ6K},
+    ),
+    Witness("linear_heads_by_tp_cp", arch(**DELTA_NET), {"tp": 4, "cp": 4}, {"cp": 2}),
+    Witness("output_gate_without_mla", arch(**MLA, attention_output_gate=True), {}, {}, arch(**MLA)),
+    Witness(
+        "mtp_without_delta_net",
+        arch(**DELTA_NET, num_nextn_predict_layers=1),
+        {},
+        {},
+        arch(**{**DELTA_NET, "linear_attention_pattern": [1] * 15 + [0]}, num_nextn_predict_layers=1),
     ),
     Witness("ep_needs_experts", arch(**DENSE), {"ep": 2}, {"ep": 1}),
     Witness("etp_needs_experts", arch(**DENSE), {"tp": 4, "etp": 2}, {"etp": 4}),

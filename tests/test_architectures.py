@@ -25,6 +25,7 @@ SPELLINGS = {
     "moe_layer_freq",
     "first_k_dense_replace",
     "window_pattern",
+    "linear_attention_pattern",
     "n_group",
     "topk_group",
 }

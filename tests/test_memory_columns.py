@@ -34,6 +34,12 @@ def architectures(draw: st.DrawFn) -> dict[str, Any]:
     if draw(st.booleans()):
         found |= {"kv_lora_rank": 64, "qk_nope_head_dim": 32, "qk_rope_head_dim": 16, "v_head_dim": 32}
         found["q_lora_rank"] = draw(st.sampled_from([None, 96]))
+    else:
+        found["attention_output_gate"] = draw(st.booleans())
+    if draw(st.booleans()):
+        found |= {"linear_attention_pattern": draw(st.lists(st.integers(0, 1), min_size=4, max_size=4))}
+        found |= {"linear_num_key_heads": 4, "linear_num_value_heads": 8, "linear_conv_kernel_dim": 4}
+        found |= {"linear_key_head_dim": 16 * draw(st.integers(1, 8)), "linear_value_head_dim": 64}
     if experts:
         found |= {"num_experts": experts, "num_experts_per_tok": draw(st.integers(1, 4)), "first_k_dense_replace": 1}
         found |= {"moe_intermediate_size": 128, "shared_expert_intermediate_size": draw(st.sampled_from([0, 128]))}

@@ -93,6 +93,7 @@ STATED = {
     "qwen2-57b-a14b": ("57.41e9", "14e9"),
     "qwen3-30b-a3b": ("30.5e9", "3.3e9"),
     "qwen3-235b-a22b": ("235e9", "22e9"),
+    "qwen3-next-80b-a3b": ("80e9", "3e9"),
     "qwen3-coder-480b": ("480e9", "35e9"),
     "deepseek-v2-lite": ("15.7e9", "2.4e9"),
     "deepseek-v2": ("236e9", "21e9"),

@@ -71,10 +71,12 @@ def some_choices(draw: st.DrawFn) -> Choices:
 
 
 def some_problems() -> st.SearchStrategy[Problem]:
-    """Architectures with MLA, windows, biases, shared experts and none, on machines of every shape."""
+    """Architectures with MLA, windows, delta nets, biases, shared experts and none, on machines of every shape."""
     return st.builds(
         problem,
-        architecture=st.sampled_from(["deepseek-v3", "gpt-oss-120b", "qwen3-30b-a3b", "llama-3-8b"]),
+        architecture=st.sampled_from(
+            ["deepseek-v3", "gpt-oss-120b", "qwen3-30b-a3b", "qwen3-next-80b-a3b", "llama-3-8b"]
+        ),
         cluster=st.sampled_from(["h100-sxm", "gb200-nvl72", "b300"]),
         precision=st.sampled_from(["bf16", "fp8"]),
         sequence_length=st.sampled_from([4096, 1_048_576]),

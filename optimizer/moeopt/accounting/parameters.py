@@ -125,7 +125,10 @@ def _mtp(architecture: Architecture) -> Iterator[Parameter]:
 
 
 def _layer(architecture: Architecture, kind: LayerKind) -> Iterator[Parameter]:
-    yield from _latent_attention(architecture) if architecture.is_mla else _attention(architecture)
+    if kind.delta_net:
+        yield from _delta_net(architecture)
+    else:
+        yield from _latent_attention(architecture) if architecture.is_mla else _attention(architecture)
     if kind.ffn == "moe":
         yield from _norm(architecture, "pre_mlp_layernorm.", architecture.hidden_size)
         yield from _moe(architecture)
@@ -144,15 +147,30 @@ def _attention(architecture: Architecture) -> Iterator[Parameter]:
     if architecture.attention_output_bias:
         yield Parameter("linear_proj.bias", "attention", hidden, "replicated")
     yield from _norm(architecture, "linear_qkv.layer_norm_", hidden)
-    yield Parameter("linear_qkv.weight", "attention", hidden * (queries + 2 * keys), "tensor")
+    width = queries * (2 if architecture.attention_output_gate else 1) + 2 * keys
+    yield Parameter("linear_qkv.weight", "attention", hidden * width, "tensor")
     if architecture.attention_bias:
-        yield Parameter("linear_qkv.bias", "attention", queries + 2 * keys, "tensor")
+        yield Parameter("linear_qkv.bias", "attention", width, "tensor")
     if architecture.qk_norm == "head":
         yield from _norm(architecture, "q_layernorm.", dim)
         yield from _norm(architecture, "k_layernorm.", dim)
     elif architecture.qk_norm == "hidden":
         for parameter in (*_norm(architecture, "q_layernorm.", queries), *_norm(architecture, "k_layernorm.", keys)):
             yield replace(parameter, sharding="tensor")
+
+
+def _delta_net(architecture: Architecture) -> Iterator[Parameter]:
+    """A gated delta net (megatron/core/ssm/gated_delta_net/common.py): its input norm is fused into the projection of
+    queries, keys, values and gates; its output norm is one vector for all heads."""
+    a, hidden = architecture, architecture.hidden_size
+    yield Parameter("dt_bias", "attention", a.linear_num_value_heads, "tensor")
+    yield Parameter("A_log", "attention", a.linear_num_value_heads, "tensor")
+    yield from _norm(a, "in_proj.layer_norm_", hidden)
+    yield Parameter("in_proj.weight", "attention", hidden * a.delta_net_projection_dim, "tensor")
+    convolved = 2 * a.delta_net_key_dim + a.delta_net_value_dim
+    yield Parameter("conv1d.weight", "attention", convolved * a.linear_conv_kernel_dim, "tensor")
+    yield from _norm(a, "out_norm.", a.linear_value_head_dim)
+    yield Parameter("out_proj.weight", "attention", a.delta_net_value_dim * hidden, "tensor")
 
 
 def _latent_attention(architecture: Architecture) -> Iterator[Parameter]:

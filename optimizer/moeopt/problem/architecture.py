@@ -12,23 +12,40 @@ from moeopt.problem.base import MAX_LAYERS, Input, Layers, Name, NonNegative, Po
 
 @dataclass(frozen=True, order=True)
 class LayerKind:
-    """What tells one decoder layer from another: its feed-forward block and its attention window.
+    """What tells one decoder layer from another: its feed-forward block and its attention.
 
     `window` counts the keys that one query may see (sliding or chunked attention); 0 means all earlier ones.
+    `delta_net`: a gated delta net stands in for attention (and has no window).
     """
 
     ffn: Literal["dense", "moe"]
     window: int = 0
+    delta_net: bool = False
 
     def __str__(self) -> str:
-        return self.ffn if not self.window else f"{self.ffn}, window {self.window}"
+        attention = ", gated delta net" if self.delta_net else f", window {self.window}" if self.window else ""
+        return self.ffn + attention
 
 
 PositiveFloat = Annotated[float, Field(gt=0)]
+LayerPattern = tuple[Annotated[int, Field(strict=True, ge=0, le=1)], ...]
+"""One 0 or 1 a layer."""
 YARN_POSITIONS = 4096
 """Positions that YaRN takes as trained where nothing is said (Megatron-LM d98e8a6, transformer_config.py:3318)."""
 YARN_DEFAULTS = {"original_max_position_embeddings": YARN_POSITIONS, "beta_fast": 32.0, "beta_slow": 1.0}
 """What MLA's YaRN takes where no argument says otherwise: for it, Megatron-LM's command line has none."""
+
+
+DELTA_NET_FIELDS = (
+    "linear_num_key_heads",
+    "linear_num_value_heads",
+    "linear_key_head_dim",
+    "linear_value_head_dim",
+    "linear_conv_kernel_dim",
+)
+"""What a gated delta net is sized by."""
+DELTA_CHUNK = 64
+"""Tokens that its kernels treat at once (megatron/core/ssm/gated_delta_net/gdn.py:67; flash-linear-attention)."""
 
 
 class RopeScaling(Input):
@@ -77,6 +94,8 @@ class Architecture(Input):
     norm: Literal["rmsnorm", "layernorm"] = "rmsnorm"
     rms_norm_eps: PositiveFloat | None = None
     """What norms of either kind add below the root."""
+    zero_centered_norm: bool = False
+    """Whether norms multiply by one plus their weight (Qwen3-Next); costs nothing."""
     norm_bias: bool = Field(default=None, validate_default=False)  # type: ignore[assignment]
     """Whether a norm has a bias beside its weight; defaults to true for layernorm."""
     qk_norm: Literal["none", "head", "hidden"] = "none"
@@ -86,9 +105,20 @@ class Architecture(Input):
     attention_output_bias: bool = False
     attention_sinks: bool = False
     """One learned logit a head (gpt-oss)."""
+    attention_output_gate: bool = False
+    """A sigmoid gate on attention's output, as wide as the queries and projected with them (Qwen3-Next)."""
     sliding_window: Positive | None = None
-    window_pattern: tuple[Annotated[int, Field(strict=True, ge=0, le=1)], ...] | None = None
+    window_pattern: LayerPattern | None = None
     """One 0 or 1 a layer: 1 where the layer sees only `sliding_window` keys; all layers when absent."""
+
+    linear_attention_pattern: LayerPattern | None = None
+    """One 0 or 1 a layer: 1 where a gated delta net (arXiv 2412.06464) stands in for attention; none when absent."""
+    linear_num_key_heads: NonNegative = 0
+    linear_num_value_heads: NonNegative = 0
+    linear_key_head_dim: NonNegative = 0
+    linear_value_head_dim: NonNegative = 0
+    linear_conv_kernel_dim: NonNegative = 0
+    """Taps of the causal convolution on its queries, keys and values."""
 
     q_lora_rank: Positive | None = None
     kv_lora_rank: Positive | None = None
@@ -122,7 +152,7 @@ class Architecture(Input):
     n_group: Positive | None = None
     topk_group: Positive | None = None
     first_k_dense_replace: NonNegative = 0
-    moe_layer_freq: Positive | tuple[Annotated[int, Field(strict=True, ge=0, le=1)], ...] = 1
+    moe_layer_freq: Positive | LayerPattern = 1
     """An integer N: layer i is MoE when i % N == 0 (Megatron, DeepSeek); or one 0 or 1 a layer."""
     num_nextn_predict_layers: Annotated[NonNegative, Field(le=MAX_LAYERS)] = 0
     """Multi-token-prediction (MTP) modules."""
@@ -174,11 +204,13 @@ class Architecture(Input):
             raise ValueError(
                 f"num_experts {self.num_experts} needs num_experts_per_tok and moe_intermediate_size above 0"
             )
-        for field, pattern in (("moe_layer_freq", self.moe_layer_freq), ("window_pattern", self.window_pattern)):
+        for field in ("moe_layer_freq", "window_pattern", "linear_attention_pattern"):
+            pattern = getattr(self, field)
             if isinstance(pattern, tuple) and len(pattern) != self.num_hidden_layers:
                 raise ValueError(
                     f"{field} has {len(pattern)} entries and num_hidden_layers is {self.num_hidden_layers}"
                 )
+        self._check_delta_net()
         if any(kind.ffn == "dense" for kind in self.layers) and not self.intermediate_size:
             raise ValueError("intermediate_size is 0 and the architecture has dense layers")
         if self.n_group and self.num_experts % self.n_group:
@@ -186,6 +218,39 @@ class Architecture(Input):
         if self.position_embedding == "learned" and not self.max_position_embeddings:
             raise ValueError("position_embedding learned needs max_position_embeddings (its rows)")
         return self
+
+    def _check_delta_net(self) -> None:
+        if not self.has_delta_net:
+            return
+        for field in DELTA_NET_FIELDS:
+            if not getattr(self, field):
+                raise ValueError(f"linear_attention_pattern has a 1 and needs {field} above 0")
+        keys, values = self.linear_num_key_heads, self.linear_num_value_heads
+        if values % keys:
+            raise ValueError(
+                f"linear_num_value_heads {values} is not a multiple of linear_num_key_heads {keys}: {values} % {keys} "
+                f"= {values % keys}"
+            )
+
+    @property
+    def has_delta_net(self) -> bool:
+        """At least one layer has a gated delta net in place of attention."""
+        return 1 in (self.linear_attention_pattern or ())
+
+    @property
+    def delta_net_key_dim(self) -> int:
+        """Width of all queries, and of all keys, of a gated delta net."""
+        return self.linear_num_key_heads * self.linear_key_head_dim
+
+    @property
+    def delta_net_value_dim(self) -> int:
+        """Width of all its values, and of its output."""
+        return self.linear_num_value_heads * self.linear_value_head_dim
+
+    @property
+    def delta_net_projection_dim(self) -> int:
+        """Width of its input projection: queries, keys, values, output gate, write strength and decay."""
+        return 2 * (self.delta_net_key_dim + self.delta_net_value_dim + self.linear_num_value_heads)
 
     @property
     def is_mla(self) -> bool:
@@ -217,10 +282,7 @@ class Architecture(Input):
     @cached_property
     def layers(self) -> tuple[LayerKind, ...]:
         """The kind of each decoder layer, first to last (MTP modules apart: they copy the last layer's kind)."""
-        return tuple(
-            LayerKind(ffn="moe" if self._is_moe_layer(i) else "dense", window=self._window(i))
-            for i in range(self.num_hidden_layers)
-        )
+        return tuple(self._kind(i) for i in range(self.num_hidden_layers))
 
     @cached_property
     def kinds(self) -> tuple[LayerKind, ...]:
@@ -247,6 +309,11 @@ class Architecture(Input):
         """Whether the kind inside an MTP module depends on its stage: Megatron gives it experts on one without decoder
         layers (gpt_builders.py:59-67), also where the last layer is dense."""
         return self.is_moe and self.mtp_kind.ffn == "dense"
+
+    def _kind(self, index: int) -> LayerKind:
+        ffn: Literal["dense", "moe"] = "moe" if self._is_moe_layer(index) else "dense"
+        linear = self.linear_attention_pattern is not None and bool(self.linear_attention_pattern[index])
+        return LayerKind(ffn, 0 if linear else self._window(index), linear)
 
     def _is_moe_layer(self, index: int) -> bool:
         if not self.num_experts or index < self.first_k_dense_replace:

@@ -5,7 +5,7 @@ from typing import Any
 
 from moeopt.problem.base import MAX_LAYERS
 
-PATTERNS = ("moe_layer_freq", "window_pattern")
+PATTERNS = ("moe_layer_freq", "window_pattern", "linear_attention_pattern")
 
 
 def fitted(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:

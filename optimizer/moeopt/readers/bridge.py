@@ -44,6 +44,7 @@ _NAMES = {
     "overlap_param_sync": "overlap-param-gather",
     "vocab_size": "vocab-size",
     "layernorm_epsilon": "norm-epsilon",
+    "layernorm_zero_centered_gamma": "apply-layernorm-1p",
     "rope_scaling": "use-rope-scaling",
     "seq_len_interpolation_factor": "rotary-seq-len-interpolation-factor",
     "yarn_rotary_scaling_factor": "rotary-scaling-factor",
@@ -145,7 +146,7 @@ def _nested(name: str, value: Mapping[Any, Any], spelled: str, flags: Flags, whe
 
 def _plain(name: str, value: Any, spelled: str, flags: Flags) -> None:
     flag = _NAMES.get(name, name.replace("_", "-"))
-    if flag in ("moe-layer-freq", "window-attn-skip-freq") and isinstance(value, list):
+    if flag in ("moe-layer-freq", "window-attn-skip-freq", "linear-attention-freq") and isinstance(value, list):
         flags.put(flag, "[" + ",".join(str(each) for each in value) + "]", spelled=spelled)
     elif isinstance(value, list):
         flags.put(

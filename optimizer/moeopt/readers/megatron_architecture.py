@@ -18,6 +18,14 @@ _TOKENIZER_ROWS = {"GPT2BPETokenizer": 50257, "Llama2Tokenizer": 32000}
 _POSITIONS = {"rope": "rope", "yarn": "rope", "mrope": "rope", "learned_absolute": "learned", "none": "none"}
 
 
+_DELTA_NETS = ("gdn", "gated_delta_net")
+_DELTA_NET_SIZES = {
+    "linear_num_key_heads": 16,
+    "linear_num_value_heads": 32,
+    "linear_key_head_dim": 128,
+    "linear_value_head_dim": 128,
+    "linear_conv_kernel_dim": 4,
+}
 CHANGED = {
     "num-layers": "num_hidden_layers",
     "hidden-size": "hidden_size",
@@ -50,6 +58,7 @@ def read_architecture(flags: Flags, reading: Reading) -> None:
     _experts(flags, fields, reading)
     _biases(flags, fields)
     _windows(flags, fields)
+    _delta_net(flags, fields)
     read_constants(flags, fields)
     fields["num_nextn_predict_layers"] = flags.integer("mtp-num-layers") or 0
     reading.architecture = fields
@@ -86,6 +95,7 @@ def _feed_forward(flags: Flags, fields: dict[str, Any], reading: Reading) -> Non
     if norm not in ("LayerNorm", "RMSNorm"):
         raise InputError(f"--normalization: {norm!r} is neither LayerNorm nor RMSNorm")
     fields["norm"] = norm.lower()
+    fields["zero_centered_norm"] = flags.on("apply-layernorm-1p")
     fields["tie_word_embeddings"] = not flags.on("untie-embeddings-and-output-weights")
 
 
@@ -112,6 +122,7 @@ def _attention(flags: Flags, fields: dict[str, Any], reading: Reading) -> None:
     fields["head_dim"] = channels or fields["hidden_size"] // heads
     fields["qk_norm"] = "head" if flags.on("qk-layernorm") else "none"
     fields["attention_sinks"] = flags.text("softmax-type") == "learnable"
+    fields["attention_output_gate"] = flags.on("attention-output-gate")
 
 
 def _latent(flags: Flags, fields: dict[str, Any], reading: Reading) -> None:
@@ -267,6 +278,31 @@ def _windows(flags: Flags, fields: dict[str, Any]) -> None:
         if isinstance(value, int)
         else [int(bool(v)) for v in value]
     )
+
+
+def _delta_net(flags: Flags, fields: dict[str, Any]) -> None:
+    """`--linear-attention-freq N`: every layer but the N-th, 2N-th, ... has a gated delta net; or a digit a layer. The
+    sizes have Megatron's defaults (transformer_config.py:363-386)."""
+    variant = flags.text("experimental-attention-variant")
+    if variant is None:
+        return
+    if variant not in _DELTA_NETS:
+        raise InputError(
+            f"--experimental-attention-variant: {variant!r} is not priced (known: {', '.join(_DELTA_NETS)})"
+        )
+    text, layers = flags.joined("linear-attention-freq"), fields["num_hidden_layers"]
+    if text is None:
+        raise InputError(f"--linear-attention-freq: absent, and --experimental-attention-variant {variant} needs it")
+    value = read_pattern(text, "--linear-attention-freq")
+    if isinstance(value, tuple) and (len(value) != layers or not set(value) <= {0, 1}):
+        raise InputError(f"--linear-attention-freq: one 0 or 1 for each of --num-layers {layers} is needed")
+    if isinstance(value, int) and value < 1:
+        raise InputError(f"--linear-attention-freq: {value} is below 1")
+    fields["linear_attention_pattern"] = (
+        [int((layer + 1) % value != 0) for layer in range(layers)] if isinstance(value, int) else list(value)
+    )
+    for field, default in _DELTA_NET_SIZES.items():
+        fields[field] = flags.integer(field.replace("_", "-")) or default
 
 
 def preset_named(path: str, presets: list[str]) -> str | None:

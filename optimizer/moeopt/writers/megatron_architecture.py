@@ -5,7 +5,7 @@ Megatron-Core cannot build is refused with the field named. Not part of an Archi
 script: initialisation, loss coefficients.
 """
 
-from moeopt.problem.architecture import Architecture
+from moeopt.problem.architecture import DELTA_NET_FIELDS, Architecture
 from moeopt.problem.problem import Problem
 from moeopt.writers import megatron_constants as constants
 from moeopt.writers.patterns import pattern
@@ -13,6 +13,8 @@ from moeopt.writers.refusals import refuse_first
 from moeopt.writers.shell import Group, flag
 
 Flag = tuple[str, ...]
+DELTA_NET = "gated_delta_net"
+"""What Megatron calls a gated delta net; since August 2026 also `gdn`."""
 
 
 def architecture_groups(problem: Problem, framework: str) -> list[Group]:
@@ -55,6 +57,7 @@ def refuse(problem: Problem, framework: str) -> None:
             a.is_moe and a.router_correction_bias and a.router_score_function != "sigmoid",
             f"it needs router_score_function sigmoid, not {a.router_score_function}",
         ),
+        "attention_output_gate with MLA": (a.attention_output_gate and a.is_mla, "MLA has no output gate there"),
         "attention_sinks with MLA": (a.attention_sinks and a.is_mla, "learned sinks are for ordinary attention"),
     }
     listed = [(field, applies, why) for field, (applies, why) in reasons.items()]
@@ -105,6 +108,10 @@ def _attention(problem: Problem) -> list[Flag]:
         flags.append(flag("--add-qkv-bias"))
     if a.attention_sinks:
         flags.append(flag("--softmax-type", "learnable"))
+    if a.attention_output_gate:
+        flags.append(flag("--attention-output-gate"))
+    if a.has_delta_net:
+        flags += _delta_net(a)
     unfused = problem.workload.attention_backend == "unfused"
     flags.append(flag("--attention-backend", "unfused" if unfused else "auto"))
     return flags + _windows(problem)
@@ -133,6 +140,19 @@ def _latent(a: Architecture) -> list[Flag]:
         flag("--qk-head-dim", a.qk_nope_head_dim),
         flag("--qk-pos-emb-head-dim", a.qk_rope_head_dim),
         flag("--v-head-dim", a.v_head_dim),
+    ]
+
+
+def _delta_net(a: Architecture) -> list[Flag]:
+    """Gated delta nets under the name that older releases know too (a deprecated one: transformer_config.py:308). An
+    integer N leaves attention to every N-th layer."""
+    linear = [int(kind.delta_net) for kind in a.layers]
+    every = linear.index(0) + 1 if 0 in linear else len(linear) + 1
+    regular = linear == [int((index + 1) % every != 0) for index in range(len(linear))]
+    return [
+        flag("--experimental-attention-variant", DELTA_NET),
+        flag("--linear-attention-freq", every if regular and 0 in linear else pattern(linear)),
+        *(flag(f"--{field.replace('_', '-')}", getattr(a, field)) for field in DELTA_NET_FIELDS),
     ]
 
 

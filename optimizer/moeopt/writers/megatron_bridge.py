@@ -25,6 +25,7 @@ _RENAMED = {
     "te-rng-tracker": "use_te_rng_tracker",
     "softmax-type": "softmax_type",
     "norm-epsilon": "layernorm_epsilon",
+    "apply-layernorm-1p": "layernorm_zero_centered_gamma",
     "use-rope-scaling": "rope_scaling",
     "rotary-seq-len-interpolation-factor": "seq_len_interpolation_factor",
 }
@@ -165,7 +166,7 @@ def _arguments(given: list[str]) -> list[tuple[str, list[str]]]:
 def _value(field: str, values: list[str]) -> Any:
     if not values:
         return True
-    if field in ("moe_layer_freq", "window_attn_skip_freq") and "[" in values[0]:
+    if field in ("moe_layer_freq", "window_attn_skip_freq", "linear_attention_freq") and "[" in values[0]:
         return _pattern(values[0])
     if field == "window_size":
         return [int(part) for part in values[0].split(",")]
@@ -246,6 +247,9 @@ from megatron.bridge.training.config import ConfigContainer
 from megatron.bridge.training.gpt_step import forward_step
 from megatron.bridge.training.mixed_precision import MixedPrecisionConfig
 from megatron.bridge.training.pretrain import pretrain
+from megatron.core.models.gpt.experimental_attention_variant_module_specs import (
+    get_transformer_block_with_experimental_attention_variant_spec,
+)
 from megatron.core.transformer.enums import AttnBackend
 
 FIELDS = yaml.safe_load((Path(__file__).parent / "@STEM@.yaml").read_text(encoding="utf-8"))
@@ -280,6 +284,8 @@ def configuration() -> ConfigContainer:
     model = converted(FIELDS["model"])
     provider = MLAModelProvider if model.get("multi_latent_attention") else GPTModelProvider
     config.model = provider(**model)
+    if "experimental_attention_variant" in model:
+        config.model.transformer_layer_spec = get_transformer_block_with_experimental_attention_variant_spec
     config.mixed_precision = MixedPrecisionConfig(**converted(FIELDS["mixed_precision"]))
     config.comm_overlap = CommOverlapConfig(**FIELDS["comm_overlap"])
     config.tokenizer.tokenizer_type = "NullTokenizer"

@@ -17,8 +17,9 @@ Flag = tuple[str, ...]
 
 
 def norm_flags(a: Architecture) -> list[Flag]:
-    """The norms' epsilon."""
-    return [] if a.rms_norm_eps is None else [flag("--norm-epsilon", a.rms_norm_eps)]
+    """The norms' epsilon, and whether they multiply by one plus their weight."""
+    epsilon = [] if a.rms_norm_eps is None else [flag("--norm-epsilon", a.rms_norm_eps)]
+    return [*epsilon, flag("--apply-layernorm-1p")] if a.zero_centered_norm else epsilon
 
 
 def rotary_flags(a: Architecture) -> list[Flag]:

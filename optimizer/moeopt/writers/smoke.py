@@ -159,20 +159,22 @@ def _architecture(job: Job, layers: int, ep: int, vocabulary: int | None) -> Arc
         moe_layer_freq=[int(old.layers[index].ffn == "moe") for index in kept] if old.num_experts else 1,
         vocab_size=old.vocab_size if vocabulary is None else min(vocabulary, old.vocab_size),
     )
-    if old.window_pattern is not None:
-        fields["window_pattern"] = [old.window_pattern[index] for index in kept]
+    for name in ("window_pattern", "linear_attention_pattern"):
+        if fields[name] is not None:
+            fields[name] = [fields[name][index] for index in kept]
     if old.num_experts:
         fields.update(_experts(old, job.layout.ep, ep))
     return read_fields(Architecture, fields, "smoke")
 
 
 def _kept_layers(old: Architecture, layers: int) -> list[int]:
-    """Indices of the old layers that the new ones copy: spread evenly, then every missing kind put in."""
+    """Indices of the old layers that the new ones copy: spread evenly, then every missing kind put in. The last one
+    stays, as MTP modules copy it."""
     kept = _sample(list(range(old.num_hidden_layers)), layers)
     for kind in old.kinds:
         if all(old.layers[index] != kind for index in kept):
-            seen: set[Any] = set()
-            for at, index in enumerate(kept):
+            seen: set[Any] = {old.layers[kept[-1]]}
+            for at, index in enumerate(kept[:-1]):
                 if old.layers[index] in seen:
                     kept[at] = old.layers.index(kind)
                     break

@@ -1,6 +1,7 @@
 """What one piece keeps for one micro-batch: the list behind every activation byte."""
 
 from moeopt.accounting.memory.activations_attention import attention_tensors
+from moeopt.accounting.memory.activations_delta_net import delta_net_tensors
 from moeopt.accounting.memory.activations_ffn import dense_tensors, moe_tensors
 from moeopt.accounting.memory.recipe import DEFAULT_RECIPE, Recipe
 from moeopt.accounting.memory.symbols import Symbols, symbols
@@ -18,7 +19,7 @@ def all_tensors(problem: Problem, sizes: Symbols, piece: Piece, choices: Choices
     """Tensors of one piece with nothing recomputed (an "embedding" keeps its token ids; a "loss" keeps nothing in
     flight: all of it lives and dies between the last forward and the first backward, see transients.py)."""
     if isinstance(piece, LayerKind):
-        return layer_attention(problem, sizes, recipe) + layer_ffn(problem, sizes, piece, choices, recipe)
+        return layer_attention(problem, sizes, piece, recipe) + layer_ffn(problem, sizes, piece, choices, recipe)
     if piece == "mtp":
         return _mtp_entry(sizes) + all_tensors(problem, sizes, problem.architecture.mtp_kind, choices, recipe)
     if piece == "embedding":
@@ -28,9 +29,9 @@ def all_tensors(problem: Problem, sizes: Symbols, piece: Piece, choices: Choices
     return []
 
 
-def layer_attention(problem: Problem, sizes: Symbols, recipe: Recipe) -> list[TensorBytes]:
-    """The attention half of a layer."""
-    return attention_tensors(problem, sizes, recipe)
+def layer_attention(problem: Problem, sizes: Symbols, kind: LayerKind, recipe: Recipe) -> list[TensorBytes]:
+    """The attention half of a layer, or what stands in for it."""
+    return delta_net_tensors(problem, sizes) if kind.delta_net else attention_tensors(problem, sizes, recipe)
 
 
 def layer_ffn(problem: Problem, sizes: Symbols, kind: LayerKind, choices: Choices, recipe: Recipe) -> list[TensorBytes]:

@@ -1,4 +1,4 @@
-"""Tensors that attention keeps for its backward pass: grouped-query (or multi-head) and multi-head latent.
+"""Tensors that attention keeps for its backward pass: grouped-query (or multi-head), and multi-head latent.
 
 Sources: megatron/core/transformer/attention.py and multi_latent_attention.py (what is an input of which operator),
 Transformer Engine's fused norm+linear (keeps its input, the norm's output in the form the GEMM reads, and one
@@ -30,13 +30,13 @@ def attention_tensors(problem: Problem, sizes: Symbols, recipe: Recipe) -> list[
     return entry + projected + _core(problem, sizes, recipe) + mask
 
 
-def _norm_statistics(problem: Problem) -> int:
+def norm_statistics(problem: Problem) -> int:
     """Bytes a row: RMSNorm keeps the reciprocal deviation, LayerNorm also the mean (fp32 each)."""
     return 4 if problem.architecture.norm == "rmsnorm" else 8
 
 
 def _grouped(problem: Problem, sizes: Symbols) -> list[TensorBytes]:
-    statistics = _norm_statistics(problem)
+    statistics = norm_statistics(problem)
     quantized = sizes.quantized
     found = [
         tensor(
@@ -67,7 +67,7 @@ def _grouped(problem: Problem, sizes: Symbols) -> list[TensorBytes]:
 def _latent(problem: Problem, sizes: Symbols) -> list[TensorBytes]:
     """MLA: the input norm is a module of its own; the norms of the compressed states are fused into the
     up-projections, so they fall inside the `mla_up_proj` checkpoint (gpt_layer_specs.py:286-310)."""
-    statistics = _norm_statistics(problem)
+    statistics = norm_statistics(problem)
     quantized = sizes.quantized
     found = [
         tensor(
@@ -152,6 +152,12 @@ def _core(problem: Problem, sizes: Symbols, recipe: Recipe) -> list[TensorBytes]
     """Softmax(QK)V. The output is the input of the projection (which keeps the same tensor in 8-bit training too:
     multi_latent_attention.py:235-251), so it is there once."""
     found = [tensor(sizes, "attention output", "2*A*heads*dv", (), _CORE, offload="attn_proj")]
+    if problem.architecture.attention_output_gate:
+        source = "megatron/core/transformer/attention.py: _apply_output_gate keeps its inputs"
+        found += [
+            tensor(sizes, "output gate", "2*A*heads*dv", (), source),
+            tensor(sizes, "attention output (gated)", "2*A*heads*dv", (), source),
+        ]
     if recipe.context_exchange == "a2a":
         before = tensor(
             sizes, "attention output before its exchange", "2*A*heads*dv", (), "Transformer Engine >= 2.8, a2a"

@@ -14,12 +14,18 @@ from moeopt.problem.problem import Problem
 Shape = tuple[Number, Number]
 
 
+def layer_shapes(problem: Problem, sizes: Symbols, kind: LayerKind) -> list[Shape]:
+    """Projections of a layer's attention, or of what stands in for it."""
+    return [(sizes.lin, sizes.h), (sizes.h, sizes.lv)] if kind.delta_net else attention_shapes(problem, sizes)
+
+
 def attention_shapes(problem: Problem, sizes: Symbols) -> list[Shape]:
     """Projections of attention."""
     a = problem.architecture
     out = (sizes.h, sizes.heads * sizes.dv)
     if not a.is_mla:
-        return [(sizes.heads * sizes.qk + sizes.groups * (sizes.qk + sizes.dv), sizes.h), out]
+        gate = sizes.heads * sizes.dv if a.attention_output_gate else 0
+        return [(sizes.heads * sizes.qk + sizes.groups * (sizes.qk + sizes.dv) + gate, sizes.h), out]
     query = [(sizes.rq, sizes.h), (sizes.qk_width, sizes.rq)] if sizes.rq else [(sizes.qk_width, sizes.h)]
     up = (sizes.heads * (a.qk_nope_head_dim + sizes.dv), sizes.rk)
     return [*query, (sizes.kv_down, sizes.h), up, out]
@@ -58,7 +64,7 @@ def linear_elements(problem: Problem, sizes: Symbols, piece: Piece) -> Number:
     if piece in ("embedding", "loss"):
         return 0
     kind = piece if isinstance(piece, LayerKind) else problem.architecture.mtp_kind
-    elements = _sum(attention_shapes(problem, sizes))
+    elements = _sum(layer_shapes(problem, sizes, kind))
     if kind.ffn == "moe":
         elements = elements + sizes.experts_local * _sum(routed_shapes(sizes)) + _sum(shared_shapes(problem, sizes))
     else:

@@ -8,9 +8,9 @@ from collections.abc import Iterable
 from typing import Literal
 
 from moeopt.accounting.memory.linears import (
-    attention_shapes,
     dense_shapes,
     distinct_elements,
+    layer_shapes,
     projection_shape,
     routed_shapes,
     shared_shapes,
@@ -88,10 +88,12 @@ def _workspaces(problem: Problem, choices: Choices, overheads: Overheads, recipe
 def dummy_gradient_bytes(problem: Problem, sizes: Symbols, recipe: Recipe) -> dict[Feature, Number]:
     """With gradient-accumulation fusion Transformer Engine keeps one 16-bit tensor for each distinct weight shape (all
     experts and layers share it), and so does Megatron's output head (core/tensor_parallel/layers.py,
-    get_dummy_wgrad). Shapes of dense and MoE blocks are compared with attention's, not with each other."""
+    get_dummy_wgrad). Shapes of dense and MoE blocks are compared with attention's, not with each other; a stage with
+    attention alone is taken to have gated delta nets too, where the architecture has both, and the other way round."""
     if not recipe.gradient_accumulation_fusion:
         return dict.fromkeys(FEATURES, 0)
-    attention = attention_shapes(problem, sizes)
+    kinds = {kind.delta_net: kind for kind in problem.architecture.kinds}
+    attention = [shape for kind in kinds.values() for shape in layer_shapes(problem, sizes, kind)]
     moe = routed_shapes(sizes) + shared_shapes(problem, sizes) if problem.architecture.is_moe else []
     engine = 2 if recipe.linear_dummy_gradients else 0
     return {

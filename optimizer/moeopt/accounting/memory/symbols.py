@@ -6,6 +6,7 @@ from fractions import Fraction
 from moeopt.accounting.routing import UNIT, initial_imbalance
 from moeopt.arithmetic import Number, both, ceil_div, minimum, round_up, where
 from moeopt.layout import Choices, Degrees
+from moeopt.problem.architecture import DELTA_CHUNK
 from moeopt.problem.problem import Problem
 
 
@@ -40,6 +41,18 @@ class Symbols:
     """Width of the dense feed-forward block on one rank."""
     gate: int
     """Matrices into the feed-forward width: 2 when gated, else 1."""
+    lheads: Number
+    """Value heads of a gated delta net on one rank."""
+    lqk: Number
+    """Width of its queries, and of its keys, on one rank."""
+    lk: Number
+    """The same repeated for every value head: what its kernel reads."""
+    lv: Number
+    """Width of its values on one rank."""
+    lin: Number
+    """Width of its input projection on one rank."""
+    lstate: Number
+    """Elements of its recurrent states a token: one key width times value width for each head and 64 tokens."""
     E: int
     experts_local: Number
     k: int
@@ -105,6 +118,12 @@ def symbols(problem: Problem, degrees: Degrees, choices: Choices) -> Symbols:
         qk_width=ceil_div(a.num_attention_heads, t) * a.qk_head_dim,
         f=ceil_div(a.intermediate_size, t),
         gate=2 if a.gated else 1,
+        lheads=ceil_div(a.linear_num_value_heads, t),
+        lqk=ceil_div(a.delta_net_key_dim, t),
+        lk=ceil_div(a.linear_num_value_heads * a.linear_key_head_dim, t),
+        lv=ceil_div(a.delta_net_value_dim, t),
+        lin=ceil_div(a.delta_net_projection_dim, t),
+        lstate=ceil_div(a.linear_num_value_heads * a.linear_key_head_dim * a.linear_value_head_dim, t * DELTA_CHUNK),
         E=a.num_experts,
         experts_local=experts_local,
         k=a.num_experts_per_tok,

@@ -6,6 +6,7 @@ of the MoE forward pass, the first dense block of the backward pass, the head's 
 """
 
 from moeopt.accounting.memory.activations import layer_attention, layer_ffn, unit_layers, without_recompute
+from moeopt.accounting.memory.activations_attention import attention_tensors
 from moeopt.accounting.memory.recipe import Recipe
 from moeopt.accounting.memory.symbols import Symbols
 from moeopt.accounting.memory.tensors import TensorBytes, on_gpu, total
@@ -34,7 +35,7 @@ def moments(problem: Problem, sizes: Symbols, piece: Piece, choices: Choices, re
     if not is_recomputed(piece, choices.recompute):
         return layer_moments(problem, sizes, kind, choices, recipe)
     plain = without_recompute(choices)
-    layer = total(layer_attention(problem, sizes, recipe)) + total(layer_ffn(problem, sizes, kind, plain, recipe))
+    layer = total(layer_attention(problem, sizes, kind, recipe)) + total(layer_ffn(problem, sizes, kind, plain, recipe))
     replayed = unit_layers(choices.recompute) * (layer - 2 * sizes.T * sizes.h) + 2 * sizes.T * sizes.h
     found = {"nothing but the layer computed again": 0 * sizes.T, **layer_moments(problem, sizes, kind, plain, recipe)}
     return {f"{name}, the layer computed again": size + replayed for name, size in found.items()}
@@ -45,15 +46,17 @@ def layer_moments(problem: Problem, sizes: Symbols, kind: LayerKind, choices: Ch
     ffn = layer_ffn(problem, sizes, kind, choices, recipe)
     block = moe_moments(problem, sizes, ffn, choices) if kind.ffn == "moe" else dense_moments(sizes, ffn, choices)
     freed = total(on_gpu([item for item in ffn if item.kept_under(choices)], choices))
-    attention = attention_moments(problem, sizes, choices, recipe)
+    attention = (
+        delta_net_moments(sizes, choices) if kind.delta_net else attention_moments(problem, sizes, choices, recipe)
+    )
     found = {**block, **{name: size - freed for name, size in attention.items()}}
     if choices.overlap.ep_all_to_all:
         # The forward layer of a joint step stores its tensors before the backward layer frees those of its own.
-        kept = [item for item in layer_attention(problem, sizes, recipe) if item.kept_under(choices)]
+        kept = [item for item in layer_attention(problem, sizes, kind, recipe) if item.kept_under(choices)]
         joint = freed + total(on_gpu(kept, choices))
         found = {f"{name}, beside a forward layer": maximum(size, 0) + joint for name, size in found.items()}
     if choices.offload:
-        window = offload_window_bytes([*ffn, *layer_attention(problem, sizes, recipe)], choices)
+        window = offload_window_bytes([*ffn, *layer_attention(problem, sizes, kind, recipe)], choices)
         return {f"{name}, a layer not yet offloaded": size + window for name, size in found.items()}
     return found
 
@@ -150,6 +153,8 @@ def attention_moments(problem: Problem, sizes: Symbols, choices: Choices, recipe
     incoming, wide = _incoming_gradient(sizes), _full_sequence(sizes)
     out = 2 * sizes.A * sizes.heads * sizes.dv
     gradients = 2 * sizes.A * (sizes.heads * sizes.qk + sizes.groups * (sizes.qk + sizes.dv))
+    if problem.architecture.attention_output_gate:
+        gradients = gradients + out
     core = incoming + out + gradients + 4 * sizes.A * sizes.heads * sizes.qk
     if problem.workload.attention_backend == "unfused":
         scores = 4 * sizes.batch * sizes.heads * sizes.s * sizes.s_local
@@ -158,8 +163,25 @@ def attention_moments(problem: Problem, sizes: Symbols, choices: Choices, recipe
     if choices.overlap.delay_wgrad:
         # The output projection's input and the gradient of its output wait for its weights' gradient.
         projection = projection + out + where(sizes.sequence_parallel, wide, 2 * sizes.T * sizes.h)
-    dropped = _dropped(layer_attention(problem, sizes, recipe), choices)
+    dropped = _dropped(attention_tensors(problem, sizes, recipe), choices)
     return {"backward of attention's core": dropped + core, "backward of the QKV projection": dropped + projection}
+
+
+def delta_net_moments(sizes: Symbols, choices: Choices) -> Moments:
+    """Gated delta net, backward (flash-linear-attention 0.6.0, ops/gated_delta_rule/chunk.py, whose frame holds all of
+    it until it returns): transformed keys, values and states computed again, gradients of states, queries, keys (three
+    times) and values (twice) and of the output; or the input projection (its gradient and the gathered input)."""
+    incoming, wide = _incoming_gradient(sizes), _full_sequence(sizes)
+    again = sizes.lk + 2 * sizes.lv + sizes.lstate
+    gradients = 4 * sizes.lk + 3 * sizes.lv + sizes.lstate
+    projection = incoming + wide + 2 * sizes.A * (sizes.lin + sizes.h)
+    if choices.overlap.delay_wgrad:
+        # The output projection's input and the gradient of its output wait for its weights' gradient.
+        projection = projection + 2 * sizes.A * sizes.lv + where(sizes.sequence_parallel, wide, 2 * sizes.T * sizes.h)
+    return {
+        "backward of the delta rule": incoming + 2 * sizes.A * (again + gradients),
+        "backward of the delta net's projection": projection,
+    }
 
 
 LOGIT_BYTES = {"te": 2, "unfused": 6, "native": 10}

@@ -47,8 +47,13 @@ def projections(architecture: Architecture, tokens: Tokens, degrees: Degrees) ->
     if architecture.kv_lora_rank is not None:
         down = (architecture.q_lora_rank or 0) + architecture.kv_lora_rank + architecture.qk_rope_head_dim
         return up_projections(architecture, tokens, degrees) + product(tokens.local, down, hidden) + out
-    qkv = heads * architecture.qk_head_dim + groups * (architecture.qk_head_dim + wide)
+    qkv = query_key_value(architecture, heads, groups) + gate_width(architecture, heads)
     return product(tokens.attention, qkv, hidden) + out
+
+
+def gate_width(architecture: Architecture, heads: Number) -> Number:
+    """Elements of the output gate a token on one GPU; none without one."""
+    return heads * architecture.value_head_dim if architecture.attention_output_gate else 0
 
 
 def gemm_inputs(architecture: Architecture, tokens: Tokens, degrees: Degrees) -> tuple[Number, Number]:
@@ -57,7 +62,8 @@ def gemm_inputs(architecture: Architecture, tokens: Tokens, degrees: Degrees) ->
     hidden, wide = architecture.hidden_size, architecture.value_head_dim
     ranks = (architecture.q_lora_rank or 0) + (architecture.kv_lora_rank or 0)
     inputs = tokens.attention * (hidden + heads * wide + ranks)
-    return inputs, tokens.attention * (query_key_value(architecture, heads, groups) + hidden + ranks)
+    projected = query_key_value(architecture, heads, groups) + gate_width(architecture, heads)
+    return inputs, tokens.attention * (projected + hidden + ranks)
 
 
 def query_key_value(architecture: Architecture, heads: Number, groups: Number) -> Number:
@@ -67,12 +73,19 @@ def query_key_value(architecture: Architecture, heads: Number, groups: Number) -
 
 def memory_bytes(architecture: Architecture, tokens: Tokens, degrees: Degrees) -> Number:
     """Forward bytes of the block's memory-bound kernels: norm, residual and glue 10 T h; RoPE and layout changes of
-    q, k, v 4 bytes an element (8 with norms on q and k); MLA's compressed norms 4 T (r_q + r_kv)."""
+    q, k, v 4 bytes an element (8 with norms on q and k); MLA's compressed norms 4 T (r_q + r_kv); an output gate is
+    copied out of the projection, read beside the output and multiplied, 10 bytes an element."""
     heads, groups = local_heads(architecture, degrees)
     passes = 4 if architecture.qk_norm == "none" else 8
     glue = tokens.local * (10 * architecture.hidden_size)
     compressed = 4 * ((architecture.q_lora_rank or 0) + (architecture.kv_lora_rank or 0))
-    return glue + tokens.attention * query_key_value(architecture, heads, groups) * passes + tokens.local * compressed
+    gate = tokens.attention * gate_width(architecture, heads) * 10
+    return (
+        glue
+        + tokens.attention * query_key_value(architecture, heads, groups) * passes
+        + gate
+        + tokens.local * compressed
+    )
 
 
 def core_flops(problem: Problem, degrees: Degrees, window: int) -> Number:

@@ -77,6 +77,8 @@ class Efficiency(Input):
     network: Share
     dispatch_latency_ns: DispatchLatency
     dispatch_bytes_per_s_per_sm: PerSm
+    delta_rule_bytes_per_s: Bandwidth | None = None
+    """What the kernels of a gated delta net stream at most; absent: nothing but the memory limits them."""
     launch_ns: Launch
     overlap_hidden: Hidden
     overlap_slowdown: Factor

@@ -2,8 +2,10 @@
 
 Per token, forward and backward (3 times forward): two FLOP a weight and token in every linear, the causal half of the
 attention core (as Megatron-LM counts since 2025; older releases counted the full square), sliding windows by the keys
-they see, the padded output head, MTP modules with their projection and head. Not counted: norms, activations, router
-(Megatron-LM leaves it out), softmax, embedding, recompute, padding of experts.
+they see, gated delta nets by their recurrence (megatron/training/training.py:1201-1232: the convolution, and four
+products of a key and a value width a head; the kernels do more), the padded output head, MTP modules with their
+projection and head. Not counted: norms, activations, router (Megatron-LM leaves it out), softmax, embedding, recompute,
+padding of experts.
 Check: the GFLOP a token that Megatron-Bridge prints for its published runs, e.g. 259.99 for DeepSeek-V3 with MTP.
 """
 
@@ -13,6 +15,14 @@ from moeopt.problem.problem import Problem
 
 PASSES = 3
 """Forward, and the two products of the backward pass."""
+
+
+def delta_net_weights(architecture: Architecture) -> int:
+    """What one token is multiplied with in a gated delta net: linears, convolution, and the recurrent states."""
+    a = architecture
+    linears = a.hidden_size * (a.delta_net_projection_dim + a.delta_net_value_dim)
+    convolution = a.linear_conv_kernel_dim * (2 * a.delta_net_key_dim + a.delta_net_value_dim)
+    return linears + convolution + 4 * a.linear_key_head_dim * a.delta_net_value_dim
 
 
 def attention_weights(architecture: Architecture) -> int:
@@ -32,7 +42,8 @@ def attention_weights(architecture: Architecture) -> int:
         )
         return queries + keys_values + wide * hidden
     groups = architecture.num_key_value_heads * (architecture.qk_head_dim + architecture.value_head_dim)
-    return hidden * (heads * architecture.qk_head_dim + groups) + wide * hidden
+    gate = wide if architecture.attention_output_gate else 0
+    return hidden * (heads * architecture.qk_head_dim + groups + gate) + wide * hidden
 
 
 def core_flops(architecture: Architecture, sequence: int, window: int) -> int:
@@ -56,8 +67,9 @@ def sequence_flops(problem: Problem) -> int:
     architecture, sequence = problem.architecture, problem.workload.sequence_length
     kinds = [*architecture.layers, *[architecture.mtp_kind] * problem.mtp_layers]
     vocabulary: int = round_up(architecture.vocab_size, problem.workload.make_vocab_size_divisible_by)
-    weights = sum(attention_weights(architecture) + feed_forward_weights(architecture, kind) for kind in kinds)
+    mixers = {True: delta_net_weights(architecture), False: attention_weights(architecture)}
+    weights = sum(mixers[kind.delta_net] + feed_forward_weights(architecture, kind) for kind in kinds)
     weights += architecture.hidden_size * vocabulary * (1 + problem.mtp_layers)
     weights += 2 * architecture.hidden_size**2 * problem.mtp_layers
-    cores = sum(core_flops(architecture, sequence, kind.window) for kind in kinds)
+    cores = sum(core_flops(architecture, sequence, kind.window) for kind in kinds if not kind.delta_net)
     return PASSES * (2 * weights * sequence + cores)

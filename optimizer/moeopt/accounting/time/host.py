@@ -11,11 +11,15 @@ import numpy as np
 from moeopt.accounting.time.efficiency import Rates
 from moeopt.arithmetic import Number, ceil_div, is_column, where
 from moeopt.layout import Choices, Degrees
+from moeopt.problem.architecture import LayerKind
 from moeopt.problem.problem import Problem
 
 GRAPH_PERCENT = {"none": 100, "router": 85, "attention": 55, "full_iteration": 0}
 """Host time left under CUDA graphs: eager; router and preprocess; these and attention; the whole iteration."""
 ATTENTION_LAUNCHES, MLA_LAUNCHES, TENSOR_PARALLEL_LAUNCHES = 60, 30, 10
+DELTA_NET_LAUNCHES = 90
+"""A gated delta net in place of attention: some 35 kernels in both passes, most of them started from Python (counted in
+its code, not in a run)."""
 DENSE_LAUNCHES, MOE_LAUNCHES, NCCL_DISPATCH_LAUNCHES = 15, 70, 25
 EXPERT_LAUNCHES, QUANTIZED_EXPERT_LAUNCHES = 6, 9
 """Launch-equivalents of one layer and micro-batch, forward and backward together; the last two for every local expert
@@ -29,11 +33,13 @@ def moe_launches(problem: Problem, degrees: Degrees, choices: Choices, rates: Ra
     return ceil_div(problem.architecture.num_experts, degrees.ep) * each + (MOE_LAUNCHES + nccl)
 
 
-def launches(problem: Problem, degrees: Degrees, choices: Choices, rates: Rates, moe: bool) -> Number:
+def launches(problem: Problem, degrees: Degrees, choices: Choices, rates: Rates, kind: LayerKind) -> Number:
     """Launch-equivalents of a layer, forward and backward."""
     attention = ATTENTION_LAUNCHES + (MLA_LAUNCHES if problem.architecture.is_mla else 0)
+    mixer = DELTA_NET_LAUNCHES if kind.delta_net else attention
     tensor = where(degrees.tp > 1, TENSOR_PARALLEL_LAUNCHES, 0)
-    return tensor + attention + (moe_launches(problem, degrees, choices, rates) if moe else DENSE_LAUNCHES)
+    block = moe_launches(problem, degrees, choices, rates) if kind.ffn == "moe" else DENSE_LAUNCHES
+    return tensor + mixer + block
 
 
 def launched_ns(count: Number, problem: Problem, choices: Choices, rates: Rates, moe: bool) -> Number:
@@ -44,9 +50,10 @@ def launched_ns(count: Number, problem: Problem, choices: Choices, rates: Rates,
     return ceil_div(count * (each * GRAPH_PERCENT[choices.cuda_graphs]), 200 if padded else 100)
 
 
-def host_ns(problem: Problem, degrees: Degrees, choices: Choices, rates: Rates, moe: bool) -> Number:
+def host_ns(problem: Problem, degrees: Degrees, choices: Choices, rates: Rates, kind: LayerKind) -> Number:
     """Host time of a layer, forward and backward, nothing recomputed."""
-    return launched_ns(launches(problem, degrees, choices, rates, moe), problem, choices, rates, moe)
+    count = launches(problem, degrees, choices, rates, kind)
+    return launched_ns(count, problem, choices, rates, kind.ffn == "moe")
 
 
 def exposed_host_ns(gpu_ns: Number, host: Number) -> Number:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from moeopt.accounting.time import attention, collectives, feed_forward, gemm
+from moeopt.accounting.time import attention, collectives, delta_net, feed_forward, gemm
 from moeopt.accounting.time.dispatch import dispatch_ns
 from moeopt.accounting.time.efficiency import exact
 from moeopt.accounting.time.host import exposed_host_ns, host_ns
@@ -71,7 +71,31 @@ def attention_block(scene: Scene, timed: Timed, window: int) -> None:
         )
         elements = tokens.attention * attention.query_key_value(architecture, heads, groups)
         timed.repeats["mla_up_proj"] = up + memory_ns(elements * 4, rates)
-    timed.repeats["layernorm"] = memory_ns(tokens.local * (8 * architecture.hidden_size), rates)
+    timed.repeats["layernorm"] = _norms_ns(scene)
+
+
+def delta_net_block(scene: Scene, timed: Timed) -> None:
+    """A gated delta net; of the recompute modules only layernorm repeats something of it."""
+    architecture, tokens, degrees = scene.problem.architecture, scene.tokens, scene.degrees
+    add_products(scene, timed, delta_net.projections(architecture, tokens, degrees))
+    add_bytes(
+        scene,
+        timed,
+        delta_net.memory_bytes(architecture, tokens, degrees),
+        delta_net.gemm_inputs(architecture, tokens, degrees),
+    )
+    exchange = delta_net.exchange_ns(scene.problem, degrees, tokens, scene.rates)
+    rule = delta_net.rule_ns(scene.problem, degrees, tokens, scene.rates)
+    for run, time in zip((timed.forward, timed.backward), rule, strict=True):
+        run.add("attention", time)
+        run.add("cp_comm", exchange)
+    add_tensor_block(scene, timed)
+    timed.repeats["layernorm"] = _norms_ns(scene)
+
+
+def _norms_ns(scene: Scene) -> Number:
+    """A layer's two norms."""
+    return memory_ns(scene.tokens.local * (8 * scene.problem.architecture.hidden_size), scene.rates)
 
 
 def dense_block(scene: Scene, timed: Timed) -> None:
@@ -176,14 +200,17 @@ def add_host(timed: Timed, host: Number) -> None:
     timed.backward.add("host", exposed - first)
 
 
+_BLOCKS = {"delta_net": delta_net_block, "moe": moe_block, "dense": dense_block}
+
+
 def _block(scene: Scene, name: int | str) -> Timed:
-    """An attention block by its window, or a feed-forward block by its kind."""
+    """An attention block by its window, or any other block by its name."""
     if name not in scene.blocks:
         block = scene.blocks[name] = Timed()
         if isinstance(name, int):
             attention_block(scene, block, name)
         else:
-            (moe_block if name == "moe" else dense_block)(scene, block)
+            _BLOCKS[name](scene, block)
         unfuse(scene, block)
     return scene.blocks[name]
 
@@ -191,12 +218,12 @@ def _block(scene: Scene, name: int | str) -> Timed:
 def layer(scene: Scene, kind: LayerKind) -> Timed:
     """One decoder layer with nothing recomputed, and what repeating its modules or its whole forward takes."""
     moe = kind.ffn == "moe"
-    blocks = [_block(scene, name) for name in (kind.window, kind.ffn)]
+    blocks = [_block(scene, name) for name in ("delta_net" if kind.delta_net else kind.window, kind.ffn)]
     timed = blocks[0] + blocks[1]
     forward = timed.forward.total
     if moe and scene.choices.overlap.ep_all_to_all:
         hide_expert_communication(scene, timed, blocks)
-    host = host_ns(scene.problem, scene.degrees, scene.choices, scene.rates, moe)
+    host = host_ns(scene.problem, scene.degrees, scene.choices, scene.rates, kind)
     add_host(timed, host)
     finish_repeats(scene, timed, moe, forward, host)
     return timed

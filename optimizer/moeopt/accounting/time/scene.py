@@ -75,7 +75,7 @@ class Scene:
     tokens: Tokens
     rates: Rates
     blocks: dict[int | str, Timed] = field(default_factory=dict)
-    """Attention blocks by window and feed-forward blocks by kind: layers that differ in one share the other."""
+    """Attention blocks by window and other blocks by name: layers that differ in one share the other."""
 
     @cached_property
     def tensor_block(self) -> tuple[Number, Number]:

@@ -1,6 +1,6 @@
 """Which widths of the architecture tp, ep and etp must divide. Sources are Megatron-LM d98e8a6."""
 
-from moeopt.arithmetic import Number, either
+from moeopt.arithmetic import Number, both, either
 from moeopt.frameworks.rules import Applies, Rule, remainder
 from moeopt.layout import Choices, Degrees
 from moeopt.problem.problem import Problem
@@ -18,8 +18,9 @@ def _groups_sentence(problem: Problem, degrees: Degrees, _choices: Choices) -> s
 
 
 def _qkv_width(problem: Problem) -> int:
-    architecture = problem.architecture
-    return (architecture.num_attention_heads + 2 * architecture.num_key_value_heads) * architecture.head_dim
+    a = problem.architecture
+    queries = a.num_attention_heads * (2 if a.attention_output_gate else 1)
+    return (queries + 2 * a.num_key_value_heads) * a.head_dim
 
 
 def _qkv_holds(problem: Problem, degrees: Degrees, _choices: Choices) -> Number:
@@ -31,8 +32,25 @@ def _qkv_sentence(problem: Problem, degrees: Degrees, _choices: Choices) -> str:
     a = problem.architecture
     if degrees.tp <= a.num_key_value_heads:
         return f"tp {degrees.tp} <= num_key_value_heads {a.num_key_value_heads}: whole heads"
-    what = f"((heads {a.num_attention_heads} + 2 * key-value heads {a.num_key_value_heads}) * head_dim {a.head_dim})"
+    gate = " with their gates" if a.attention_output_gate else ""
+    what = (
+        f"((heads {a.num_attention_heads}{gate} + 2 * key-value heads {a.num_key_value_heads}) * head_dim {a.head_dim})"
+    )
     return remainder(what, _qkv_width(problem), f"tp {degrees.tp}", degrees.tp)
+
+
+def _linear_heads_hold(problem: Problem, degrees: Degrees, _choices: Choices) -> Number:
+    a, ranks = problem.architecture, degrees.tp * degrees.cp
+    return both(a.linear_num_key_heads % ranks == 0, a.linear_num_value_heads % ranks == 0)
+
+
+def _linear_heads_sentence(problem: Problem, degrees: Degrees, _choices: Choices) -> str:
+    a, ranks = problem.architecture, degrees.tp * degrees.cp
+    heads = {name: getattr(a, name) for name in ("linear_num_key_heads", "linear_num_value_heads")}
+    return "; ".join(
+        remainder(f"{name} {value}", value, f"(tp {degrees.tp} * cp {degrees.cp})", ranks)
+        for name, value in heads.items()
+    )
 
 
 def _has_dense(problem: Problem, _choices: Choices) -> bool:
@@ -93,6 +111,26 @@ DIMENSIONS = (
         "megatron/core/extensions/transformer_engine.py:1519 (column-parallel), megatron/core/utils.py:592",
         "launch",
         lambda problem, _: not problem.architecture.is_mla,
+    ),
+    Rule(
+        "linear_heads_by_tp_cp",
+        "tensor and context parallelism together give every rank whole heads of a gated delta net",
+        ("tp", "cp"),
+        _linear_heads_hold,
+        _linear_heads_sentence,
+        "megatron/core/transformer/transformer_config.py:1500-1509",
+        "launch",
+        lambda problem, _: problem.architecture.has_delta_net,
+    ),
+    Rule(
+        "output_gate_without_mla",
+        "multi-head latent attention has no output gate",
+        (),
+        lambda _problem, _d, _: False,
+        lambda _problem, _d, _: "attention_output_gate with kv_lora_rank, must be without",
+        "megatron/core/transformer/transformer_config.py:3348-3349",
+        "launch",
+        lambda problem, _: problem.architecture.attention_output_gate and problem.architecture.is_mla,
     ),
     Rule(
         "ep_needs_experts",

@@ -59,7 +59,11 @@ def _split_by_tp(problem: Problem) -> Iterator[tuple[str, int]]:
         yield "queries (heads * query head)", heads * a.qk_head_dim
         yield "keys and values (heads * (nope + value head))", heads * (a.qk_nope_head_dim + a.v_head_dim)
     else:
-        yield "queries, keys and values", (heads + 2 * a.num_key_value_heads) * a.head_dim
+        queries = heads * (2 if a.attention_output_gate else 1)
+        yield "queries, keys and values", (queries + 2 * a.num_key_value_heads) * a.head_dim
+    if a.has_delta_net:
+        yield "gated delta net's projection", a.delta_net_projection_dim
+        yield "gated delta net's values", a.delta_net_value_dim
     if any(kind.ffn == "dense" for kind in a.layers):
         yield "intermediate_size", a.intermediate_size
     if a.is_moe and a.shared_expert_intermediate_size:

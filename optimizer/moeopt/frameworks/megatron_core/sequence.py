@@ -124,6 +124,20 @@ SEQUENCE = (
         lambda problem, _: problem.architecture.is_mla or problem.architecture.is_yarn,
     ),
     Rule(
+        "mtp_without_delta_net",
+        "MTP modules copy the last decoder layer, and cannot copy a gated delta net",
+        (),
+        lambda _problem, _d, _: False,
+        lambda problem, _d, _: (
+            f"{problem.mtp_layers} MTP modules, and layer {problem.architecture.num_hidden_layers} has a gated delta "
+            "net, must have attention"
+        ),
+        "megatron/core/transformer/multi_token_prediction.py:1148-1155 (on a stage without decoder layers it builds "
+        "attention: not accepted here)",
+        "launch",
+        lambda problem, _: problem.mtp_layers > 0 and problem.architecture.mtp_kind.delta_net,
+    ),
+    Rule(
         "mtp_positions",
         "MTP modules are trained with plain rotary positions, those of MLA, or none",
         (),

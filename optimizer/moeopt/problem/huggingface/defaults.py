@@ -15,6 +15,16 @@ _DEEPSEEK_V3: dict[str, Any] = {
     "routed_scaling_factor": 2.5,
 }
 _QWEN: dict[str, Any] = {"sliding_window": 4096, "max_window_layers": 28}
+_DELTA_NET: dict[str, Any] = {
+    "head_dim": 256,
+    "linear_conv_kernel_dim": 4,
+    "linear_key_head_dim": 128,
+    "linear_value_head_dim": 128,
+    "linear_num_key_heads": 16,
+    "linear_num_value_heads": 32,
+    "rope_theta": 1e4,
+    "partial_rotary_factor": 0.25,
+}
 _EPSILON = {"rms_norm_eps": 1e-6}
 _EPSILON_5 = {"rms_norm_eps": 1e-5}
 
@@ -120,6 +130,15 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "qwen2": {**_QWEN, **_EPSILON, "num_key_value_heads": 32, "rope_theta": 1e4},
     "qwen2_moe": {**_QWEN, **_EPSILON, "num_key_value_heads": 16, "norm_topk_prob": False, "rope_theta": 1e4},
     "qwen3": {**_QWEN, **_EPSILON, "num_key_value_heads": 32, "head_dim": 128, "rope_theta": 1e4},
+    "qwen3_5_moe_text": {**_EPSILON, **_DELTA_NET, "num_key_value_heads": 2, "shared_expert_intermediate_size": 512},
+    "qwen3_5_text": {**_EPSILON, **_DELTA_NET, "num_key_value_heads": 4, "linear_num_value_heads": 32},
+    "qwen3_next": {
+        **_EPSILON,
+        **_DELTA_NET,
+        "num_key_value_heads": 2,
+        "shared_expert_intermediate_size": 512,
+        "norm_topk_prob": True,
+    },
     "qwen3_moe": {**_QWEN, **_EPSILON, "num_key_value_heads": 4, "norm_topk_prob": False, "rope_theta": 1e4},
     "qwen3_omni_moe_text": {**_EPSILON, "num_key_value_heads": 4, "norm_topk_prob": True, "rope_theta": 1e6},
     "qwen3_vl_moe_text": {
