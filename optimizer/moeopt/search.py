@@ -7,7 +7,6 @@ from fractions import Fraction
 from typing import Any
 
 from moeopt.errors import InputError
-from moeopt.explain import explain
 from moeopt.parallel import using
 from moeopt.problem.base import shown
 from moeopt.problem.problem import Problem, check_problem
@@ -70,11 +69,18 @@ def solve(
             certificate = _bound_on_replays(search, result, settings, full, enough) if replays else None
             return solved_answer(problem, result, facts, certificate, by_replay=certify)
         if result.proven:
-            reasons: dict[str, Any] = {}
-            with suppress(KeyboardInterrupt):
-                reasons = explain(problem, workers=settings.workers, seconds=time_limit) if explained else {}
+            reasons = _explained(problem, settings, time_limit) if explained else {}
             return infeasible_answer(problem, reasons, facts)
         return unknown_answer(problem, result.bound, facts)
+
+
+def _explained(problem: Problem, settings: Settings, seconds: float | None) -> dict[str, Any]:
+    """Why there is no layout (imported here, as most problems have one); nothing where the user interrupts."""
+    from moeopt.explain import explain
+
+    with suppress(KeyboardInterrupt):
+        return explain(problem, workers=settings.workers, seconds=seconds)
+    return {}
 
 
 def _searched(problem: Problem, settings: Settings, top: int, screening: bool) -> tuple[Search, Result]:

@@ -1,14 +1,18 @@
 """Critical paths of replays by order of operations: a few at first, and more where a bound still hangs on them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from moeopt.candidate import Candidate
-from moeopt.cpsat.relaxation import Relaxation
 from moeopt.dual.prices import Cuts
 from moeopt.parallel import side_by_side
+from moeopt.schedule.combined import Counts
 from moeopt.schedule.replay import MOST_EXACT_OPERATIONS
 from moeopt.schedule.shape import Schedule
 from moeopt.solving.settings import Settings
+
+if TYPE_CHECKING:
+    from moeopt.cpsat.relaxation import Relaxation
 
 _AT_FIRST, _DEEPER = 30_000, 4
 """Operations that are replayed for a schedule at first, where one round does not take more, and times as many rounds as
@@ -54,14 +58,21 @@ class CriticalPaths:
         return bool(self._further(schedule, self.spent))
 
     def deepen(self, lowest: Mapping[Schedule, Candidate]) -> None:
-        """Further rounds for schedules, each by a candidate of it; for as many of them as may be."""
+        """Further rounds for schedules, each by a candidate of it; for as many of them as may be. (The solver of linear
+        programs is loaded here: after the proof, and before processes are forked.)"""
+        from moeopt.cpsat.relaxation import Relaxation
+
         asked, planned = list[tuple[Schedule, int]](), self.spent
         for schedule in lowest:
             further = self._further(schedule, planned)
             if further:
                 asked.append((schedule, further))
                 planned += 2 * schedule.operations * further
-        found = side_by_side(lambda each: self._relaxed(lowest[each[0]], *each), asked, lambda each: each[0].operations)
+        found = side_by_side(
+            lambda each: self._relaxed(Relaxation(lowest[each[0]], each[0], self._known(each[0])), *each),
+            asked,
+            lambda each: each[0].operations,
+        )
         for (schedule, further), (cuts, rounds) in zip(asked, found, strict=True):
             self.of[schedule] = cuts
             self._rounds[schedule] = self.rounds(schedule) + max(rounds, 1)
@@ -80,10 +91,12 @@ class CriticalPaths:
         cost = size * (depth - done) if schedule.operations <= MOST_EXACT_OPERATIONS else 0
         return depth - done if spent + cost < self.operations else 0
 
-    def _relaxed(self, candidate: Candidate, schedule: Schedule, rounds: int) -> tuple[Cuts, int]:
+    def _known(self, schedule: Schedule) -> Sequence[Counts]:
+        """Paths of a schedule so far."""
+        return self.of[schedule].rows if schedule in self.of else ()
+
+    def _relaxed(self, relaxation: "Relaxation", schedule: Schedule, rounds: int) -> tuple[Cuts, int]:
         """Critical paths of one order of operations, and how many rounds it took."""
-        known = self.of[schedule].rows if schedule in self.of else ()
-        relaxation = Relaxation(candidate, schedule, known)
         if schedule.operations > MOST_EXACT_OPERATIONS:
             relaxation.solve()
         else:

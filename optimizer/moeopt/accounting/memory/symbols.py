@@ -1,7 +1,8 @@
 """The letters that every memory formula is written in, as one GPU sees them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
+from typing import Any
 
 from moeopt.accounting.routing import UNIT, initial_imbalance
 from moeopt.arithmetic import Number, both, ceil_div, minimum, round_up, where
@@ -81,6 +82,8 @@ class Symbols:
     """Whether sequence parallelism is on (a boolean, or a column)."""
     quantized: bool
     """Whether linears compute in 8 bits, so that they save 8-bit inputs."""
+    made: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
+    """Lists of tensors of these sizes, so that each is made once (activations.py)."""
 
 
 QUANTIZED_NUMERATOR, QUANTIZED_DENOMINATOR = 33, 32

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from fractions import Fraction
 
+from moeopt.accounting.distinct import Distinct
 from moeopt.accounting.fsdp import unit_elements
 from moeopt.accounting.memory.activations import all_tensors, recomputed_bytes, without_recompute
 from moeopt.accounting.memory.gathered import double_buffer_bytes, gathered
@@ -67,34 +68,38 @@ def memory_terms(
 ) -> MemoryTerms:
     """All prices of a layout's degrees and choices. `total - overhead` is comparable with torch's peak counter
     (`torch.cuda.max_memory_allocated`)."""
-    sizes = symbols(problem, degrees, choices)
+    found = _distinct(degrees, choices)
+    few, spread = found.degrees, found.spread
+    sizes = symbols(problem, few, choices)
     table = overheads or default_overheads()
     prices = state_prices(problem, choices, recipe)
     shards = shard_counts(degrees, choices)
     used = pieces_under(problem, choices.recompute)
-    elements = {piece: buffer_parameters(problem, piece, degrees, choices) for piece in used}
+    elements = {piece: buffer_parameters(problem, piece, few, choices) for piece in used}
     tensors = {piece: all_tensors(problem, sizes, piece, without_recompute(choices), recipe) for piece in used}
     kept = _each(used, lambda piece: recomputed_bytes(sizes, piece, choices, _kept(sizes, tensors[piece], choices)))
-    waiting = gathered(problem, degrees, choices, _gradient_bytes(prices), kept)
+    waiting = gathered(problem, few, choices, _gradient_bytes(prices), kept)
     present = present_bytes(problem, sizes, choices, table, recipe)
-    present["layer"] = present["layer"] + double_buffer_bytes(problem, degrees, choices, _gradient_bytes(prices))
+    present["layer"] = present["layer"] + double_buffer_bytes(problem, few, choices, _gradient_bytes(prices))
     for piece in ("embedding", "mtp", "loss"):
         if piece in waiting:
             present[piece] = present[piece] + waiting[piece].present
     return MemoryTerms(
-        dense_elements={piece: elements[piece].dense for piece in used},
-        expert_elements={piece: elements[piece].expert for piece in used},
-        quantized_bytes=_each(used, lambda piece: quantized_weight_bytes(problem, sizes, piece)),
-        kept_bytes=kept,
+        dense_elements=_each(used, lambda piece: spread(elements[piece].dense)),
+        expert_elements=_each(used, lambda piece: spread(elements[piece].expert)),
+        quantized_bytes=_each(used, lambda piece: spread(quantized_weight_bytes(problem, sizes, piece))),
+        kept_bytes=_each(used, lambda piece: spread(kept[piece])),
         freed_bytes={
-            module: {piece: _freed(tensors[piece], module, choices) for piece in used} for module in RECOMPUTE_MODULES
+            module: {piece: spread(_freed(tensors[piece], module, choices)) for piece in used}
+            for module in RECOMPUTE_MODULES
         },
         transient_bytes=_each(
-            used, lambda piece: transient_bytes(problem, sizes, piece, choices, recipe) + waiting[piece].transient
+            used,
+            lambda piece: spread(transient_bytes(problem, sizes, piece, choices, recipe) + waiting[piece].transient),
         ),
-        chunk_kept_bytes=_chunk_kept(sizes, choices),
-        chunk_fixed_bytes=chunk_fixed_bytes(sizes),
-        present_bytes=present,
+        chunk_kept_bytes=spread(_chunk_kept(sizes, choices)),
+        chunk_fixed_bytes=spread(chunk_fixed_bytes(sizes)),
+        present_bytes={feature: spread(size) for feature, size in present.items()},
         overhead_bytes=overhead_bytes(problem, degrees, choices, table),
         weight_bytes_per_element=prices.weight,
         gradient_bytes_per_element=prices.gradient,
@@ -103,8 +108,16 @@ def memory_terms(
         expert_shards=shards[1],
         sharded_weight_bytes_per_element=prices.sharded_weight,
         sharded_gradient_bytes_per_element=prices.sharded_gradient,
-        queued_bytes={piece: waiting[piece].queued for piece in used},
+        queued_bytes=_each(used, lambda piece: spread(waiting[piece].queued)),
     )
+
+
+def _distinct(degrees: Degrees, choices: Choices) -> Distinct:
+    """What pieces need depends on these alone; what Megatron-FSDP shards on the data-parallel sizes as well."""
+    if choices.fsdp != "none":
+        return Distinct(degrees, None)
+    d = degrees
+    return Distinct.of(d, (d.tp, d.cp, d.ep, d.etp, d.micro_batch_size, d.pp > 1))
 
 
 def _gradient_bytes(prices: StatePrices) -> int:

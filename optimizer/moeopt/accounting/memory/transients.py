@@ -6,7 +6,6 @@ of the MoE forward pass, the first dense block of the backward pass, the head's 
 """
 
 from moeopt.accounting.memory.activations import layer_attention, layer_ffn, unit_layers, without_recompute
-from moeopt.accounting.memory.activations_attention import attention_tensors
 from moeopt.accounting.memory.recipe import Recipe
 from moeopt.accounting.memory.symbols import Symbols
 from moeopt.accounting.memory.tensors import TensorBytes, on_gpu, total
@@ -47,7 +46,9 @@ def layer_moments(problem: Problem, sizes: Symbols, kind: LayerKind, choices: Ch
     block = moe_moments(problem, sizes, ffn, choices) if kind.ffn == "moe" else dense_moments(sizes, ffn, choices)
     freed = total(on_gpu([item for item in ffn if item.kept_under(choices)], choices))
     attention = (
-        delta_net_moments(sizes, choices) if kind.delta_net else attention_moments(problem, sizes, choices, recipe)
+        delta_net_moments(sizes, choices)
+        if kind.delta_net
+        else attention_moments(problem, sizes, kind, choices, recipe)
     )
     found = {**block, **{name: size - freed for name, size in attention.items()}}
     if choices.overlap.ep_all_to_all:
@@ -147,7 +148,7 @@ def dispatch_copies(sizes: Symbols, choices: Choices) -> Number:
     return 4 * sizes.received * h + split
 
 
-def attention_moments(problem: Problem, sizes: Symbols, choices: Choices, recipe: Recipe) -> Moments:
+def attention_moments(problem: Problem, sizes: Symbols, kind: LayerKind, choices: Choices, recipe: Recipe) -> Moments:
     """Attention, backward: core (gradients of q, k, v and the output; an fp32 accumulator of the query's gradient), or
     the QKV projection (its gradient, the gathered input and the gradient of that)."""
     incoming, wide = _incoming_gradient(sizes), _full_sequence(sizes)
@@ -163,7 +164,7 @@ def attention_moments(problem: Problem, sizes: Symbols, choices: Choices, recipe
     if choices.overlap.delay_wgrad:
         # The output projection's input and the gradient of its output wait for its weights' gradient.
         projection = projection + out + where(sizes.sequence_parallel, wide, 2 * sizes.T * sizes.h)
-    dropped = _dropped(attention_tensors(problem, sizes, recipe), choices)
+    dropped = _dropped(layer_attention(problem, sizes, kind, recipe), choices)
     return {"backward of attention's core": dropped + core, "backward of the QKV projection": dropped + projection}
 
 

@@ -1,8 +1,9 @@
 """Step-time terms of a layout: what one micro-batch costs on each piece, one pipeline hop, and the step's end."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from moeopt.accounting.distinct import Distinct
 from moeopt.accounting.pieces import Piece, Recomputed, is_recomputed
 from moeopt.accounting.time import special
 from moeopt.accounting.time.collectives import hop_ns
@@ -41,8 +42,16 @@ class TimeTerms:
     """Linear pieces of what a rank pays once a step: see `step_end.step_end_ns`."""
 
 
-def _parts(timed: Mapping[Piece, Pass]) -> dict[str, dict[Piece, Number]]:
-    return {part: {piece: run.of(part) for piece, run in timed.items()} for part in PARTS}
+def _parts(timed: Mapping[Piece, Pass], spread: Callable[[Number], Number]) -> dict[str, dict[Piece, Number]]:
+    return {part: {piece: spread(run.of(part)) for piece, run in timed.items()} for part in PARTS}
+
+
+def _distinct(degrees: Degrees, choices: Choices) -> Distinct:
+    """What pieces take depends on these alone; what Megatron-FSDP sends on everything."""
+    if choices.fsdp != "none":
+        return Distinct(degrees, None)
+    d = degrees
+    return Distinct.of(d, (d.tp, d.cp, d.ep, d.etp, d.micro_batch_size, d.gpus))
 
 
 def _pieces(scene: Scene) -> dict[Piece, Timed]:
@@ -73,20 +82,23 @@ def time_terms(problem: Problem, degrees: Degrees, choices: Choices) -> TimeTerm
     as it is exposed, recompute, host time. Ignored: data loading, logging, checkpoints, stragglers, network congestion.
     """
     rate = rates(problem)
-    scene = Scene(problem, degrees, choices, tokens(problem, degrees, choices), rate)
+    found = _distinct(degrees, choices)
+    few, spread = found.degrees, found.spread
+    scene = Scene(problem, few, choices, tokens(problem, few, choices), rate)
     timed = _pieces(scene)
     if choices.recompute.block_layers:
         timed |= {Recomputed.of(kind): Timed() + timed[kind] for kind in problem.architecture.kinds}
     _add_recompute(timed, choices.recompute)
     return TimeTerms(
-        forward_ns={piece: run.forward.total for piece, run in timed.items()},
-        backward_ns={piece: run.backward.total for piece, run in timed.items()},
-        forward_parts=_parts({piece: run.forward for piece, run in timed.items()}),
-        backward_parts=_parts({piece: run.backward for piece, run in timed.items()}),
+        forward_ns={piece: spread(run.forward.total) for piece, run in timed.items()},
+        backward_ns={piece: spread(run.backward.total) for piece, run in timed.items()},
+        forward_parts=_parts({piece: run.forward for piece, run in timed.items()}, spread),
+        backward_parts=_parts({piece: run.backward for piece, run in timed.items()}, spread),
         recompute_ns={
-            module: {piece: run.repeats.get(module, 0) for piece, run in timed.items()} for module in RECOMPUTE_MODULES
+            module: {piece: spread(run.repeats.get(module, 0)) for piece, run in timed.items()}
+            for module in RECOMPUTE_MODULES
         },
-        full_recompute_ns={piece: run.full_repeat for piece, run in timed.items()},
-        hop_ns=hop_ns(problem, degrees, scene.tokens, rate),
+        full_recompute_ns={piece: spread(run.full_repeat) for piece, run in timed.items()},
+        hop_ns=hop_ns(problem, degrees, tokens(problem, degrees, choices), rate),
         step_end=step_end(problem, degrees, choices, rate),
     )
