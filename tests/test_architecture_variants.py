@@ -10,6 +10,7 @@ from moeopt.accounting.parameters import count
 from moeopt.errors import InputError
 from moeopt.problem.architecture import Architecture
 from moeopt.problem.huggingface import FAMILIES, architecture_fields
+from moeopt.problem.huggingface.refused import REFUSED
 from moeopt.problem.loading import load_architecture
 
 DATA = Path(__file__).parent / "data"
@@ -95,6 +96,15 @@ def test_a_text_part_may_leave_its_family_to_the_whole():
 
 def _variant(family):
     return next(row["config"] for row in ROWS if row["config"]["model_type"] == family)
+
+
+@pytest.mark.parametrize("family", sorted(REFUSED))
+def test_a_family_that_cannot_be_read_is_not_taken_for_another(family):
+    """DeepSeek-V3.2 is not read as DeepSeek-V3: the refusal says what is in the way, and hints at no other family."""
+    with pytest.raises(InputError) as refusal:
+        _read({**LLAMA, "model_type": family})
+    assert str(refusal.value) == f"architecture.model_type: the family {family!r} cannot be read: {REFUSED[family]}"
+    assert family not in FAMILIES
 
 
 def test_a_thinker_s_text_part_is_found():

@@ -15,6 +15,7 @@ from moeopt.problem.huggingface import deepseek, dense, moe, qwen
 from moeopt.problem.huggingface.common import Fields
 from moeopt.problem.huggingface.config import Config
 from moeopt.problem.huggingface.defaults import DEFAULTS
+from moeopt.problem.huggingface.refused import REFUSED
 
 FAMILIES: dict[str, Callable[[Config], Fields]] = {
     "dbrx": moe.dbrx,
@@ -88,6 +89,8 @@ def architecture_fields(config: Mapping[str, Any], where: str) -> dict[str, Any]
         if "tie_word_embeddings" in config:
             inherited["tie_word_embeddings"] = config["tie_word_embeddings"]
         return architecture_fields({**inherited, **config[part]}, f"{where}.{part}")
+    if isinstance(family, str) and family in REFUSED:
+        raise InputError(f"{where}.model_type: the family {family!r} cannot be read: {REFUSED[family]}")
     if not isinstance(family, str) or not known:
         hint = nearest(str(family), list(FAMILIES))
         raise InputError(
