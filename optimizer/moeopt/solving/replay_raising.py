@@ -27,7 +27,9 @@ _LISTED = 400
 _ROUNDS, _OPERATIONS = 64, 3_000_000
 """Rounds of the schedules that are left, and operations more, where a little of everything left few candidates."""
 _PAIRED = 128
-"""Candidates whose neighbouring ranks are looked at at once."""
+"""Candidates whose neighbouring ranks are looked at at once ..."""
+_MANY = 1000
+"""... of so many that are left at most, where not all are to be settled."""
 
 
 class ReplayRaising:
@@ -49,7 +51,7 @@ class ReplayRaising:
         candidates = list(lowest.values())
         if self.can_raise(candidates[0]):
             self._in_turns([at for at, each in lowest.items() if self.can_raise(each)], len(lowest), limits)
-        elif self._may_pair(candidates[0], self._first_width):
+        elif self._can_settle and self._may_pair(candidates[0], self._first_width):
             self._pair(lowest, self._first_width, limits)
         elif self._deepen(candidates):
             self._in_turns([at for at, each in lowest.items() if self.can_raise(each)], len(lowest), limits)
@@ -70,6 +72,11 @@ class ReplayRaising:
     def can_raise(self, candidate: Candidate) -> bool:
         """Whether there are critical paths that a candidate's bound was not yet raised with."""
         return self._raised.get(candidate.key, 0) < self.paths.rounds(Schedule(*candidate.schedule))
+
+    @property
+    def _can_settle(self) -> bool:
+        """Whether a first look at neighbouring ranks may leave few candidates; a plain solve ends where it does not."""
+        return self.effort.is_full or len(self.queue) <= _MANY
 
     @property
     def _first_width(self) -> Width:
