@@ -4,7 +4,7 @@ What a search tries, which of two equal layouts is simpler, what help and errors
 decision that is neither free nor fixed keeps its default, or what the search decides of it anyway (`configurations`).
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import combinations
@@ -201,7 +201,7 @@ def with_values(problem: "Problem", choices: "Choices", values: Mapping[str, Any
 def simplicity(choices: "Choices") -> tuple[int, ...]:
     """Ranks of every decision's value, simplest 0: the tie-break between choices. Choices of one problem that differ
     differ here, because what is not in a domain is fixed."""
-    return tuple(_ranks(decision).get(_read(choices, decision.name), -1) for decision in _chosen())
+    return tuple(ranks.get(_read(choices, parts), -1) for parts, ranks in _ranked())
 
 
 def check_free(problem: "Problem") -> None:
@@ -239,17 +239,17 @@ def modules_present(problem: "Problem") -> tuple["RecomputeModule", ...]:
 
 
 @cache
-def _chosen() -> tuple[Freeable, ...]:
-    return tuple(decision for decision in FREEABLE if not decision.degree)
+def _ranked() -> tuple[tuple[tuple[str, ...], dict[Any, int]], ...]:
+    """The parts of each decision's name, and the ranks of its values."""
+    return tuple(
+        (tuple(decision.name.split(".")), {value: rank for rank, value in enumerate(decision.domain)})
+        for decision in FREEABLE
+        if not decision.degree
+    )
 
 
-@cache
-def _ranks(decision: Freeable) -> dict[Any, int]:
-    return {value: rank for rank, value in enumerate(decision.domain)}
-
-
-def _read(choices: "Choices", name: str) -> Any:
+def _read(choices: "Choices", parts: Sequence[str]) -> Any:
     value: Any = choices
-    for part in name.split("."):
+    for part in parts:
         value = getattr(value, part)
     return value

@@ -96,7 +96,9 @@ class Block:
 _MODES = 8
 """Modes that are looked at without a look at the time."""
 _TOGETHER = 192
-"""Rows whose chunks are expanded together; and at least so many are counted together."""
+"""Rows whose chunks are expanded together; and at least so many are counted together ..."""
+_PARTS, _FEWEST = 4, 32
+"""... but few rows are shared out among so many parts, of so many rows or more."""
 
 
 class Screening:
@@ -195,7 +197,7 @@ class Screening:
         count = tightened if counted else lambda _problem, pairs, _limits: pairs
         parts = side_by_side(
             lambda rows: count(self.problem, self._weighed(rows, limits, settings), limits),
-            list(bundles(self._rows(limits, every_batch), _size, _TOGETHER)),
+            self._bundles(limits, every_batch),
             lambda rows: sum(_size(some) for some in rows),
         )
         return [pair for part in parts for pair in part]
@@ -204,14 +206,23 @@ class Screening:
         parts = [weighed(self.problem, self._expanded(*some, limits, settings), limits) for some in rows]
         return [pair for part in parts for pair in part]
 
+    def _bundles(self, limits: Limits, every_batch: bool) -> list[list[Rows]]:
+        """Rows of the first level within the limits, in bundles whose size depends on how many there are alone."""
+        found = list(self._rows(limits, every_batch))
+        size = min(max(sum(map(_size, found)) // _PARTS, _FEWEST), _TOGETHER)
+        slices = (
+            (mode, select(degrees, np.arange(first, min(first + size, len(degrees.tp)))))
+            for mode, degrees in found
+            for first in range(0, len(degrees.tp), size)
+        )
+        return list(bundles(slices, _size, size))
+
     def _rows(self, limits: Limits, every_batch: bool) -> Iterator[Rows]:
-        """Rows of the first level within the limits."""
+        """Rows of the first level within the limits, short pipelines first."""
         for block in self.blocks:
             keep = block.within(limits)
             for degrees in block.batches(self.problem, keep, limits, every_batch) if keep.any() else ():
-                every = np.argsort(degrees.pp, kind="stable")
-                for first in range(0, len(every), _TOGETHER):
-                    yield block.mode, select(degrees, every[first : first + _TOGETHER])
+                yield block.mode, select(degrees, np.argsort(degrees.pp, kind="stable"))
 
     def _expanded(self, mode: Choices, degrees: Degrees, limits: Limits, settings: Sequence[Recompute]) -> list[Pair]:
         """Some of these rows with chunks and recompute decided."""
