@@ -1,9 +1,12 @@
 """Gated delta nets in place of attention (Qwen3-Next, Qwen3.5): sizes, rules, memory, time, reading and writing."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from launch_cases import solution
+from moeopt import launch
 from moeopt.accounting.memory.activations import kept_tensors
 from moeopt.accounting.time import delta_net
 from moeopt.accounting.time.efficiency import rates
@@ -108,6 +111,16 @@ def test_patterns_go_to_megatron_and_back(pattern: list[int]) -> None:
     assert read["linear_attention_pattern"] == pattern
     for name in ("attention_output_gate", "zero_centered_norm", "linear_num_value_heads", "linear_conv_kernel_dim"):
         assert read[name] == getattr(asked.architecture, name)
+
+
+@pytest.mark.parametrize("framework", ["megatron-lm", "megatron-bridge"])
+def test_a_launch_says_what_must_be_installed(framework: str, tmp_path: Path) -> None:
+    """Megatron builds a gated delta net with flash-linear-attention only: the launch's README says so, for it alone."""
+    for architecture, needs in ((NEXT, True), ("qwen3-30b-a3b", False)):
+        answer = solution({"ep": 16, "etp": 1}, architecture=architecture, cluster="b200")
+        folder = tmp_path / architecture
+        launch(answer, folder, framework=framework)
+        assert ("flash-linear-attention" in (folder / "README.md").read_text(encoding="utf-8")) == needs
 
 
 REFUSED: list[tuple[dict[str, Any], str]] = [

@@ -29,6 +29,11 @@ def architecture_groups(problem: Problem, framework: str) -> list[Group]:
     return groups
 
 
+def needed(architecture: Architecture) -> list[str]:
+    """Packages beyond Megatron's own that the architecture is built with, as a README's reader must know them."""
+    return ["Gated delta nets need the package flash-linear-attention."] if architecture.has_delta_net else []
+
+
 def refuse(problem: Problem, framework: str) -> None:
     """Raise InputError for the first field that Megatron-Core does not express."""
     a = problem.architecture

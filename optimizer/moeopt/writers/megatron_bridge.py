@@ -14,6 +14,7 @@ from moeopt.errors import InputError
 from moeopt.problem.architecture import YARN_DEFAULTS, Architecture
 from moeopt.writers.environment import environment
 from moeopt.writers.job import Job
+from moeopt.writers.megatron_architecture import needed
 from moeopt.writers.megatron_lm import groups
 from moeopt.writers.script import Payload
 from moeopt.writers.shell import comment, words
@@ -96,6 +97,7 @@ def payload(job: Job, stem: str = "train") -> Payload:
             f"Fields are those of Megatron-Bridge {REVISION}; it and Megatron-Core must be installed.",
             "Data, tokenizer and learning rate are _pretrain_common's defaults (random tokens): set them before a real "
             "run.",
+            *needed(job.problem.architecture),
         ],
         files={f"{stem}.py": _PROGRAM.replace("@STEM@", stem), f"{stem}.yaml": head + text},
     )

@@ -11,7 +11,7 @@ from moeopt.frameworks.megatron_core.precision import compute_capability
 from moeopt.layout import FLEX_DISPATCHERS
 from moeopt.writers.environment import environment
 from moeopt.writers.job import Job
-from moeopt.writers.megatron_architecture import Flag, architecture_groups
+from moeopt.writers.megatron_architecture import Flag, architecture_groups, needed
 from moeopt.writers.megatron_constants import left_out
 from moeopt.writers.megatron_sharding import fsdp_flags, gradient_flags, offload_flags
 from moeopt.writers.refusals import refuse_first
@@ -270,6 +270,7 @@ def _notes(job: Job) -> list[str]:
         "SETTINGS_ARGS trains on random tokens with placeholders: data, tokenizer, learning rate, initialisation. Set "
         "them before a real run.",
         *left_out(job.problem.architecture),
+        *needed(job.problem.architecture),
     ]
     if job.problem.architecture.gated and job.problem.architecture.attention_sinks:
         notes.append(
