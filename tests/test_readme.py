@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from moeopt.cli import COMMANDS, cli
+from moeopt.problem.huggingface import FAMILIES
 from moeopt.problem.loading import load_problem, presets
 from moeopt.search import solve
 
@@ -101,7 +102,8 @@ def test_the_layout_of_the_repository_is_as_described() -> None:
 
 
 def test_the_counts_of_files_are_right() -> None:
-    """Numbers of presets and problems in the README are those that ship."""
+    """Numbers of presets, families and problems in the README are those that ship."""
+    assert f"{len(FAMILIES)} Hugging Face families" in README
     architectures = len(presets("architectures"))
     assert f"{architectures} architectures" in README
     assert not re.findall(rf"(?<!{architectures}) architectures", README)
