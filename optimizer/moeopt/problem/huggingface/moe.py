@@ -203,17 +203,11 @@ def hunyuan_moe(config: Config) -> Fields:
     }
 
 
-def hy_v3(config: Config) -> Fields:
-    """Hunyuan 3: dense layers as they are listed (otherwise the first), shared experts, a correction bias."""
-    if config.flag("mlp_bias"):
-        raise InputError(f"{config.where}.mlp_bias: true is refused: this family has it on all but the routed experts")
+def _sigmoid_experts(config: Config) -> Fields:
+    """Dense layers beside routed experts with a correction bias and shared ones of their width; norms on query and key
+    heads."""
     expert = config.integer("moe_intermediate_size")
     return {
-        **transformer(config),
-        **attention_biases(config),
-        **routing(config, normalised=True),
-        **layer_types_of_experts(config, first_dense=1),
-        "routed_scaling_factor": config.number("router_scaling_factor"),
         "qk_norm": "head",
         "intermediate_size": config.integer("intermediate_size"),
         "num_experts": config.integer("num_experts", "num_local_experts"),
@@ -226,23 +220,29 @@ def hy_v3(config: Config) -> Fields:
     }
 
 
+def hy_v3(config: Config) -> Fields:
+    """Hunyuan 3: dense layers as they are listed (otherwise the first)."""
+    if config.flag("mlp_bias"):
+        raise InputError(f"{config.where}.mlp_bias: true is refused: this family has it on all but the routed experts")
+    return {
+        **transformer(config),
+        **attention_biases(config),
+        **routing(config, normalised=True),
+        **layer_types_of_experts(config, first_dense=1),
+        **_sigmoid_experts(config),
+        "routed_scaling_factor": config.number("router_scaling_factor"),
+    }
+
+
 def exaone_moe(config: Config) -> Fields:
-    """K-EXAONE: windows on all but every N-th layer, dense layers first, shared experts, a correction bias."""
-    every, expert = config.integer("sliding_window_pattern", default=0), config.integer("moe_intermediate_size")
+    """K-EXAONE: windows on all but every N-th layer, dense layers first."""
+    every = config.integer("sliding_window_pattern", default=0)
     return {
         **transformer(config),
         **windows(config, "sliding_attention", "sliding_window", lambda i: every > 0 and (i + 1) % every != 0),
         **routing(config),
         **layer_types_of_experts(config, config.integer("first_k_dense_replace", default=0)),
-        "qk_norm": "head",
-        "intermediate_size": config.integer("intermediate_size"),
-        "num_experts": config.integer("num_experts", "num_local_experts"),
-        "num_experts_per_tok": config.integer("num_experts_per_tok"),
-        "moe_intermediate_size": expert,
-        "shared_expert_intermediate_size": config.integer("num_shared_experts") * expert,
-        "router_score_function": "sigmoid",
-        "router_correction_bias": True,
+        **_sigmoid_experts(config),
         "n_group": config.optional("n_group"),
         "topk_group": config.optional("topk_group"),
-        "num_nextn_predict_layers": config.integer("num_nextn_predict_layers", default=0),
     }
