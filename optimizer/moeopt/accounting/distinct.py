@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeopt.arithmetic import Number, is_column
-from moeopt.layout import Degrees
+from moeopt.layout import Choices, Degrees
 
 _FEW = 4096
 """Rows that are priced as they are: to find the distinct ones would take longer."""
@@ -44,6 +44,15 @@ class Distinct:
             return cls(degrees, None)
         some = {field.name: getattr(degrees, field.name) for field in fields(Degrees)}
         return cls(Degrees(**{name: value[first] if is_column(value) else value for name, value in some.items()}), rows)
+
+    @classmethod
+    def of_pieces(cls, degrees: Degrees, choices: Choices, also: Number) -> "Distinct":
+        """Rows whose pieces differ: what pieces need and take depends on these and one key more; what Megatron-FSDP
+        shards and sends, on everything."""
+        if choices.fsdp != "none":
+            return cls(degrees, None)
+        d = degrees
+        return cls.of(d, (d.tp, d.cp, d.ep, d.etp, d.micro_batch_size, also))
 
     def spread(self, value: Number) -> Number:
         """Values of the distinct rows, for every row."""

@@ -1,6 +1,7 @@
 """Megatron-LM's arguments -> fields: architecture, workload and layout, and the list of what was understood."""
 
 from moeopt.errors import InputError
+from moeopt.problem.architecture import DELTA_NET_FIELDS
 from moeopt.readers.flags import Flags
 from moeopt.readers.megatron_architecture import read_architecture
 from moeopt.readers.megatron_ignored import explain_rest, refuse
@@ -52,11 +53,7 @@ _MEANS = {
     "attention-output-gate": "attention_output_gate",
     "experimental-attention-variant": "linear_attention_pattern",
     "linear-attention-freq": "linear_attention_pattern",
-    "linear-num-key-heads": "linear_num_key_heads",
-    "linear-num-value-heads": "linear_num_value_heads",
-    "linear-key-head-dim": "linear_key_head_dim",
-    "linear-value-head-dim": "linear_value_head_dim",
-    "linear-conv-kernel-dim": "linear_conv_kernel_dim",
+    **{field.replace("_", "-"): field for field in DELTA_NET_FIELDS},
     "window-size": "sliding_window",
     "window-attn-skip-freq": "window_pattern",
     "seq-length": "sequence_length",

@@ -31,23 +31,17 @@ def all_tensors(problem: Problem, sizes: Symbols, piece: Piece, choices: Choices
 
 def layer_attention(problem: Problem, sizes: Symbols, kind: LayerKind, recipe: Recipe) -> list[TensorBytes]:
     """The attention half of a layer, or what stands in for it."""
-    key = (kind.delta_net, recipe)
-    if key not in sizes.made:
-        sizes.made[key] = (
-            delta_net_tensors(problem, sizes) if kind.delta_net else attention_tensors(problem, sizes, recipe)
-        )
-    found: list[TensorBytes] = sizes.made[key]
-    return found
+    return sizes.once(
+        (kind.delta_net, recipe),
+        lambda: delta_net_tensors(problem, sizes) if kind.delta_net else attention_tensors(problem, sizes, recipe),
+    )
 
 
 def layer_ffn(problem: Problem, sizes: Symbols, kind: LayerKind, choices: Choices, recipe: Recipe) -> list[TensorBytes]:
     """The feed-forward half of a layer."""
-    moe = kind.ffn == "moe"
-    key = (choices, recipe) if moe else (kind.ffn, recipe)
-    if key not in sizes.made:
-        sizes.made[key] = moe_tensors(problem, sizes, choices, recipe) if moe else dense_tensors(problem, sizes, recipe)
-    found: list[TensorBytes] = sizes.made[key]
-    return found
+    if kind.ffn == "moe":
+        return sizes.once((choices, recipe), lambda: moe_tensors(problem, sizes, choices, recipe))
+    return sizes.once((kind.ffn, recipe), lambda: dense_tensors(problem, sizes, recipe))
 
 
 def _mtp_entry(sizes: Symbols) -> list[TensorBytes]:

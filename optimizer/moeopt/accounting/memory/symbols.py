@@ -1,14 +1,17 @@
 """The letters that every memory formula is written in, as one GPU sees them."""
 
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any
+from typing import Any, TypeVar
 
 from moeopt.accounting.routing import UNIT, initial_imbalance
 from moeopt.arithmetic import Number, both, ceil_div, minimum, round_up, where
 from moeopt.layout import Choices, Degrees
 from moeopt.problem.architecture import DELTA_CHUNK
 from moeopt.problem.problem import Problem
+
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -82,8 +85,15 @@ class Symbols:
     """Whether sequence parallelism is on (a boolean, or a column)."""
     quantized: bool
     """Whether linears compute in 8 bits, so that they save 8-bit inputs."""
-    made: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
-    """Lists of tensors of these sizes, so that each is made once (activations.py)."""
+    made: dict[Hashable, Any] = field(default_factory=dict, compare=False, repr=False)
+    """What `once` has made."""
+
+    def once(self, key: Hashable, make: Callable[[], Made]) -> Made:
+        """What is made of these sizes, made at the first call with a key."""
+        if key not in self.made:
+            self.made[key] = make()
+        found: Made = self.made[key]
+        return found
 
 
 QUANTIZED_NUMERATOR, QUANTIZED_DENOMINATOR = 33, 32

@@ -68,7 +68,7 @@ def memory_terms(
 ) -> MemoryTerms:
     """All prices of a layout's degrees and choices. `total - overhead` is comparable with torch's peak counter
     (`torch.cuda.max_memory_allocated`)."""
-    found = _distinct(degrees, choices)
+    found = Distinct.of_pieces(degrees, choices, degrees.pp > 1)
     few, spread = found.degrees, found.spread
     sizes = symbols(problem, few, choices)
     table = overheads or default_overheads()
@@ -110,14 +110,6 @@ def memory_terms(
         sharded_gradient_bytes_per_element=prices.sharded_gradient,
         queued_bytes=_each(used, lambda piece: spread(waiting[piece].queued)),
     )
-
-
-def _distinct(degrees: Degrees, choices: Choices) -> Distinct:
-    """What pieces need depends on these alone; what Megatron-FSDP shards on the data-parallel sizes as well."""
-    if choices.fsdp != "none":
-        return Distinct(degrees, None)
-    d = degrees
-    return Distinct.of(d, (d.tp, d.cp, d.ep, d.etp, d.micro_batch_size, d.pp > 1))
 
 
 def _gradient_bytes(prices: StatePrices) -> int:

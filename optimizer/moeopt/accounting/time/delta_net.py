@@ -12,7 +12,7 @@ tokens, up to 8 sequences, six GPUs, 472 points) to 5 % in the mean and 26 % at 
 and its two scans and is not measured. Ignored: tails of sequences that 64 does not divide.
 """
 
-from moeopt.accounting.time.efficiency import Rates, exact
+from moeopt.accounting.time.efficiency import Rates
 from moeopt.accounting.time.gemm import Products, product
 from moeopt.accounting.time.tokens import Tokens
 from moeopt.accounting.time.topology import ring_bytes_per_us, ring_latency_ns
@@ -21,8 +21,6 @@ from moeopt.layout import Degrees
 from moeopt.problem.architecture import DELTA_CHUNK, Architecture
 from moeopt.problem.problem import Problem
 
-RULE_MEMORY_PERCENT = 86
-"""Of the memory bandwidth, what the kernels stream where they could stream more (H100: 2.9 of 3.35 TB/s)."""
 SCAN_NS = 22
 """A token of the scan over a sequence: 21 to 27 ns on every GPU measured; forward one scan, backward two."""
 
@@ -67,12 +65,9 @@ def rule_ns(problem: Problem, degrees: Degrees, tokens: Tokens, rates: Rates) ->
     k, v = a.linear_key_head_dim, a.linear_value_head_dim
     states = ceil_div(4 * k * v, DELTA_CHUNK)
     each = (14 * k + 12 * v + 12 * DELTA_CHUNK + states, 42 * k + 30 * v + 4 * DELTA_CHUNK + 2 * states)
-    rate = int(problem.cluster.memory_bandwidth_bytes_per_s) * RULE_MEMORY_PERCENT // (100 * 10**6)
-    if rates.efficiency.delta_rule_bytes_per_s is not None:
-        rate = min(rate, int(exact(rates.efficiency.delta_rule_bytes_per_s) / 10**6))
     heads = tokens.attention * ceil_div(a.linear_num_value_heads, degrees.tp)
     scan = problem.workload.sequence_length * SCAN_NS
-    forward, backward = (ceil_div(heads * (1000 * size), rate) for size in each)
+    forward, backward = (ceil_div(heads * (1000 * size), rates.delta_rule_bytes_per_us) for size in each)
     return forward + scan, backward + 2 * scan
 
 

@@ -19,6 +19,8 @@ from moeopt.problem.reading import read_file
 
 Share = Annotated[float, Field(gt=0, le=1)]
 Factor = Annotated[float, Field(ge=1)]
+DELTA_RULE_PERCENT = 86
+"""Of the memory bandwidth, what a delta rule's kernels stream where they could stream more (H100: 2.9 of 3.35 TB/s)."""
 FILES = (".yaml", ".yml", ".json")
 
 
@@ -126,6 +128,7 @@ class Rates:
     peak_bf16_flops_per_ns: int
     memory_bytes_per_us: int
     weight_bytes_per_us: int
+    delta_rule_bytes_per_us: int
     nvlink_bytes_per_us: int
     network_bytes_per_us: int
     weight_bytes: int
@@ -158,9 +161,16 @@ def rates(problem: Problem) -> Rates:
         peak_bf16_flops_per_ns=int(bf16 / 10**9),
         memory_bytes_per_us=int(bandwidth * exact(table.memory)),
         weight_bytes_per_us=int(bandwidth * exact(table.weight_memory)),
+        delta_rule_bytes_per_us=_delta_rule(bandwidth, table.delta_rule_bytes_per_s),
         nvlink_bytes_per_us=int(exact(cluster.nvlink_bandwidth_bytes_per_s) * exact(table.nvlink) / 10**6),
         network_bytes_per_us=int(exact(cluster.network_bandwidth_bytes_per_s) * exact(table.network) / 10**6),
         weight_bytes=1 if kind == "fp8" else 2,
         quantized=kind == "fp8",
         efficiency=table,
     )
+
+
+def _delta_rule(bandwidth: Fraction, most_bytes_per_s: float | None) -> int:
+    """Bytes a microsecond of a delta rule's kernels, by the memory's bandwidth in the same unit."""
+    streamed = bandwidth * DELTA_RULE_PERCENT / 100
+    return int(streamed if most_bytes_per_s is None else min(streamed, exact(most_bytes_per_s) / 10**6))

@@ -46,14 +46,6 @@ def _parts(timed: Mapping[Piece, Pass], spread: Callable[[Number], Number]) -> d
     return {part: {piece: spread(run.of(part)) for piece, run in timed.items()} for part in PARTS}
 
 
-def _distinct(degrees: Degrees, choices: Choices) -> Distinct:
-    """What pieces take depends on these alone; what Megatron-FSDP sends on everything."""
-    if choices.fsdp != "none":
-        return Distinct(degrees, None)
-    d = degrees
-    return Distinct.of(d, (d.tp, d.cp, d.ep, d.etp, d.micro_batch_size, d.gpus))
-
-
 def _pieces(scene: Scene) -> dict[Piece, Timed]:
     """Every piece that the problem has, nothing recomputed; MTP modules copy the last layer."""
     architecture = scene.problem.architecture
@@ -82,7 +74,7 @@ def time_terms(problem: Problem, degrees: Degrees, choices: Choices) -> TimeTerm
     as it is exposed, recompute, host time. Ignored: data loading, logging, checkpoints, stragglers, network congestion.
     """
     rate = rates(problem)
-    found = _distinct(degrees, choices)
+    found = Distinct.of_pieces(degrees, choices, degrees.gpus)
     few, spread = found.degrees, found.spread
     scene = Scene(problem, few, choices, tokens(problem, few, choices), rate)
     timed = _pieces(scene)

@@ -95,6 +95,12 @@ def attention_biases(config: Config, default: bool = False) -> Fields:
     return {"attention_bias": bias, "attention_output_bias": bias}
 
 
+def refuse_partial_mlp_bias(config: Config) -> None:
+    """Raise InputError where `mlp_bias` asks for biases on dense blocks and shared experts alone."""
+    if config.flag("mlp_bias"):
+        raise InputError(f"{config.where}.mlp_bias: true is refused: this family has it on all but the routed experts")
+
+
 def windows(config: Config, word: str, window: str, default: Callable[[int], bool]) -> Fields:
     """Sliding or chunked attention, from `layer_types` where the config lists them."""
     size = config.optional(window)

@@ -1,10 +1,10 @@
 """DeepSeek's families, and those that name routed and shared experts as they do: GLM, dots.llm1, Solar, Mistral 4."""
 
-from moeopt.errors import InputError
 from moeopt.problem.huggingface.common import (
     Fields,
     attention_biases,
     layer_types_of_experts,
+    refuse_partial_mlp_bias,
     routing,
     transformer,
     windows,
@@ -49,8 +49,7 @@ def _deepseek(config: Config) -> Fields:
 
 def deepseek_v2(config: Config) -> Fields:
     """DeepSeek-V2: softmax scores, groups without a correction bias."""
-    if config.flag("mlp_bias"):
-        raise InputError(f"{config.where}.mlp_bias: true is refused: this family has it on all but the routed experts")
+    refuse_partial_mlp_bias(config)
     return {**_deepseek(config), "router_score_function": "softmax"}
 
 

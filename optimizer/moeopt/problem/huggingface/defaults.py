@@ -131,7 +131,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "qwen2_moe": {**_QWEN, **_EPSILON, "num_key_value_heads": 16, "norm_topk_prob": False, "rope_theta": 1e4},
     "qwen3": {**_QWEN, **_EPSILON, "num_key_value_heads": 32, "head_dim": 128, "rope_theta": 1e4},
     "qwen3_5_moe_text": {**_EPSILON, **_DELTA_NET, "num_key_value_heads": 2, "shared_expert_intermediate_size": 512},
-    "qwen3_5_text": {**_EPSILON, **_DELTA_NET, "num_key_value_heads": 4, "linear_num_value_heads": 32},
+    "qwen3_5_text": {**_EPSILON, **_DELTA_NET, "num_key_value_heads": 4},
     "qwen3_next": {
         **_EPSILON,
         **_DELTA_NET,

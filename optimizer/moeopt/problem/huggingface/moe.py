@@ -6,6 +6,7 @@ from moeopt.problem.huggingface.common import (
     attention_biases,
     constants,
     layer_types_of_experts,
+    refuse_partial_mlp_bias,
     routing,
     same_in_all,
     transformer,
@@ -222,8 +223,7 @@ def _sigmoid_experts(config: Config) -> Fields:
 
 def hy_v3(config: Config) -> Fields:
     """Hunyuan 3: dense layers as they are listed (otherwise the first)."""
-    if config.flag("mlp_bias"):
-        raise InputError(f"{config.where}.mlp_bias: true is refused: this family has it on all but the routed experts")
+    refuse_partial_mlp_bias(config)
     return {
         **transformer(config),
         **attention_biases(config),
