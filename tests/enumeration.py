@@ -31,10 +31,22 @@ def random_seeds(usual: int) -> range:
     return range(int(os.environ.get(NUMBER, usual)))
 
 
+SPARSE: dict[str, Any] = {
+    "kv_lora_rank": 512,
+    "q_lora_rank": 64,
+    "index_topk": 256,
+    "index_n_heads": 4,
+    "index_head_dim": 32,
+    "num_nextn_predict_layers": 0,
+}
+"""MLA whose keys an indexer chooses (a search takes no MTP modules beside it)."""
+
+
 def random_problem(seed: int) -> Problem:
     """A problem small enough to enumerate: a few layers, a few GPUs, a memory limit that often binds."""
     rng = random.Random(seed)
-    moe, mla = rng.random() < 0.75, rng.random() < 0.3
+    sparse = seed % 6 == 4
+    moe, mla = rng.random() < 0.75, rng.random() < 0.3 or sparse
     layers = rng.randint(2, 5)
     architecture: dict[str, Any] = {
         "hidden_size": rng.choice([256, 512]),
@@ -62,6 +74,8 @@ def random_problem(seed: int) -> Problem:
             "qk_rope_head_dim": 32,
             "v_head_dim": 64,
         }
+    if sparse:
+        architecture |= SPARSE
     if seed % 6 == 5:
         architecture |= _delta_nets(random.Random(seed), layers)
     gpus = rng.choice([1, 2, 4, 4])

@@ -45,6 +45,8 @@ DELTA_NET: dict[str, Any] = {
 }
 MLA: dict[str, Any] = {"kv_lora_rank": 512, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128}
 
+SPARSE: dict[str, Any] = {**MLA, "q_lora_rank": 512, "index_topk": 2048, "index_n_heads": 16, "index_head_dim": 128}
+
 
 def problem(
     architecture: dict[str, Any] | None = None,

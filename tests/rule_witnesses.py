@@ -2,7 +2,7 @@
 
 from typing import Any, NamedTuple
 
-from rule_problems import DELTA_NET, DENSE, MLA
+from rule_problems import DELTA_NET, DENSE, MLA, SPARSE
 
 
 class Witness(NamedTuple):
@@ -55,6 +55,44 @@ WITNESSES = (
         {},
         arch(**{**DELTA_NET, "linear_attention_pattern": [1] * 15 + [0]}, num_nextn_predict_layers=1),
     ),
+    Witness(
+        "sparse_heads_by_tp", {"gpus": 48, **arch(**SPARSE, num_attention_heads=96), **SEQ6K}, {"tp": 2}, {"tp": 3}
+    ),
+    Witness("sparse_value_width", arch(**{**SPARSE, "kv_lora_rank": 256}), {}, {}, arch(**SPARSE)),
+    Witness(
+        "sparse_needs_hopper",
+        {**arch(**SPARSE), "cluster": {"compute_capability": "8.0"}},
+        {},
+        {},
+        {**arch(**SPARSE), "cluster": {"compute_capability": "9.0"}},
+    ),
+    Witness(
+        "sparse_tp_needs_sequence_parallel",
+        arch(**SPARSE, **DENSE),
+        {"tp": 2, "sequence_parallel": False},
+        {"sequence_parallel": True},
+    ),
+    Witness(
+        "sparse_without_unfused",
+        {**arch(**SPARSE), **work(attention_backend="unfused")},
+        {},
+        {},
+        {**arch(**SPARSE), **work(attention_backend="fused")},
+    ),
+    Witness(
+        "sparse_without_8_bit_recompute",
+        {**arch(**SPARSE), **FP8},
+        {"recompute": {"modules": ["mla_up_proj"]}},
+        {"recompute": {"modules": ["core_attn"]}},
+    ),
+    Witness(
+        "sparse_without_delayed_wgrad",
+        arch(**SPARSE),
+        {**EP_OVERLAP, "overlap": {"ep_all_to_all": True, "delay_wgrad": True}},
+        EP_OVERLAP,
+    ),
+    Witness("sparse_without_attention_graph", arch(**SPARSE), {"cuda_graphs": "attention"}, {"cuda_graphs": "router"}),
+    Witness("sparse_offload_modules", arch(**SPARSE), {"offload": ["core_attn"]}, {"offload": ["moe_act"]}),
     Witness("ep_needs_experts", arch(**DENSE), {"ep": 2}, {"ep": 1}),
     Witness("etp_needs_experts", arch(**DENSE), {"tp": 4, "etp": 2}, {"etp": 4}),
     Witness("experts_by_ep", {"gpus": 48}, {"ep": 24}, {"ep": 16}),

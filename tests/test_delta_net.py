@@ -140,14 +140,14 @@ def test_sizes_that_make_no_delta_net_are_refused(changes: dict[str, Any], sente
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--experimental-attention-variant", "dsa"], "'dsa' is not priced"),
+        (["--experimental-attention-variant", "kda"], "'kda' is not priced"),
         (["--experimental-attention-variant", "gdn"], "--linear-attention-freq: absent"),
         (["--experimental-attention-variant", "gdn", "--linear-attention-freq", "0"], "0 is below 1"),
         (["--experimental-attention-variant", "gdn", "--linear-attention-freq", "([1]*3)"], "one 0 or 1 for each"),
     ],
 )
 def test_arguments_that_make_no_delta_net_are_refused(arguments: list[str], sentence: str) -> None:
-    """Sparse attention, a missing or impossible pattern: one sentence names the argument."""
+    """An unknown kind, a missing or impossible pattern: one sentence names the argument."""
     needed = ["--num-layers", "4", "--hidden-size", "64", "--num-attention-heads", "4", "--vocab-size", "100"]
     with pytest.raises(InputError, match=sentence):
         read_arguments([*needed, *arguments], "arguments")

@@ -34,6 +34,9 @@ def architectures(draw: st.DrawFn) -> dict[str, Any]:
     if draw(st.booleans()):
         found |= {"kv_lora_rank": 64, "qk_nope_head_dim": 32, "qk_rope_head_dim": 16, "v_head_dim": 32}
         found["q_lora_rank"] = draw(st.sampled_from([None, 96]))
+        if found["q_lora_rank"]:
+            found["index_topk"] = draw(st.sampled_from([None, 512, 2048]))
+            found |= {"index_n_heads": 4, "index_head_dim": 16 * draw(st.integers(1, 8))}
     else:
         found["attention_output_gate"] = draw(st.booleans())
     if draw(st.booleans()):

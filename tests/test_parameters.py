@@ -98,6 +98,8 @@ STATED = {
     "deepseek-v2-lite": ("15.7e9", "2.4e9"),
     "deepseek-v2": ("236e9", "21e9"),
     "deepseek-v3": ("671e9", "37e9"),
+    "deepseek-v3.2": ("671e9", "37e9"),
+    "glm-5": ("744e9", "40e9"),
     "kimi-k2": ("1.0e12", "32e9"),
     "moonlight-16b-a3b": ("16e9", "3e9"),
     "glm-4.5": ("35e10", "32e9"),

@@ -222,12 +222,12 @@ def check_free(problem: "Problem") -> None:
 
 
 def modules_present(problem: "Problem") -> tuple["RecomputeModule", ...]:
-    """Recompute modules that the architecture has. Attention's core only where kernels are not fused: with fused ones
-    it frees little (Megatron itself warns)."""
+    """Recompute modules that the architecture has. Attention's core only where kernels are not fused, or with
+    sparse attention: elsewhere it frees little (Megatron itself warns)."""
     architecture = problem.architecture
     moe, mla = architecture.is_moe, architecture.is_mla
     found: dict[RecomputeModule, bool] = {
-        "core_attn": problem.workload.attention_backend == "unfused",
+        "core_attn": problem.workload.attention_backend == "unfused" or architecture.has_indexer,
         "layernorm": moe or mla,
         "mla_up_proj": mla,
         "mlp": any(kind.ffn == "dense" for kind in architecture.layers),

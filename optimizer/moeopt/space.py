@@ -95,10 +95,15 @@ def check_names(problem: Problem, known: Iterable[str]) -> None:
     flat = problem.fix.get("pp", problem.bound("pp").max) == 1
     if problem.mtp_layers and problem.architecture.mtp_kind_by_stage and not flat:
         raise InputError(
-            "num_nextn_predict_layers: the last decoder layer is dense and others have experts, so what is built into "
-            "MTP modules depends on their stage, and the search does not look at that: set workload.mtp false or fix "
-            "pp 1"
+            f"num_nextn_predict_layers: {_why_by_stage(problem)}, so what is built into MTP modules depends on their "
+            "stage, and the search does not look at that: set workload.mtp false or fix pp 1"
         )
+
+
+def _why_by_stage(problem: Problem) -> str:
+    if problem.architecture.has_indexer:
+        return "attention is sparse, and plain on a stage without decoder layers"
+    return "the last decoder layer is dense and others have experts"
 
 
 def gpu_counts(problem: Problem) -> list[int]:

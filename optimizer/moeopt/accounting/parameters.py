@@ -127,6 +127,8 @@ def _mtp(architecture: Architecture) -> Iterator[Parameter]:
 def _layer(architecture: Architecture, kind: LayerKind) -> Iterator[Parameter]:
     if kind.delta_net:
         yield from _delta_net(architecture)
+    elif architecture.has_indexer:
+        yield from _sparse_attention(architecture)
     else:
         yield from _latent_attention(architecture) if architecture.is_mla else _attention(architecture)
     if kind.ffn == "moe":
@@ -197,6 +199,30 @@ def _latent_attention(architecture: Architecture) -> Iterator[Parameter]:
     yield from _norm(architecture, "linear_kv_up_proj.layer_norm_", kv_rank)
     width = heads * (architecture.qk_nope_head_dim + architecture.v_head_dim)
     yield Parameter("linear_kv_up_proj.weight", "attention", kv_rank * width, "tensor")
+
+
+def _sparse_attention(architecture: Architecture) -> Iterator[Parameter]:
+    """MLA whose keys an indexer chooses: its norms stand alone, because the indexer reads the normed query latent
+    (experimental_attention_variant_module_specs.py:94-143); the indexer is whole on every tensor-parallel rank."""
+    a, hidden, heads = architecture, architecture.hidden_size, architecture.num_attention_heads
+    kv_rank, q_rank = a.kv_lora_rank or 0, a.q_lora_rank or 0
+    yield from _norm(a, "input_layernorm.", hidden)
+    name = "core_attention.indexer."
+    yield Parameter(f"{name}linear_wq_b.weight", "attention", q_rank * a.index_width, "replicated")
+    yield Parameter(f"{name}linear_wk.weight", "attention", hidden * a.index_head_dim, "replicated")
+    yield Parameter(f"{name}k_norm.weight", "norms", a.index_head_dim, "replicated")
+    yield Parameter(f"{name}k_norm.bias", "norms", a.index_head_dim, "replicated")
+    yield Parameter(f"{name}linear_weights_proj.weight", "attention", hidden * a.index_n_heads, "replicated")
+    yield Parameter("linear_proj.weight", "attention", heads * a.v_head_dim * hidden, "tensor")
+    if a.attention_output_bias:
+        yield Parameter("linear_proj.bias", "attention", hidden, "replicated")
+    yield from _down_projection(a, "linear_q_down_proj.", q_rank)
+    yield Parameter("linear_q_up_proj.weight", "attention", q_rank * heads * a.qk_head_dim, "tensor")
+    yield from _down_projection(a, "linear_kv_down_proj.", kv_rank + a.qk_rope_head_dim)
+    width = heads * (a.qk_nope_head_dim + a.v_head_dim)
+    yield Parameter("linear_kv_up_proj.weight", "attention", kv_rank * width, "tensor")
+    yield from _norm(a, "q_layernorm.", q_rank)
+    yield from _norm(a, "kv_layernorm.", kv_rank)
 
 
 def _down_projection(architecture: Architecture, name: str, rank: int) -> Iterator[Parameter]:

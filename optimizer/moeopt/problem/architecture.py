@@ -44,6 +44,11 @@ DELTA_NET_FIELDS = (
     "linear_conv_kernel_dim",
 )
 """What a gated delta net is sized by."""
+INDEX_FIELDS = ("index_topk", "index_n_heads", "index_head_dim")
+"""What the indexer of sparse attention is sized by."""
+FLASH_MLA_HEADS = 64
+"""Heads that the kernels of sparse attention take at least
+(megatron/core/transformer/experimental_attention_variant/dsa_cudnn_kernels.py:348-388)."""
 DELTA_CHUNK = 64
 """Tokens that its kernels treat at once (megatron/core/ssm/gated_delta_net/gdn.py:67; flash-linear-attention)."""
 
@@ -70,7 +75,8 @@ class RopeScaling(Input):
 class Architecture(Input):
     """Dimensions of a decoder-only transformer; an architecture with `num_experts: 0` is dense.
 
-    Multi-head latent attention (MLA) is chosen by giving `kv_lora_rank`; `head_dim` is then ignored.
+    Multi-head latent attention (MLA) is chosen by giving `kv_lora_rank`; `head_dim` is then ignored. With `index_topk`
+    it is sparse (DeepSeek-V3.2, arXiv 2512.02556): an indexer chooses the keys that a query sees.
     """
 
     name: Name = "custom"
@@ -125,6 +131,15 @@ class Architecture(Input):
     qk_nope_head_dim: NonNegative = 0
     qk_rope_head_dim: NonNegative = 0
     v_head_dim: NonNegative = 0
+
+    index_topk: Positive | None = None
+    """Keys that a query sees, chosen by the indexer of sparse attention; absent: all earlier ones."""
+    index_n_heads: NonNegative = 0
+    index_head_dim: NonNegative = 0
+    indexer_rope_interleave: bool = False
+    """Whether the indexer's rotary embedding pairs neighbouring dimensions (GLM-5); costs nothing."""
+    indexer_rotate_activation: bool = True
+    """Whether a Hadamard transform rotates the indexer's queries and keys (DeepSeek-V3.2; not GLM-5)."""
 
     intermediate_size: NonNegative = 0
     """Width of the dense feed-forward block, where a layer has one."""
@@ -211,6 +226,7 @@ class Architecture(Input):
                     f"{field} has {len(pattern)} entries and num_hidden_layers is {self.num_hidden_layers}"
                 )
         self._check_delta_net()
+        self._check_indexer()
         if any(kind.ffn == "dense" for kind in self.layers) and not self.intermediate_size:
             raise ValueError("intermediate_size is 0 and the architecture has dense layers")
         if self.n_group and self.num_experts % self.n_group:
@@ -231,6 +247,28 @@ class Architecture(Input):
                 f"linear_num_value_heads {values} is not a multiple of linear_num_key_heads {keys}: {values} % {keys} "
                 f"= {values % keys}"
             )
+
+    def _check_indexer(self) -> None:
+        if not self.has_indexer:
+            return
+        for field in ("kv_lora_rank", "q_lora_rank", *INDEX_FIELDS):
+            if not getattr(self, field):
+                raise ValueError(f"index_topk needs {field} above 0: an indexer reads the latents of MLA")
+        if self.index_head_dim < self.qk_rope_head_dim:
+            raise ValueError(
+                f"index_head_dim {self.index_head_dim} is below its rotated part, qk_rope_head_dim "
+                f"{self.qk_rope_head_dim}"
+            )
+
+    @property
+    def has_indexer(self) -> bool:
+        """Whether attention is sparse: in every layer, also inside MTP modules."""
+        return self.index_topk is not None
+
+    @property
+    def index_width(self) -> int:
+        """Width of all queries of the indexer."""
+        return self.index_n_heads * self.index_head_dim
 
     @property
     def has_delta_net(self) -> bool:
@@ -306,9 +344,9 @@ class Architecture(Input):
 
     @property
     def mtp_kind_by_stage(self) -> bool:
-        """Whether the kind inside an MTP module depends on its stage: Megatron gives it experts on one without decoder
-        layers (gpt_builders.py:59-67), also where the last layer is dense."""
-        return self.is_moe and self.mtp_kind.ffn == "dense"
+        """Whether the kind inside an MTP module depends on its stage: on one without decoder layers Megatron gives it
+        experts and plain attention (gpt_builders.py:59-67), also where the last layer is dense or attention sparse."""
+        return (self.is_moe and self.mtp_kind.ffn == "dense") or self.has_indexer
 
     def _kind(self, index: int) -> LayerKind:
         ffn: Literal["dense", "moe"] = "moe" if self._is_moe_layer(index) else "dense"

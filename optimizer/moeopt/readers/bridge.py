@@ -56,6 +56,8 @@ _NEGATED = {
     "bias": "disable-bias-linear",
     "share_embeddings_and_output_weights": "untie-embeddings-and-output-weights",
     "grad_reduce_in_fp32": "grad-reduce-in-bf16",
+    "apply_rope_fusion": "no-rope-fusion",
+    "dsa_indexer_rotate_activation": "no-dsa-indexer-rotate-activation",
     "yarn_correction_range_round_to_int": "no-yarn-correction-range-round-to-int",
 }
 _GATED = ("fast-swiglu", "swiglu", "fast-geglu", "geglu", "reglu")

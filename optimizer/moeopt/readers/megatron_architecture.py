@@ -8,7 +8,7 @@ from typing import Any
 
 from moeopt.errors import InputError
 from moeopt.readers.flags import Flags
-from moeopt.readers.megatron_constants import read_constants
+from moeopt.readers.megatron_constants import number, read_constants
 from moeopt.readers.patterns import read_pattern
 from moeopt.readers.reading import Reading, integer
 
@@ -18,6 +18,11 @@ _TOKENIZER_ROWS = {"GPT2BPETokenizer": 50257, "Llama2Tokenizer": 32000}
 _POSITIONS = {"rope": "rope", "yarn": "rope", "mrope": "rope", "learned_absolute": "learned", "none": "none"}
 
 
+_INDEXER = {
+    "dsa-indexer-topk": "index_topk",
+    "dsa-indexer-n-heads": "index_n_heads",
+    "dsa-indexer-head-dim": "index_head_dim",
+}
 _DELTA_NETS = ("gdn", "gated_delta_net")
 _DELTA_NET_SIZES = {
     "linear_num_key_heads": 16,
@@ -58,7 +63,7 @@ def read_architecture(flags: Flags, reading: Reading) -> None:
     _experts(flags, fields, reading)
     _biases(flags, fields)
     _windows(flags, fields)
-    _delta_net(flags, fields)
+    _variant(flags, fields, reading)
     read_constants(flags, fields)
     fields["num_nextn_predict_layers"] = flags.integer("mtp-num-layers") or 0
     reading.architecture = fields
@@ -280,16 +285,51 @@ def _windows(flags: Flags, fields: dict[str, Any]) -> None:
     )
 
 
-def _delta_net(flags: Flags, fields: dict[str, Any]) -> None:
-    """`--linear-attention-freq N`: every layer but the N-th, 2N-th, ... has a gated delta net; or a digit a layer. The
-    sizes have Megatron's defaults (transformer_config.py:363-386)."""
+def _variant(flags: Flags, fields: dict[str, Any], reading: Reading) -> None:
+    """What stands in for attention, or makes it sparse."""
     variant = flags.text("experimental-attention-variant")
     if variant is None:
         return
-    if variant not in _DELTA_NETS:
-        raise InputError(
-            f"--experimental-attention-variant: {variant!r} is not priced (known: {', '.join(_DELTA_NETS)})"
+    if variant in _DELTA_NETS:
+        _delta_net(flags, fields, variant)
+    elif variant == "dsa":
+        _indexer(flags, fields, reading)
+    else:
+        known = ", ".join((*_DELTA_NETS, "dsa"))
+        raise InputError(f"--experimental-attention-variant: {variant!r} is not priced (known: {known})")
+
+
+def _indexer(flags: Flags, fields: dict[str, Any], reading: Reading) -> None:
+    """Sparse attention. Its fused kernels are priced alone, with the loss over the chosen keys; Megatron's defaults are
+    neither (transformer_config.py:313-357)."""
+    for name, field in _INDEXER.items():
+        fields[field] = flags.integer(name)
+        if not fields[field]:
+            raise InputError(f"--{name}: absent, and --experimental-attention-variant dsa needs it")
+    backend = flags.text("dsa-kernel-backend") or "none"
+    if backend != "cudnn":
+        raise InputError(f"--dsa-kernel-backend: {backend!r} is not priced (known: cudnn)")
+    if (flags.integer("dsa-indexer-topk-freq") or 1) != 1:
+        raise InputError("--dsa-indexer-topk-freq: layers that share the keys another layer chose are not priced")
+    if not number(flags, "dsa-indexer-loss-coeff"):
+        reading.warn(
+            "--dsa-indexer-loss-coeff",
+            "absent: the indexer never learns, and its loss is priced all the same",
+            "write --dsa-indexer-loss-coeff 0.001",
         )
+    elif not flags.on("dsa-indexer-use-sparse-loss"):
+        raise InputError(
+            "--dsa-indexer-use-sparse-loss: absent, and of the indexer's losses only the one over chosen keys is priced"
+        )
+    fields["indexer_rope_interleave"] = flags.on("dsa-indexer-rope-interleaved")
+    fields["indexer_rotate_activation"] = not flags.on("no-dsa-indexer-rotate-activation")
+    for name in ("cp-comm-type", "dsa-indexer-k-norm-epsilon", "dsa-indexer-skip-topk-offset", "no-rope-fusion"):
+        flags.used.add(name)
+
+
+def _delta_net(flags: Flags, fields: dict[str, Any], variant: str) -> None:
+    """`--linear-attention-freq N`: every layer but the N-th, 2N-th, ... has a gated delta net; or a digit a layer. The
+    sizes have Megatron's defaults (transformer_config.py:363-386)."""
     text, layers = flags.joined("linear-attention-freq"), fields["num_hidden_layers"]
     if text is None:
         raise InputError(f"--linear-attention-freq: absent, and --experimental-attention-variant {variant} needs it")

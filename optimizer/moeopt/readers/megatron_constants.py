@@ -24,15 +24,15 @@ _YARN = {
 
 def read_constants(flags: Flags, fields: dict[str, Any]) -> None:
     """Fill the constants of an architecture's fields; those that the arguments do not give stay absent."""
-    fields["rms_norm_eps"] = _number(flags, "norm-epsilon")
+    fields["rms_norm_eps"] = number(flags, "norm-epsilon")
     if fields["position_embedding"] == "rope":
-        fields["rope_theta"] = _number(flags, "rotary-base")
-        percent = _number(flags, "rotary-percent")
+        fields["rope_theta"] = number(flags, "rotary-base")
+        percent = number(flags, "rotary-percent")
         if percent is not None and percent < 1:
             fields["partial_rotary_factor"] = percent
         fields["rope_scaling"] = _scaling(flags, "kv_lora_rank" in fields)
     if fields["num_experts"]:
-        fields["routed_scaling_factor"] = _number(flags, "moe-router-topk-scaling-factor")
+        fields["routed_scaling_factor"] = number(flags, "moe-router-topk-scaling-factor")
         fields["norm_topk_prob"] = _normalised(flags, fields)
 
 
@@ -48,8 +48,8 @@ def _scaling(flags: Flags, latent: bool) -> dict[str, Any] | None:
     if latent or flags.text("position-embedding-type") == "yarn":
         return _yarn(flags, latent)
     if flags.on("use-rope-scaling"):
-        return {"rope_type": "llama3", "factor": _number(flags, "rope-scaling-factor") or 8.0, **_LLAMA3}
-    factor = _number(flags, "rotary-seq-len-interpolation-factor")
+        return {"rope_type": "llama3", "factor": number(flags, "rope-scaling-factor") or 8.0, **_LLAMA3}
+    factor = number(flags, "rotary-seq-len-interpolation-factor")
     return None if factor in (None, 1) else {"rope_type": "linear", "factor": factor}
 
 
@@ -58,7 +58,7 @@ _LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_positi
 
 def _yarn(flags: Flags, latent: bool) -> dict[str, Any] | None:
     """YaRN; MLA has it by default, and at factor 1 it is plain rotary embedding."""
-    factor = _number(flags, "rotary-scaling-factor") or 1.0
+    factor = number(flags, "rotary-scaling-factor") or 1.0
     found: dict[str, Any] = {name: _first(flags, names) for name, names in _YARN.items()}
     for name, default in YARN_DEFAULTS.items():
         found[name] = found[name] or default
@@ -73,10 +73,10 @@ def _yarn(flags: Flags, latent: bool) -> dict[str, Any] | None:
 
 
 def _first(flags: Flags, names: tuple[str, ...]) -> float | None:
-    return next((value for value in (_number(flags, name) for name in names) if value is not None), None)
+    return next((value for value in (number(flags, name) for name in names) if value is not None), None)
 
 
-def _number(flags: Flags, name: str) -> float | None:
+def number(flags: Flags, name: str) -> float | None:
     """A number above 0; None where it is absent, 0, or not known without running the script."""
     if not flags.given(name):
         return None

@@ -13,6 +13,8 @@ from moeopt.writers.refusals import refuse_first
 from moeopt.writers.shell import Group, flag
 
 Flag = tuple[str, ...]
+SPARSE_ATTENTION = "dsa"
+"""What Megatron calls sparse attention."""
 DELTA_NET = "gated_delta_net"
 """What Megatron calls a gated delta net; since August 2026 also `gdn`."""
 
@@ -31,7 +33,14 @@ def architecture_groups(problem: Problem, framework: str) -> list[Group]:
 
 def needed(architecture: Architecture) -> list[str]:
     """Packages beyond Megatron's own that the architecture is built with, as a README's reader must know them."""
-    return ["Gated delta nets need the package flash-linear-attention."] if architecture.has_delta_net else []
+    packages = {
+        "Gated delta nets need the package flash-linear-attention.": architecture.has_delta_net,
+        "Sparse attention needs the packages flash_mla and nvidia-cudnn-frontend[cutedsl] 1.25 or later"
+        + (", and fast-hadamard-transform." if architecture.indexer_rotate_activation else "."): (
+            architecture.has_indexer
+        ),
+    }
+    return [sentence for sentence, needed_here in packages.items() if needed_here]
 
 
 def refuse(problem: Problem, framework: str) -> None:
@@ -63,6 +72,7 @@ def refuse(problem: Problem, framework: str) -> None:
             f"it needs router_score_function sigmoid, not {a.router_score_function}",
         ),
         "attention_output_gate with MLA": (a.attention_output_gate and a.is_mla, "MLA has no output gate there"),
+        "mlp_bias with index_topk": (a.mlp_bias and a.has_indexer, "sparse attention has no biases there"),
         "attention_sinks with MLA": (a.attention_sinks and a.is_mla, "learned sinks are for ordinary attention"),
     }
     listed = [(field, applies, why) for field, (applies, why) in reasons.items()]
@@ -117,6 +127,8 @@ def _attention(problem: Problem) -> list[Flag]:
         flags.append(flag("--attention-output-gate"))
     if a.has_delta_net:
         flags += _delta_net(a)
+    if a.has_indexer:
+        flags += _indexer(a)
     unfused = problem.workload.attention_backend == "unfused"
     flags.append(flag("--attention-backend", "unfused" if unfused else "auto"))
     return flags + _windows(problem)
@@ -159,6 +171,28 @@ def _delta_net(a: Architecture) -> list[Flag]:
         flag("--linear-attention-freq", every if regular and 0 in linear else pattern(linear)),
         *(flag(f"--{field.replace('_', '-')}", getattr(a, field)) for field in DELTA_NET_FIELDS),
     ]
+
+
+def _indexer(a: Architecture) -> list[Flag]:
+    """Sparse attention. Its indexer learns from a loss over the chosen keys, with the coefficient that Megatron-Bridge
+    gives GLM-5; without one it never learns (dsa.py:1890-1896)."""
+    flags = [
+        flag("--experimental-attention-variant", SPARSE_ATTENTION),
+        flag("--dsa-indexer-n-heads", a.index_n_heads),
+        flag("--dsa-indexer-head-dim", a.index_head_dim),
+        flag("--dsa-indexer-topk", a.index_topk),
+        flag("--dsa-indexer-loss-coeff", 0.001),
+        flag("--dsa-indexer-use-sparse-loss"),
+        flag("--dsa-kernel-backend", "cudnn"),
+        flag("--dsa-indexer-k-norm-epsilon", "1e-06"),
+        flag("--no-rope-fusion"),
+        flag("--cp-comm-type", "allgather"),
+    ]
+    if a.indexer_rope_interleave:
+        flags.append(flag("--dsa-indexer-rope-interleaved"))
+    if not a.indexer_rotate_activation:
+        flags.append(flag("--no-dsa-indexer-rotate-activation"))
+    return flags
 
 
 def _windows(problem: Problem) -> list[Flag]:

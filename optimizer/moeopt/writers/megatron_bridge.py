@@ -36,6 +36,8 @@ _MEANINGS: dict[str, dict[str, Any]] = {
     "untie-embeddings-and-output-weights": {"share_embeddings_and_output_weights": False},
     "no-bias-gelu-fusion": {"bias_activation_fusion": False},
     "no-bias-dropout-fusion": {"bias_dropout_fusion": False},
+    "no-rope-fusion": {"apply_rope_fusion": False},
+    "no-dsa-indexer-rotate-activation": {"dsa_indexer_rotate_activation": False},
     "no-yarn-correction-range-round-to-int": {"yarn_correction_range_round_to_int": False},
 }
 """Arguments that stand for other fields with fixed values."""

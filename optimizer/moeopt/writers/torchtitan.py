@@ -79,6 +79,7 @@ def _architecture_refusals(job: Job) -> list[Refusal]:
             "its linears have no bias",
         ),
         ("linear_attention_pattern", a.has_delta_net, "it has no gated delta nets"),
+        ("index_topk", a.has_indexer, "it has no sparse attention"),
         ("attention_output_gate", a.attention_output_gate, "its attention has no output gate"),
         ("zero_centered_norm", a.zero_centered_norm, "its norms multiply by their weight alone"),
         ("attention_sinks", a.attention_sinks, "only its own gpt-oss has them"),

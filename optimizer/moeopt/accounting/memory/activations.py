@@ -3,6 +3,7 @@
 from moeopt.accounting.memory.activations_attention import attention_tensors
 from moeopt.accounting.memory.activations_delta_net import delta_net_tensors
 from moeopt.accounting.memory.activations_ffn import dense_tensors, moe_tensors
+from moeopt.accounting.memory.activations_sparse import sparse_tensors
 from moeopt.accounting.memory.recipe import DEFAULT_RECIPE, Recipe
 from moeopt.accounting.memory.symbols import Symbols, symbols
 from moeopt.accounting.memory.tensors import TensorBytes, tensor, with_numbers
@@ -31,10 +32,15 @@ def all_tensors(problem: Problem, sizes: Symbols, piece: Piece, choices: Choices
 
 def layer_attention(problem: Problem, sizes: Symbols, kind: LayerKind, recipe: Recipe) -> list[TensorBytes]:
     """The attention half of a layer, or what stands in for it."""
-    return sizes.once(
-        (kind.delta_net, recipe),
-        lambda: delta_net_tensors(problem, sizes) if kind.delta_net else attention_tensors(problem, sizes, recipe),
-    )
+    return sizes.once((kind.delta_net, recipe), lambda: _attention(problem, sizes, kind, recipe))
+
+
+def _attention(problem: Problem, sizes: Symbols, kind: LayerKind, recipe: Recipe) -> list[TensorBytes]:
+    if kind.delta_net:
+        return delta_net_tensors(problem, sizes)
+    if problem.architecture.has_indexer:
+        return sparse_tensors(problem, sizes)
+    return attention_tensors(problem, sizes, recipe)
 
 
 def layer_ffn(problem: Problem, sizes: Symbols, kind: LayerKind, choices: Choices, recipe: Recipe) -> list[TensorBytes]:

@@ -20,13 +20,17 @@ def layer_shapes(problem: Problem, sizes: Symbols, kind: LayerKind) -> list[Shap
 
 
 def attention_shapes(problem: Problem, sizes: Symbols) -> list[Shape]:
-    """Projections of attention."""
+    """Projections of attention. Sparse attention's key-value up-projection is no linear there: products with views of
+    its weight stand in for it (absorbed_mla.py:538-600)."""
     a = problem.architecture
     out = (sizes.h, sizes.heads * sizes.dv)
     if not a.is_mla:
         gate = sizes.heads * sizes.dv if a.attention_output_gate else 0
         return [(sizes.heads * sizes.qk + sizes.groups * (sizes.qk + sizes.dv) + gate, sizes.h), out]
     query = [(sizes.rq, sizes.h), (sizes.qk_width, sizes.rq)] if sizes.rq else [(sizes.qk_width, sizes.h)]
+    if a.has_indexer:
+        indexer = [(sizes.index_width, sizes.rq), (sizes.index_dim, sizes.h), (sizes.index_heads, sizes.h)]
+        return [*indexer, *query, (sizes.kv_down, sizes.h), out]
     up = (sizes.heads * (a.qk_nope_head_dim + sizes.dv), sizes.rk)
     return [*query, (sizes.kv_down, sizes.h), up, out]
 

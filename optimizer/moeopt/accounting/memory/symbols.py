@@ -6,9 +6,9 @@ from fractions import Fraction
 from typing import Any, TypeVar
 
 from moeopt.accounting.routing import UNIT, initial_imbalance
-from moeopt.arithmetic import Number, both, ceil_div, minimum, round_up, where
+from moeopt.arithmetic import Number, both, ceil_div, maximum, minimum, round_up, where
 from moeopt.layout import Choices, Degrees
-from moeopt.problem.architecture import DELTA_CHUNK
+from moeopt.problem.architecture import DELTA_CHUNK, FLASH_MLA_HEADS
 from moeopt.problem.problem import Problem
 
 Made = TypeVar("Made")
@@ -57,6 +57,18 @@ class Symbols:
     """Width of its input projection on one rank."""
     lstate: Number
     """Elements of its recurrent states a token: one key width times value width for each head and 64 tokens."""
+    topk: int
+    """Keys that a query of sparse attention sees at most."""
+    index_heads: int
+    """Query heads of its indexer, all on every tensor-parallel rank."""
+    index_dim: int
+    index_width: int
+    padded_heads: Number
+    """Attention heads on one rank as its kernels see them: at least 64."""
+    gathered_rows: Number
+    """Tokens that its indexer gathers a copy of: A under sequence parallelism, else none."""
+    other_keys: Number
+    """Keys that context parallelism gathers: batch*s, or none without it."""
     E: int
     experts_local: Number
     k: int
@@ -137,6 +149,13 @@ def symbols(problem: Problem, degrees: Degrees, choices: Choices) -> Symbols:
         lv=ceil_div(a.delta_net_value_dim, t),
         lin=ceil_div(a.delta_net_projection_dim, t),
         lstate=ceil_div(a.linear_num_value_heads * a.linear_key_head_dim * a.linear_value_head_dim, t * DELTA_CHUNK),
+        topk=min(a.index_topk or 0, work.sequence_length),
+        index_heads=a.index_n_heads,
+        index_dim=a.index_head_dim,
+        index_width=a.index_width,
+        padded_heads=maximum(ceil_div(a.num_attention_heads, t), FLASH_MLA_HEADS),
+        gathered_rows=where(sharded, tokens, 0),
+        other_keys=where(c > 1, work.sequence_length * degrees.micro_batch_size, 0),
         E=a.num_experts,
         experts_local=experts_local,
         k=a.num_experts_per_tok,

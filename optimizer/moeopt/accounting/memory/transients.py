@@ -10,7 +10,7 @@ from moeopt.accounting.memory.recipe import Recipe
 from moeopt.accounting.memory.symbols import Symbols
 from moeopt.accounting.memory.tensors import TensorBytes, on_gpu, total
 from moeopt.accounting.pieces import Piece, is_recomputed
-from moeopt.arithmetic import Number, maximum, where
+from moeopt.arithmetic import Number, maximum, minimum, where
 from moeopt.layout import Choices
 from moeopt.problem.architecture import LayerKind
 from moeopt.problem.problem import Problem
@@ -45,11 +45,7 @@ def layer_moments(problem: Problem, sizes: Symbols, kind: LayerKind, choices: Ch
     ffn = layer_ffn(problem, sizes, kind, choices, recipe)
     block = moe_moments(problem, sizes, ffn, choices) if kind.ffn == "moe" else dense_moments(sizes, ffn, choices)
     freed = total(on_gpu([item for item in ffn if item.kept_under(choices)], choices))
-    attention = (
-        delta_net_moments(sizes, choices)
-        if kind.delta_net
-        else attention_moments(problem, sizes, kind, choices, recipe)
-    )
+    attention = mixer_moments(problem, sizes, kind, choices, recipe)
     found = {**block, **{name: size - freed for name, size in attention.items()}}
     if choices.overlap.ep_all_to_all:
         # The forward layer of a joint step stores its tensors before the backward layer frees those of its own.
@@ -148,6 +144,15 @@ def dispatch_copies(sizes: Symbols, choices: Choices) -> Number:
     return 4 * sizes.received * h + split
 
 
+def mixer_moments(problem: Problem, sizes: Symbols, kind: LayerKind, choices: Choices, recipe: Recipe) -> Moments:
+    """Moments of a layer's attention, or of what stands in for it."""
+    if kind.delta_net:
+        return delta_net_moments(sizes, choices)
+    if problem.architecture.has_indexer:
+        return sparse_moments(sizes, _dropped(layer_attention(problem, sizes, kind, recipe), choices))
+    return attention_moments(problem, sizes, kind, choices, recipe)
+
+
 def attention_moments(problem: Problem, sizes: Symbols, kind: LayerKind, choices: Choices, recipe: Recipe) -> Moments:
     """Attention, backward: core (gradients of q, k, v and the output; an fp32 accumulator of the query's gradient), or
     the QKV projection (its gradient, the gathered input and the gradient of that)."""
@@ -182,6 +187,30 @@ def delta_net_moments(sizes: Symbols, choices: Choices) -> Moments:
     return {
         "backward of the delta rule": incoming + 2 * sizes.A * (again + gradients),
         "backward of the delta net's projection": projection,
+    }
+
+
+SCORE_BYTES, SCRATCH_BYTES = 2**30, 2**31
+"""Most bytes of index scores at once, and of what choosing among them takes (dsa_cudnn_kernels.py:129-139)."""
+LOSS_BYTES = 33
+"""Bytes of a chosen key while the indexer's loss is computed: scores, their log-softmax and softmax, the target before
+and after it is normalised, the clamped copy and two lists of indices in 4 bytes each, and a mask."""
+
+
+def sparse_moments(sizes: Symbols, dropped: Number) -> Moments:
+    """Sparse attention: the index scores (forward; fp32, in chunks), the indexer's loss (forward), or the backward pass
+    of its core, which copies queries, outputs, their gradients and the chosen keys twice to leave out empty rows
+    (dsa_cudnn_kernels.py:1996-2097) and adds up the gradient of the keys in fp32."""
+    incoming, heads = _incoming_gradient(sizes), 2 * sizes.A * sizes.padded_heads
+    scores = sizes.A * sizes.s
+    chosen = sizes.A * sizes.topk
+    keys = sizes.batch * sizes.s * sizes.kv_down
+    gradients = heads * (2 * sizes.kv_down + sizes.rk) + 6 * keys
+    copies = 2 * heads * (sizes.kv_down + 2 * sizes.rk) + 2 * 4 * chosen
+    return {
+        "scores of the indexer": minimum(4 * scores, SCORE_BYTES) + minimum(8 * scores, SCRATCH_BYTES),
+        "loss of the indexer": LOSS_BYTES * chosen,
+        "backward of sparse attention's core": dropped + incoming + copies + gradients,
     }
 
 

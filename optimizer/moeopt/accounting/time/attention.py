@@ -88,13 +88,18 @@ def memory_bytes(architecture: Architecture, tokens: Tokens, degrees: Degrees) -
     )
 
 
+def core_pairs_twice(problem: Problem, window: int) -> int:
+    """Twice the pairs of query and key of a sequence: causal ones, or the `window` a query that it sees at most."""
+    sequence = problem.workload.sequence_length
+    seen = min(window, sequence) if window else sequence
+    return seen * (2 * sequence - seen)
+
+
 def core_flops(problem: Problem, degrees: Degrees, window: int) -> Number:
     """Forward FLOP of softmax(QK)V on one GPU: causal pairs only, or those inside the sliding window."""
-    architecture, sequence = problem.architecture, problem.workload.sequence_length
-    seen = min(window, sequence) if window else sequence
-    twice_pairs = seen * (2 * sequence - seen)
+    architecture = problem.architecture
     heads, _ = local_heads(architecture, degrees)
-    each = twice_pairs * (architecture.qk_head_dim + architecture.value_head_dim)
+    each = core_pairs_twice(problem, window) * (architecture.qk_head_dim + architecture.value_head_dim)
     return ceil_div(degrees.micro_batch_size * heads * each, degrees.cp)
 
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from moeopt.errors import InputError
-from moeopt.problem.base import Bandwidth, Input, Nanoseconds, read_fields
+from moeopt.problem.base import Bandwidth, Input, Nanoseconds, Positive, read_fields
 from moeopt.problem.loading import preset_fields
 from moeopt.problem.problem import Problem
 from moeopt.problem.reading import read_file
@@ -63,6 +63,17 @@ class Hidden(Input):
     eager: Share
 
 
+class SparseAttention(Input):
+    """Shares of the dense bf16 peak that the kernels of sparse attention reach (`sparse_attention.py`)."""
+
+    forward: Share = 0.6
+    forward_heads: Positive = 64
+    """Heads that the forward kernel computes at least, and in multiples of."""
+    backward: Share = 0.3
+    indexer: Share = 0.41
+    indexer_backward: Share = 0.19
+
+
 class Efficiency(Input):
     """One generation's table (presets/efficiency); `sources` says measured, fitted or assumed for every field."""
 
@@ -81,6 +92,8 @@ class Efficiency(Input):
     dispatch_bytes_per_s_per_sm: PerSm
     delta_rule_bytes_per_s: Bandwidth | None = None
     """What the kernels of a gated delta net stream at most; absent: nothing but the memory limits them."""
+    sparse_attention: SparseAttention = SparseAttention()
+    """Kernels over chosen keys; absent: Hopper's."""
     launch_ns: Launch
     overlap_hidden: Hidden
     overlap_slowdown: Factor

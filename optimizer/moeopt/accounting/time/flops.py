@@ -3,9 +3,10 @@
 Per token, forward and backward (3 times forward): two FLOP a weight and token in every linear, the causal half of the
 attention core (as Megatron-LM counts since 2025; older releases counted the full square), sliding windows by the keys
 they see, gated delta nets by their recurrence (megatron/training/training.py:1201-1232: the convolution, and four
-products of a key and a value width a head; the kernels do more), the padded output head, MTP modules with their
-projection and head. Not counted: norms, activations, router (Megatron-LM leaves it out), softmax, embedding, recompute,
-padding of experts.
+products of a key and a value width a head; the kernels do more), sparse attention as the full one that it stands in
+for (Megatron-LM has no other count: neither the indexer nor the pairs that are left out), the padded output head, MTP
+modules with their projection and head. Not counted: norms, activations, router (Megatron-LM leaves it out), softmax,
+embedding, recompute, padding of experts.
 Check: the GFLOP a token that Megatron-Bridge prints for its published runs, e.g. 259.99 for DeepSeek-V3 with MTP.
 """
 

@@ -20,6 +20,9 @@ ATTENTION_LAUNCHES, MLA_LAUNCHES, TENSOR_PARALLEL_LAUNCHES = 60, 30, 10
 DELTA_NET_LAUNCHES = 90
 """A gated delta net in place of attention: some 35 kernels in both passes, most of them started from Python (counted in
 its code, not in a run)."""
+SPARSE_LAUNCHES = 120
+"""What sparse attention launches beyond MLA: index projections, unfused rotary embeddings, choice of keys, its loss,
+copies before the backward kernel (counted in its code, not in a run)."""
 DENSE_LAUNCHES, MOE_LAUNCHES, NCCL_DISPATCH_LAUNCHES = 15, 70, 25
 EXPERT_LAUNCHES, QUANTIZED_EXPERT_LAUNCHES = 6, 9
 """Launch-equivalents of one layer and micro-batch, forward and backward together; the last two for every local expert
@@ -35,7 +38,9 @@ def moe_launches(problem: Problem, degrees: Degrees, choices: Choices, rates: Ra
 
 def launches(problem: Problem, degrees: Degrees, choices: Choices, rates: Rates, kind: LayerKind) -> Number:
     """Launch-equivalents of a layer, forward and backward."""
-    attention = ATTENTION_LAUNCHES + (MLA_LAUNCHES if problem.architecture.is_mla else 0)
+    architecture = problem.architecture
+    attention = ATTENTION_LAUNCHES + (MLA_LAUNCHES if architecture.is_mla else 0)
+    attention += SPARSE_LAUNCHES if architecture.has_indexer else 0
     mixer = DELTA_NET_LAUNCHES if kind.delta_net else attention
     tensor = where(degrees.tp > 1, TENSOR_PARALLEL_LAUNCHES, 0)
     block = moe_launches(problem, degrees, choices, rates) if kind.ffn == "moe" else DENSE_LAUNCHES

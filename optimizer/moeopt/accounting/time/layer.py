@@ -2,100 +2,17 @@
 
 from collections.abc import Sequence
 
-from moeopt.accounting.time import attention, collectives, delta_net, feed_forward, gemm
+from moeopt.accounting.time import collectives, feed_forward
+from moeopt.accounting.time.additions import add_bytes, add_products, add_tensor_block
 from moeopt.accounting.time.dispatch import dispatch_ns
 from moeopt.accounting.time.efficiency import exact
 from moeopt.accounting.time.host import exposed_host_ns, host_ns
-from moeopt.accounting.time.memory_bound import BACKWARD_PASSES, memory_ns, quantize_bytes
+from moeopt.accounting.time.memory_bound import memory_ns
+from moeopt.accounting.time.mixers import attention_block, delta_net_block, sparse_block
 from moeopt.accounting.time.recompute import finish_repeats
 from moeopt.accounting.time.scene import COMPUTE, Scene, Timed
 from moeopt.arithmetic import Number, ceil_div, maximum
 from moeopt.problem.architecture import LayerKind
-
-
-def add_products(scene: Scene, timed: Timed, work: gemm.Products, bf16: bool = False) -> Number:
-    """Add products in the recipe's precision (or bf16) to both passes; returns the forward time."""
-    rates = scene.rates
-    rate = rates.bf16_gemm_flops_per_ns if bf16 else rates.gemm_flops_per_ns
-    width = 2 if bf16 else rates.weight_bytes
-    forward = gemm.forward_ns(work, rate, width, rates)
-    timed.forward.add("gemm", forward)
-    timed.backward.add("gemm", gemm.backward_ns(work, rate, width, rates, scene.choices))
-    return forward
-
-
-def add_bytes(scene: Scene, timed: Timed, forward: Number, quantized: tuple[Number, Number] = (0, 0)) -> Number:
-    """Add memory-bound bytes, and the quantisation of inputs (forward) and output gradients (backward); returns the
-    forward time."""
-    rates = scene.rates
-    time = memory_ns(forward + quantize_bytes(quantized[0], rates), rates)
-    timed.forward.add("memory_bound", time)
-    backward = forward * BACKWARD_PASSES + quantize_bytes(quantized[1], rates)
-    timed.backward.add("memory_bound", memory_ns(backward, rates))
-    return time
-
-
-def add_tensor_block(scene: Scene, timed: Timed, bf16: bool = False) -> Number:
-    """Add the tensor-parallel communication of one block in the recipe's precision (or bf16); returns the forward
-    time."""
-    forward, backward = scene.tensor_block_bf16 if bf16 else scene.tensor_block
-    timed.forward.add("tp_comm", forward)
-    timed.backward.add("tp_comm", backward)
-    return forward
-
-
-def attention_block(scene: Scene, timed: Timed, window: int) -> None:
-    """The attention block; what its recompute modules core_attn, mla_up_proj and layernorm repeat."""
-    architecture, tokens, degrees = scene.problem.architecture, scene.tokens, scene.degrees
-    rates = scene.rates
-    add_products(scene, timed, attention.projections(architecture, tokens, degrees))
-    add_bytes(
-        scene,
-        timed,
-        attention.memory_bytes(architecture, tokens, degrees),
-        attention.gemm_inputs(architecture, tokens, degrees),
-    )
-    core = attention.core_ns(scene.problem, degrees, rates, window)
-    timed.forward.add("attention", core[0])
-    timed.backward.add("attention", core[1])
-    heads, groups = attention.local_heads(architecture, degrees)
-    exchanged = groups * (architecture.qk_head_dim + architecture.value_head_dim)
-    ring = collectives.context_ring_ns(scene.problem, degrees, tokens, rates, exchanged, core)
-    timed.forward.add("cp_comm", ring[0])
-    timed.backward.add("cp_comm", ring[1])
-    add_tensor_block(scene, timed)
-    timed.repeats["core_attn"] = core[0] + ring[0]
-    if architecture.is_mla:
-        up = gemm.forward_ns(
-            attention.up_projections(architecture, tokens, degrees), rates.gemm_flops_per_ns, rates.weight_bytes, rates
-        )
-        elements = tokens.attention * attention.query_key_value(architecture, heads, groups)
-        timed.repeats["mla_up_proj"] = up + memory_ns(elements * 4, rates)
-    timed.repeats["layernorm"] = _norms_ns(scene)
-
-
-def delta_net_block(scene: Scene, timed: Timed) -> None:
-    """A gated delta net; of the recompute modules only layernorm repeats something of it."""
-    architecture, tokens, degrees = scene.problem.architecture, scene.tokens, scene.degrees
-    add_products(scene, timed, delta_net.projections(architecture, tokens, degrees))
-    add_bytes(
-        scene,
-        timed,
-        delta_net.memory_bytes(architecture, tokens, degrees),
-        delta_net.gemm_inputs(architecture, tokens, degrees),
-    )
-    exchange = delta_net.exchange_ns(scene.problem, degrees, tokens, scene.rates)
-    rule = delta_net.rule_ns(scene.problem, degrees, tokens, scene.rates)
-    for run, time in zip((timed.forward, timed.backward), rule, strict=True):
-        run.add("attention", time)
-        run.add("cp_comm", exchange)
-    add_tensor_block(scene, timed)
-    timed.repeats["layernorm"] = _norms_ns(scene)
-
-
-def _norms_ns(scene: Scene) -> Number:
-    """A layer's two norms."""
-    return memory_ns(scene.tokens.local * (8 * scene.problem.architecture.hidden_size), scene.rates)
 
 
 def dense_block(scene: Scene, timed: Timed) -> None:
@@ -200,7 +117,7 @@ def add_host(timed: Timed, host: Number) -> None:
     timed.backward.add("host", exposed - first)
 
 
-_BLOCKS = {"delta_net": delta_net_block, "moe": moe_block, "dense": dense_block}
+_BLOCKS = {"delta_net": delta_net_block, "sparse": sparse_block, "moe": moe_block, "dense": dense_block}
 
 
 def _block(scene: Scene, name: int | str) -> Timed:
@@ -215,10 +132,17 @@ def _block(scene: Scene, name: int | str) -> Timed:
     return scene.blocks[name]
 
 
+def _mixer(scene: Scene, kind: LayerKind) -> int | str:
+    """The block that mixes a layer's tokens."""
+    if kind.delta_net:
+        return "delta_net"
+    return "sparse" if scene.problem.architecture.has_indexer else kind.window
+
+
 def layer(scene: Scene, kind: LayerKind) -> Timed:
     """One decoder layer with nothing recomputed, and what repeating its modules or its whole forward takes."""
     moe = kind.ffn == "moe"
-    blocks = [_block(scene, name) for name in ("delta_net" if kind.delta_net else kind.window, kind.ffn)]
+    blocks = [_block(scene, name) for name in (_mixer(scene, kind), kind.ffn)]
     timed = blocks[0] + blocks[1]
     forward = timed.forward.total
     if moe and scene.choices.overlap.ep_all_to_all:

@@ -5,7 +5,14 @@ prices once and every set is a sum. Each price is a module's forward time on the
 own launches; combined with the whole layer's instead, a set would cost at most this sum.
 """
 
-from moeopt.accounting.time.host import DENSE_LAUNCHES, MLA_LAUNCHES, exposed_host_ns, launched_ns, moe_launches
+from moeopt.accounting.time.host import (
+    DENSE_LAUNCHES,
+    MLA_LAUNCHES,
+    SPARSE_LAUNCHES,
+    exposed_host_ns,
+    launched_ns,
+    moe_launches,
+)
 from moeopt.accounting.time.scene import Scene, Timed
 from moeopt.arithmetic import Number, ceil_div, maximum
 from moeopt.layout import Recompute, RecomputeModule
@@ -35,6 +42,8 @@ def repeat_launches(scene: Scene, module: RecomputeModule) -> Number:
     """Launch-equivalents of repeating a module's forward."""
     if module == "moe":
         return ceil_div(moe_launches(scene.problem, scene.degrees, scene.choices, scene.rates), 2)
+    if module == "core_attn" and scene.problem.architecture.has_indexer:
+        return ceil_div(SPARSE_LAUNCHES, 2)
     return REPEATED_LAUNCHES[module]
 
 

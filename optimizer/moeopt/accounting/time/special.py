@@ -1,7 +1,7 @@
 """The pieces that are not decoder layers: embedding, output head with the loss, MTP modules."""
 
 from moeopt.accounting.time import gemm
-from moeopt.accounting.time.layer import add_bytes, add_products, add_tensor_block
+from moeopt.accounting.time.additions import add_bytes, add_products, add_tensor_block
 from moeopt.accounting.time.memory_bound import memory_ns
 from moeopt.accounting.time.scene import Scene, Timed
 from moeopt.arithmetic import Number, ceil_div, round_up

@@ -13,6 +13,7 @@ from moeopt.frameworks.megatron_core.interleaving import INTERLEAVING
 from moeopt.frameworks.megatron_core.precision import PRECISION
 from moeopt.frameworks.megatron_core.sequence import SEQUENCE
 from moeopt.frameworks.megatron_core.sharding import SHARDING
+from moeopt.frameworks.megatron_core.sparse_attention import SPARSE_ATTENTION
 from moeopt.frameworks.megatron_core.stages import PIPELINE
 from moeopt.frameworks.megatron_core.training import TRAINING
 from moeopt.frameworks.rules import PipelineRule, Rule, Stages, Verdict
@@ -28,6 +29,7 @@ FRAMEWORK_RULES: tuple[Rule, ...] = (
     *SEQUENCE,
     *INTERLEAVING,
     *EXPERTS,
+    *SPARSE_ATTENTION,
     *TRAINING,
     *SHARDING,
     *PRECISION,

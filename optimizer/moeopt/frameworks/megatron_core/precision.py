@@ -49,6 +49,10 @@ def _replicated(problem: Problem) -> Iterator[tuple[str, int]]:
         yield "kv_lora_rank", a.kv_lora_rank or 0
         if a.q_lora_rank:
             yield "q_lora_rank", a.q_lora_rank
+    if a.has_indexer:
+        yield "index_n_heads * index_head_dim", a.index_width
+        yield "index_head_dim", a.index_head_dim
+        yield "index_n_heads", a.index_n_heads
 
 
 def _split_by_tp(problem: Problem) -> Iterator[tuple[str, int]]:

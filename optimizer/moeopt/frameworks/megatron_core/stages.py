@@ -54,11 +54,14 @@ def _mtp_kind_holds(_problem: Problem, stages: Stages, _choices: Choices) -> boo
     return all("t" in letters[index] for index in _mtp_stages(stages))
 
 
-def _mtp_kind_sentence(_problem: Problem, stages: Stages, _choices: Choices) -> str:
+def _mtp_kind_sentence(problem: Problem, stages: Stages, _choices: Choices) -> str:
     stage = _mtp_stages(stages)[0]
     count = (stages.stages or ())[stage].count("t")
-    text = f"the last decoder layer is dense, and {count} decoder layers are with the m of stage {stage} (from 0)"
-    return text if count else f"{text}: experts are built into the MTP modules, at least 1 must be there"
+    sparse = problem.architecture.has_indexer
+    what = "attention is sparse" if sparse else "the last decoder layer is dense"
+    text = f"{what}, and {count} decoder layers are with the m of stage {stage} (from 0)"
+    built = "plain attention is" if sparse else "experts are"
+    return text if count else f"{text}: {built} built into the MTP modules, at least 1 must be there"
 
 
 def _mtp_kind_open(problem: Problem, stages: Stages, choices: Choices) -> bool:
@@ -185,7 +188,7 @@ PIPELINE = (
     ),
     PipelineRule(
         "pipeline_mtp_kind",
-        "MTP modules copy a dense last layer of an architecture with experts only on a stage with decoder layers",
+        "MTP modules copy sparse attention, or a dense last layer beside experts, only on a stage with decoder layers",
         _mtp_kind_holds,
         _mtp_kind_sentence,
         "gpt_builders.py:59-67",

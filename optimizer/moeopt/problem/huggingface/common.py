@@ -10,11 +10,14 @@ from moeopt.problem.huggingface.config import Config
 Fields: TypeAlias = dict[str, Any]
 
 
-def transformer(config: Config, linear: bool = False) -> Fields:
-    """What all families name alike: RMS norms, rotary positions, SwiGLU, no biases. `linear`: whether the family has
-    layers of linear attention."""
+WINDOWED = ("sliding_attention", "chunked_attention")
+
+
+def transformer(config: Config, mixers: tuple[str, ...] = WINDOWED) -> Fields:
+    """What all families name alike: RMS norms, rotary positions, SwiGLU, no biases. `mixers`: what its layers may have
+    beside full attention."""
     heads = config.integer("num_attention_heads")
-    check_layer_types(config, linear)
+    check_layer_types(config, mixers)
     fields: Fields = {
         "hidden_size": config.integer("hidden_size"),
         "num_hidden_layers": config.layers,
@@ -41,10 +44,9 @@ def key_value_heads(config: Config, heads: int) -> int:
     return groups
 
 
-def check_layer_types(config: Config, linear: bool = False) -> None:
+def check_layer_types(config: Config, mixers: tuple[str, ...] = WINDOWED) -> None:
     """Attention of another kind (linear, recurrent) has other parameters: such a layer is refused by its name."""
-    others = ("linear_attention",) if linear else ("sliding_attention", "chunked_attention")
-    known = ("full_attention", *others)
+    known = ("full_attention", *mixers)
     for index, word in enumerate(config.items("layer_types")):
         if word not in known:
             raise InputError(f"{config.where}.layer_types: entry {index}, {shown(word)}, is none of {', '.join(known)}")

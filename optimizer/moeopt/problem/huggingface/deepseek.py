@@ -1,6 +1,10 @@
 """DeepSeek's families, and those that name routed and shared experts as they do: GLM, dots.llm1, Solar, Mistral 4."""
 
+from moeopt.errors import InputError
+from moeopt.problem.architecture import INDEX_FIELDS
+from moeopt.problem.base import shown
 from moeopt.problem.huggingface.common import (
+    WINDOWED,
     Fields,
     attention_biases,
     layer_types_of_experts,
@@ -28,9 +32,9 @@ def _experts(config: Config) -> Fields:
     }
 
 
-def _latent(config: Config) -> Fields:
+def _latent(config: Config, mixers: tuple[str, ...] = WINDOWED) -> Fields:
     """Multi-head latent attention: the width of a head follows from its parts."""
-    fields = {**transformer(config), **attention_biases(config), "q_lora_rank": config.optional("q_lora_rank")}
+    fields = {**transformer(config, mixers), **attention_biases(config), "q_lora_rank": config.optional("q_lora_rank")}
     for name in ("kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"):
         fields[name] = config.integer(name)
     fields.pop("head_dim", None)
@@ -61,6 +65,39 @@ def deepseek_v3(config: Config) -> Fields:
         "router_score_function": config.value("scoring_func") or "sigmoid",
         "router_correction_bias": method == "noaux_tc",
     }
+
+
+def _sparse(config: Config) -> Fields:
+    """Sparse attention in every layer: MLA and its indexer."""
+    fields = _latent(config, ("indexed_attention",))
+    return {**fields, **{name: config.integer(name) for name in INDEX_FIELDS}}
+
+
+def deepseek_v32(config: Config) -> Fields:
+    """DeepSeek-V3.2: DeepSeek-V3 with sparse attention."""
+    return {
+        **_sparse(config),
+        **_experts(config),
+        **layer_types_of_experts(config, first_dense=config.integer("first_k_dense_replace", default=3)),
+        "intermediate_size": config.integer("intermediate_size"),
+        "router_score_function": "sigmoid",
+        "router_correction_bias": True,
+    }
+
+
+def glm_moe_dsa(config: Config) -> Fields:
+    """GLM-5 and 5.1: DeepSeek-V3.2's layers; the indexer's rotary embedding is interleaved, and no Hadamard transform
+    follows it. GLM-5.2's layers that share another's choice of keys are not counted."""
+    every, pattern = config.integer("index_topk_freq", default=1), config.value("index_topk_pattern")
+    kinds = config.items("indexer_types") or list(pattern if isinstance(pattern, (str, list)) else ())
+    shared = next((index for index, kind in enumerate(kinds) if kind not in ("full", "F")), None)
+    if every != 1 or shared is not None:
+        given = f"index_topk_freq {every}" if shared is None else f"layer {shared}, {shown(kinds[shared])}"
+        raise InputError(
+            f"{config.where}.indexer_types: {given}: layers that share the keys another layer chose are not counted"
+        )
+    interleaved = config.flag("indexer_rope_interleave", True)
+    return {**deepseek_v32(config), "indexer_rope_interleave": interleaved, "indexer_rotate_activation": False}
 
 
 def glm4_moe(config: Config) -> Fields:

@@ -25,6 +25,7 @@ _DELTA_NET: dict[str, Any] = {
     "rope_theta": 1e4,
     "partial_rotary_factor": 0.25,
 }
+_INDEXER = {"index_topk": 2048, "index_head_dim": 128}
 _EPSILON = {"rms_norm_eps": 1e-6}
 _EPSILON_5 = {"rms_norm_eps": 1e-5}
 
@@ -37,6 +38,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "rope_theta": 1e4,
     },
     "deepseek_v3": {**_DEEPSEEK_V3, **_EPSILON, "rope_theta": 1e4},
+    "deepseek_v32": {**_DEEPSEEK_V3, **_INDEXER, **_EPSILON, "index_n_heads": 64, "rope_theta": 1e4},
     "dots1": {
         **_EPSILON,
         "num_key_value_heads": 32,
@@ -93,6 +95,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "rope_theta": 1e4,
         "partial_rotary_factor": 0.5,
     },
+    "glm_moe_dsa": {**_DEEPSEEK_V3, **_INDEXER, **_EPSILON_5, "q_lora_rank": 2048, "index_n_heads": 32},
     "gpt_oss": {
         **_EPSILON_5,
         "num_key_value_heads": 8,

@@ -87,7 +87,7 @@ def _delta_nets(config: Config) -> Fields:
 def qwen3_next(config: Config) -> Fields:
     """Qwen3-Next: gated delta nets on three of four layers, a gated shared expert."""
     return {
-        **transformer(config, linear=True),
+        **transformer(config, ("linear_attention",)),
         **_qwen_experts(config),
         **attention_biases(config),
         **_delta_nets(config),
@@ -110,7 +110,7 @@ def _mtp_layers(config: Config) -> int:
 def qwen3_5(config: Config) -> Fields:
     """The text part of Qwen3.5's dense models."""
     return {
-        **transformer(config, linear=True),
+        **transformer(config, ("linear_attention",)),
         **attention_biases(config),
         **_delta_nets(config),
         "intermediate_size": config.integer("intermediate_size"),

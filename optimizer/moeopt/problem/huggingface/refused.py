@@ -1,17 +1,14 @@
 """Families that are known and not read: what they have that is not counted, or that Megatron-Core cannot build."""
 
 _MAMBA = "its Mamba layers are not counted"
-_SPARSE = "its sparse attention, with an indexer beside MLA, is neither counted nor priced"
 _MULTIPLIERS = "its multipliers of embeddings, residuals and logits have no argument in Megatron-Core"
 
 REFUSED: dict[str, str] = {
     "afmoe": "its layers have four norms, Megatron-Core's have two",
     "axk1": "its norm behind the experts has no place in Megatron-Core's layers",
     "bamba": _MAMBA,
-    "deepseek_v32": _SPARSE,
     "deepseek_v4": "its compressed attention is neither counted nor priced",
     "falcon_h1": _MAMBA,
-    "glm_moe_dsa": _SPARSE,
     "granitemoe": _MULTIPLIERS,
     "granitemoehybrid": _MAMBA,
     "granitemoeshared": _MULTIPLIERS,
