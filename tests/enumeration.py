@@ -45,8 +45,8 @@ SPARSE: dict[str, Any] = {
 def random_problem(seed: int) -> Problem:
     """A problem small enough to enumerate: a few layers, a few GPUs, a memory limit that often binds."""
     rng = random.Random(seed)
-    sparse = seed % 6 == 4
-    moe, mla = rng.random() < 0.75, rng.random() < 0.3 or sparse
+    sparse, hybrid = seed % 6 == 4, seed % 6 == 3
+    moe, mla = rng.random() < 0.75, (rng.random() < 0.3 or sparse) and not hybrid
     layers = rng.randint(2, 5)
     architecture: dict[str, Any] = {
         "hidden_size": rng.choice([256, 512]),
@@ -76,6 +76,8 @@ def random_problem(seed: int) -> Problem:
         }
     if sparse:
         architecture |= SPARSE
+    if hybrid:
+        architecture |= _hybrid(random.Random(seed), layers, moe)
     if seed % 6 == 5:
         architecture |= _delta_nets(random.Random(seed), layers)
     gpus = rng.choice([1, 2, 4, 4])
@@ -93,10 +95,25 @@ def random_problem(seed: int) -> Problem:
                 "routing": {"imbalance": rng.choice([1.0, 1.3])},
             },
             "limits": limits,
-            "fix": _fixed(rng, moe, mla),
+            "fix": _fixed(rng, moe, mla, hybrid),
             "objective": rng.choice(["step_time", "step_time", "step_time", "cost", "peak_memory", "gpus"]),
         }
     )
+
+
+def _hybrid(rng: random.Random, layers: int, moe: bool) -> dict[str, Any]:
+    """Layers of one block each, in any order (the last with experts where the problem has them)."""
+    pattern = "".join(rng.choice("M*-E" if moe else "M*-") for _ in range(layers - 1))
+    return {
+        "hybrid_pattern": pattern + ("E" if moe else "-"),
+        "first_k_dense_replace": 0,
+        "num_nextn_predict_layers": 0,
+        "gated": False,
+        "mamba_num_heads": rng.choice([4, 8]),
+        "mamba_head_dim": 32,
+        "mamba_num_groups": rng.choice([1, 4]),
+        "mamba_state_dim": 16,
+    }
 
 
 def _delta_nets(rng: random.Random, layers: int) -> dict[str, Any]:
@@ -111,13 +128,13 @@ def _delta_nets(rng: random.Random, layers: int) -> dict[str, Any]:
     }
 
 
-def _fixed(rng: random.Random, moe: bool, mla: bool) -> dict[str, Any]:
+def _fixed(rng: random.Random, moe: bool, mla: bool, hybrid: bool) -> dict[str, Any]:
     """Most problems decide recompute and dispatch, so that enumeration stays small; every tenth leaves all open."""
     if rng.random() < 0.1:
         return {"tp": rng.choice([1, 2]), "micro_batch_size": 1}
     modules = ["layernorm", "moe_act"] if moe else ["layernorm"] if mla else []
     recompute = rng.choice(["none", "full", {"modules": modules} if modules else "none"])
-    overlap = {"ep_all_to_all": moe and recompute != "full" and rng.random() < 0.2}
+    overlap = {"ep_all_to_all": moe and recompute != "full" and rng.random() < 0.2 and not hybrid}
     return {"recompute": recompute, "dispatcher": rng.choice(["alltoall", "deepep"]), "overlap": overlap}
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from moeopt.evaluation import evaluate
 from moeopt.layout import Layout
 from moeopt.problem.base import read_fields
-from moeopt.problem.loading import load_problem
+from moeopt.problem.loading import load_architecture, load_problem
 from moeopt.writers.job import Job, job_of
 from moeopt.writers.smoke import smoke
 
@@ -32,6 +32,13 @@ def full_job(case: dict[str, Any]) -> Job:
     """The job of a recorded layout, before any scaling."""
     fields = {**case["problem"], "cluster": {"base": case["problem"]["cluster"], "memory": MEMORY}}
     return job_of(load_problem(fields), read_fields(Layout, case["layout"], "layout"))
+
+
+def expressible(case: dict[str, Any], framework: str) -> bool:
+    """Whether a framework takes the recorded layout: Megatron-Bridge's provider of hybrids has no virtual stages."""
+    given = case["problem"]["architecture"]
+    hybrid = load_architecture(given).is_hybrid
+    return framework != "megatron-bridge" or not hybrid or case["layout"].get("vpp", 1) == 1
 
 
 def job(case: dict[str, Any]) -> Job:

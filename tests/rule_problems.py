@@ -45,6 +45,14 @@ DELTA_NET: dict[str, Any] = {
 }
 MLA: dict[str, Any] = {"kv_lora_rank": 512, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128}
 
+HYBRID: dict[str, Any] = {
+    "hybrid_pattern": "MEM*" * 4,
+    "mamba_num_heads": 32,
+    "mamba_head_dim": 64,
+    "mamba_num_groups": 8,
+    "mamba_state_dim": 128,
+    "position_embedding": "none",
+}
 SPARSE: dict[str, Any] = {**MLA, "q_lora_rank": 512, "index_topk": 2048, "index_n_heads": 16, "index_head_dim": 128}
 
 

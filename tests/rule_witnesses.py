@@ -2,7 +2,7 @@
 
 from typing import Any, NamedTuple
 
-from rule_problems import DELTA_NET, DENSE, MLA, SPARSE
+from rule_problems import DELTA_NET, DENSE, HYBRID, MLA, SPARSE
 
 
 class Witness(NamedTuple):
@@ -58,6 +58,10 @@ WITNESSES = (
     Witness(
         "sparse_heads_by_tp", {"gpus": 48, **arch(**SPARSE, num_attention_heads=96), **SEQ6K}, {"tp": 2}, {"tp": 3}
     ),
+    Witness("mamba_heads_by_tp", arch(**HYBRID), {"tp": 16}, {"tp": 8}),
+    Witness("mamba_heads_by_tp_cp", arch(**{**HYBRID, "mamba_num_groups": 1}), {"cp": 64}, {"cp": 32}),
+    Witness("hybrid_without_ep_overlap", arch(**HYBRID), EP_OVERLAP, {"overlap": {"ep_all_to_all": False}}),
+    Witness("hybrid_without_fsdp", arch(**HYBRID), {"fsdp": "optim_grads_params"}, {"fsdp": "none"}),
     Witness("sparse_value_width", arch(**{**SPARSE, "kv_lora_rank": 256}), {}, {}, arch(**SPARSE)),
     Witness(
         "sparse_needs_hopper",

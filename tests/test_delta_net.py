@@ -24,7 +24,7 @@ from moeopt.writers.shell import words
 from time_cases import MEASURED, degrees, problem
 
 NEXT = "qwen3-next-80b-a3b"
-NET = LayerKind("moe", delta_net=True)
+NET = LayerKind("moe", mixer="delta_net")
 
 
 @pytest.mark.parametrize(("cluster", "sequences", "length", "heads", "measured"), MEASURED["delta_rule"]["rows"])

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from launch_cases import full_job, name, record, solution
+from launch_cases import expressible, full_job, name, record, solution
 from moeopt.errors import InputError
 from moeopt.writers import deepspeed, megatron_bridge, megatron_lm, torchtitan
 from moeopt.writers.job import Job, read_solution
@@ -27,8 +27,14 @@ def asked(layout: dict[str, Any], architecture: Any = "qwen3-30b-a3b", gpus: int
 @pytest.mark.parametrize("case", LAYOUTS, ids=IDS)
 def test_bridge_says_the_same_as_megatron(case: dict[str, Any]) -> None:
     """Degrees, batch, layout string, recompute and layer pattern of the YAML are the layout's; every value that
-    Megatron-LM's arguments carry for an architecture's size is in it; the program beside it is Python."""
+    Megatron-LM's arguments carry for an architecture's size is in it; the program beside it is Python. Of hybrids with
+    virtual stages it says that its provider takes none."""
     job = full_job(case)
+    hybrid = job.problem.architecture.hybrid_pattern
+    if not expressible(case, "megatron-bridge"):
+        with pytest.raises(InputError, match="vpp: megatron-bridge cannot express"):
+            megatron_bridge.payload(job, "train")
+        return
     payload = megatron_bridge.payload(job, "train")
     fields = yaml.safe_load(payload.files["train.yaml"])
     model, layout = fields["model"], job.layout
@@ -46,10 +52,15 @@ def test_bridge_says_the_same_as_megatron(case: dict[str, Any]) -> None:
         "micro_batch_size": layout.micro_batch_size,
         "global_batch_size": job.problem.workload.global_batch_size,
     }
-    assert model.get("pipeline_model_parallel_layout") == (job.layout_string if layout.pp > 1 else None)
+    string = job.layout_string if layout.pp > 1 and hybrid is None else None
+    assert model.get("pipeline_model_parallel_layout") == string
+    if hybrid is not None:
+        stages = model["hybrid_layer_pattern"].split("|")
+        assert "".join(stages) == hybrid
+        assert [len(stage) for stage in stages] == [chunk.layers for chunk in job.pipeline.chunks]
     assert tuple(model.get("recompute_modules", ())) == layout.recompute.modules
     kinds = [int(kind.ffn == "moe") for kind in job.problem.architecture.layers]
-    if job.problem.architecture.is_moe:
+    if job.problem.architecture.is_moe and hybrid is None:
         freq = model["moe_layer_freq"]
         assert (freq if isinstance(freq, list) else [1] * len(kinds)) == kinds
     sizes = {word for word in words(megatron_lm.groups(job)) if word.isdecimal()}

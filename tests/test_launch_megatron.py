@@ -45,6 +45,7 @@ def test_the_record_covers_what_the_issue_names() -> None:
         [a.attention_sinks for a in architectures],
         [a.has_delta_net for a in architectures],
         [a.has_indexer for a in architectures],
+        [a.has_mamba for a in architectures],
         [a.attention_output_gate for a in architectures],
         [a.zero_centered_norm for a in architectures],
         [each.problem.mtp_layers > 0 for each in jobs],

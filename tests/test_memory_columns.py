@@ -43,7 +43,13 @@ def architectures(draw: st.DrawFn) -> dict[str, Any]:
         found |= {"linear_attention_pattern": draw(st.lists(st.integers(0, 1), min_size=4, max_size=4))}
         found |= {"linear_num_key_heads": 4, "linear_num_value_heads": 8, "linear_conv_kernel_dim": 4}
         found |= {"linear_key_head_dim": 16 * draw(st.integers(1, 8)), "linear_value_head_dim": 64}
-    if experts:
+    if draw(st.booleans()) and not {"kv_lora_rank", "linear_attention_pattern"} & set(found):
+        found |= {"hybrid_pattern": draw(st.text("M*-E" if experts else "M*-", min_size=4, max_size=4))}
+        found |= {"mamba_num_heads": 16, "mamba_head_dim": 8 * draw(st.integers(1, 8)), "attention_output_gate": False}
+        found |= {"mamba_num_groups": draw(st.sampled_from([1, 8])), "mamba_state_dim": 16}
+    if experts and "hybrid_pattern" in found:
+        found |= {"num_experts": experts, "num_experts_per_tok": draw(st.integers(1, 4)), "moe_intermediate_size": 128}
+    elif experts:
         found |= {"num_experts": experts, "num_experts_per_tok": draw(st.integers(1, 4)), "first_k_dense_replace": 1}
         found |= {"moe_intermediate_size": 128, "shared_expert_intermediate_size": draw(st.sampled_from([0, 128]))}
         found["num_nextn_predict_layers"] = draw(st.integers(0, 2))

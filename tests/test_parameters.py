@@ -98,6 +98,8 @@ STATED = {
     "deepseek-v2-lite": ("15.7e9", "2.4e9"),
     "deepseek-v2": ("236e9", "21e9"),
     "deepseek-v3": ("671e9", "37e9"),
+    "nemotron-3-nano-30b-a3b": ("31.6e9", "3.6e9"),
+    "nemotron-h-8b": ("8.1e9", "8.1e9"),
     "deepseek-v3.2": ("671e9", "37e9"),
     "glm-5": ("744e9", "40e9"),
     "kimi-k2": ("1.0e12", "32e9"),

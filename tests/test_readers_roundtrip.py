@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from launch_cases import full_job, name, record, solution
+from launch_cases import expressible, full_job, name, record, solution
 from moeopt.errors import InputError
 from moeopt.evaluation import evaluate
 from moeopt.layout import Layout
@@ -41,7 +41,12 @@ def assert_same(job: Job, framework: str, folder: Path) -> None:
 @pytest.mark.parametrize("index", range(0, len(record()), 4))
 def test_recorded_launches_come_back(framework: str, index: int, tmp_path: Path) -> None:
     """Every kind of architecture and layout in the record keeps its layout, GPUs, bytes and nanoseconds."""
-    assert_same(full_job(record()[index]), framework, tmp_path)
+    case = record()[index]
+    if not expressible(case, framework):
+        with pytest.raises(InputError, match="takes no virtual stages"):
+            returned(full_job(case), framework, tmp_path)
+        return
+    assert_same(full_job(case), framework, tmp_path)
 
 
 CONSTANTS = (
@@ -67,7 +72,10 @@ def constants(job: Job, framework: str, folder: Path) -> tuple[dict[str, Any], d
 @pytest.mark.parametrize("architecture", sorted({name(case) for case in record()} & set(presets("architectures"))))
 def test_constants_that_cost_nothing_come_back(framework: str, architecture: str, tmp_path: Path) -> None:
     """Rotary base and scaling, norm epsilon and routing weights are in the files, or a README says they are not."""
-    case = next(case for case in record() if name(case) == architecture)
+    found_cases = (case for case in record() if name(case) == architecture and expressible(case, framework))
+    case = next(found_cases, None)
+    if case is None:
+        pytest.skip(f"{framework} takes none of its recorded layouts")
     given, found = constants(full_job(case), framework, tmp_path)
     if framework == "megatron-lm" and architecture == "kimi-k2":
         assert "YaRN constants beta_fast 1:" in (tmp_path / "README.md").read_text()

@@ -71,12 +71,20 @@ def some_choices(draw: st.DrawFn) -> Choices:
 
 
 def some_problems() -> st.SearchStrategy[Problem]:
-    """Architectures with MLA, sparse attention, windows, delta nets, biases, shared experts and none, on machines of
+    """Architectures with MLA, sparse attention, Mamba, windows, delta nets, biases, shared experts, on machines of
     every shape."""
     return st.builds(
         problem,
         architecture=st.sampled_from(
-            ["deepseek-v3", "glm-5", "gpt-oss-120b", "qwen3-30b-a3b", "qwen3-next-80b-a3b", "llama-3-8b"]
+            [
+                "deepseek-v3",
+                "glm-5",
+                "nemotron-3-nano-30b-a3b",
+                "gpt-oss-120b",
+                "qwen3-30b-a3b",
+                "qwen3-next-80b-a3b",
+                "llama-3-8b",
+            ]
         ),
         cluster=st.sampled_from(["h100-sxm", "gb200-nvl72", "b300"]),
         precision=st.sampled_from(["bf16", "fp8"]),

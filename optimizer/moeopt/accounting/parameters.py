@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 from moeopt.accounting.pieces import Piece
-from moeopt.problem.architecture import Architecture, LayerKind
+from moeopt.problem.architecture import MAMBA_CONV, Architecture, LayerKind
 
 Component: TypeAlias = Literal[
     "embedding",
@@ -125,18 +125,25 @@ def _mtp(architecture: Architecture) -> Iterator[Parameter]:
 
 
 def _layer(architecture: Architecture, kind: LayerKind) -> Iterator[Parameter]:
-    if kind.delta_net:
-        yield from _delta_net(architecture)
-    elif architecture.has_indexer:
-        yield from _sparse_attention(architecture)
-    else:
-        yield from _latent_attention(architecture) if architecture.is_mla else _attention(architecture)
+    yield from _mixer(architecture, kind)
     if kind.ffn == "moe":
         yield from _norm(architecture, "pre_mlp_layernorm.", architecture.hidden_size)
         yield from _moe(architecture)
-    else:
+    elif kind.ffn == "dense":
         yield from _norm(architecture, "mlp.linear_fc1.layer_norm_", architecture.hidden_size)
         yield from _mlp(architecture, "mlp.", "dense_mlp", architecture.intermediate_size)
+
+
+def _mixer(architecture: Architecture, kind: LayerKind) -> Iterator[Parameter]:
+    if kind.mixer == "delta_net":
+        return _delta_net(architecture)
+    if kind.mixer == "mamba":
+        return _mamba(architecture)
+    if kind.mixer == "none":
+        return iter(())
+    if architecture.has_indexer:
+        return _sparse_attention(architecture)
+    return _latent_attention(architecture) if architecture.is_mla else _attention(architecture)
 
 
 def _attention(architecture: Architecture) -> Iterator[Parameter]:
@@ -173,6 +180,20 @@ def _delta_net(architecture: Architecture) -> Iterator[Parameter]:
     yield Parameter("conv1d.weight", "attention", convolved * a.linear_conv_kernel_dim, "tensor")
     yield from _norm(a, "out_norm.", a.linear_value_head_dim)
     yield Parameter("out_proj.weight", "attention", a.delta_net_value_dim * hidden, "tensor")
+
+
+def _mamba(architecture: Architecture) -> Iterator[Parameter]:
+    """A Mamba-2 layer (megatron/core/ssm/mamba_mixer.py:281-451): its input norm is fused into the projection of gate,
+    heads, B, C and steps; its output norm has a weight a channel and never a bias."""
+    a, hidden = architecture, architecture.hidden_size
+    yield Parameter("conv1d_weight", "attention", a.mamba_conv_dim * MAMBA_CONV, "tensor")
+    yield Parameter("conv1d_bias", "attention", a.mamba_conv_dim, "tensor")
+    for name in ("dt_bias", "A_log", "D"):
+        yield Parameter(name, "attention", a.mamba_num_heads, "tensor")
+    yield from _norm(a, "in_proj.layer_norm_", hidden)
+    yield Parameter("in_proj.weight", "attention", hidden * a.mamba_projection_dim, "tensor")
+    yield Parameter("norm.weight", "norms", a.mamba_inner_dim, "tensor")
+    yield Parameter("out_proj.weight", "attention", a.mamba_inner_dim * hidden, "tensor")
 
 
 def _latent_attention(architecture: Architecture) -> Iterator[Parameter]:

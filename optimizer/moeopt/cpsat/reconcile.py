@@ -55,7 +55,9 @@ def dimensions(architecture: Architecture, layer_step: int = 1, expert_step: int
     kinds = {kind.ffn for kind in architecture.layers}
     fields += [("moe_intermediate_size", WIDTH_STEP)] if "moe" in kinds else []
     fields += [("intermediate_size", WIDTH_STEP)] if "dense" in kinds else []
-    if architecture.moe_layer_freq == 1 and not (architecture.window_pattern or architecture.linear_attention_pattern):
+    if architecture.moe_layer_freq == 1 and not (
+        architecture.window_pattern or architecture.linear_attention_pattern or architecture.hybrid_pattern
+    ):
         fields.append(("num_hidden_layers", layer_step))
     found = []
     for field, step in fields:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from moeopt.accounting.memory.persistent import layer_features
 from moeopt.accounting.pieces import Piece
 from moeopt.arithmetic import Number, minimum
 from moeopt.dual.grid import Array, Grid
@@ -307,7 +308,7 @@ def fixed_bytes(grid: Grid, rows: Rows, costs: Costs) -> Array:
         return np.asarray(reduce(np.maximum, (column(bytes_) * held for bytes_, held in least), np.zeros((1, 1))))
 
     running = np.maximum(layer(costs.passing.__getitem__, rows.flight), column(costs.passing["loss"]) * runs_loss)
-    present = layer(lambda kind: costs.once(("layer", kind.ffn)), rows.resident) + column(costs.with_loss) * holds_loss
+    present = layer(lambda kind: costs.once(layer_features(kind)), rows.resident) + column(costs.with_loss) * holds_loss
     present = present + column(costs.with_embedding) * holds_embedding
     in_flight = column(costs.chunk_kept) * rows.flight.sum(axis=1)
     return np.asarray(column(costs.fixed + grid.vpp * np.asarray(costs.chunk_fixed)) + running + present + in_flight)

@@ -9,22 +9,28 @@ from pydantic import Field, model_validator
 
 from moeopt.problem.base import MAX_LAYERS, Input, Layers, Name, NonNegative, Positive
 
+Block = Literal["dense", "moe", "none"]
+Mixer = Literal["attention", "delta_net", "mamba", "none"]
+
 
 @dataclass(frozen=True, order=True)
 class LayerKind:
-    """What tells one decoder layer from another: its feed-forward block and its attention.
+    """What tells one decoder layer from another: its feed-forward block and what mixes its tokens.
 
-    `window` counts the keys that one query may see (sliding or chunked attention); 0 means all earlier ones.
-    `delta_net`: a gated delta net stands in for attention (and has no window).
+    `window` counts the keys that one query may see (sliding or chunked attention); 0 means all earlier ones. A layer of
+    a hybrid has one of the two alone (the other is none).
     """
 
-    ffn: Literal["dense", "moe"]
+    ffn: Block
     window: int = 0
-    delta_net: bool = False
+    mixer: Mixer = "attention"
 
     def __str__(self) -> str:
-        attention = ", gated delta net" if self.delta_net else f", window {self.window}" if self.window else ""
-        return self.ffn + attention
+        mixer = {"attention": f"window {self.window}" if self.window else "", "delta_net": "gated delta net"}
+        if self.ffn == "none":
+            return self.mixer
+        found = mixer.get(self.mixer, "")
+        return f"{self.ffn}, {found}" if found else self.ffn
 
 
 PositiveFloat = Annotated[float, Field(gt=0)]
@@ -49,6 +55,18 @@ INDEX_FIELDS = ("index_topk", "index_n_heads", "index_head_dim")
 FLASH_MLA_HEADS = 64
 """Heads that the kernels of sparse attention take at least
 (megatron/core/transformer/experimental_attention_variant/dsa_cudnn_kernels.py:348-388)."""
+MAMBA_FIELDS = ("mamba_num_heads", "mamba_head_dim", "mamba_num_groups", "mamba_state_dim")
+"""What a Mamba-2 layer is sized by."""
+MAMBA_CONV, MAMBA_CHUNK = 4, 128
+"""Taps of its convolution, and tokens that its scan treats at once: constants of Megatron's (megatron/core/ssm/
+mamba_mixer.py:179, 194), which no argument changes."""
+HYBRID_SYMBOLS: dict[str, tuple[Block, Mixer]] = {
+    "M": ("none", "mamba"),
+    "*": ("none", "attention"),
+    "-": ("dense", "none"),
+    "E": ("moe", "none"),
+}
+"""A layer of a hybrid by its symbol (megatron/core/models/hybrid/hybrid_layer_allocation.py:14-26)."""
 DELTA_CHUNK = 64
 """Tokens that its kernels treat at once (megatron/core/ssm/gated_delta_net/gdn.py:67; flash-linear-attention)."""
 
@@ -126,6 +144,14 @@ class Architecture(Input):
     linear_conv_kernel_dim: NonNegative = 0
     """Taps of the causal convolution on its queries, keys and values."""
 
+    hybrid_pattern: str | None = None
+    """A hybrid's layers, one symbol each: M Mamba-2, * attention, - a dense block, E experts; absent: every layer has
+    attention and a feed-forward block."""
+    mamba_num_heads: NonNegative = 0
+    mamba_head_dim: NonNegative = 0
+    mamba_num_groups: NonNegative = 0
+    mamba_state_dim: NonNegative = 0
+
     q_lora_rank: Positive | None = None
     kv_lora_rank: Positive | None = None
     qk_nope_head_dim: NonNegative = 0
@@ -145,6 +171,8 @@ class Architecture(Input):
     """Width of the dense feed-forward block, where a layer has one."""
     gated: bool = True
     """True: three matrices (SwiGLU); false: two."""
+    squared_relu: bool = False
+    """Whether the activation between two matrices is the square of ReLU (Nemotron) instead of GELU; costs the same."""
     mlp_bias: bool = False
     """Bias on the linears of dense blocks, shared and routed experts."""
     lm_head_bias: bool = False
@@ -227,6 +255,7 @@ class Architecture(Input):
                 )
         self._check_delta_net()
         self._check_indexer()
+        self._check_hybrid()
         if any(kind.ffn == "dense" for kind in self.layers) and not self.intermediate_size:
             raise ValueError("intermediate_size is 0 and the architecture has dense layers")
         if self.n_group and self.num_experts % self.n_group:
@@ -259,6 +288,58 @@ class Architecture(Input):
                 f"index_head_dim {self.index_head_dim} is below its rotated part, qk_rope_head_dim "
                 f"{self.qk_rope_head_dim}"
             )
+
+    def _check_hybrid(self) -> None:
+        pattern = self.hybrid_pattern
+        if pattern is None:
+            return
+        if len(pattern) != self.num_hidden_layers:
+            raise ValueError(
+                f"hybrid_pattern has {len(pattern)} symbols and num_hidden_layers is {self.num_hidden_layers}"
+            )
+        wrong = next((symbol for symbol in pattern if symbol not in HYBRID_SYMBOLS), None)
+        if wrong is not None:
+            raise ValueError(f"hybrid_pattern: {wrong!r} is none of {', '.join(HYBRID_SYMBOLS)}")
+        for field in MAMBA_FIELDS if "M" in pattern else ():
+            if not getattr(self, field):
+                raise ValueError(f"hybrid_pattern has an M and needs {field} above 0")
+        if "M" in pattern and self.mamba_num_heads % self.mamba_num_groups:
+            raise ValueError(
+                f"mamba_num_heads {self.mamba_num_heads} is not a multiple of mamba_num_groups {self.mamba_num_groups}"
+            )
+        if "E" in pattern and not self.num_experts:
+            raise ValueError("hybrid_pattern has an E and needs num_experts above 0")
+        others = ("window_pattern", "linear_attention_pattern", "kv_lora_rank", "num_nextn_predict_layers")
+        for field in (*others, "first_k_dense_replace", "sliding_window", "attention_output_gate"):
+            if getattr(self, field):
+                raise ValueError(f"hybrid_pattern excludes {field}: layers of a hybrid are counted without it")
+        if self.moe_layer_freq != 1:
+            raise ValueError("hybrid_pattern excludes moe_layer_freq: its E are the layers with experts")
+
+    @property
+    def is_hybrid(self) -> bool:
+        """Whether a layer is one block alone."""
+        return self.hybrid_pattern is not None
+
+    @property
+    def has_mamba(self) -> bool:
+        """At least one layer is a Mamba-2 layer."""
+        return "M" in (self.hybrid_pattern or "")
+
+    @property
+    def mamba_inner_dim(self) -> int:
+        """Width of the heads of a Mamba-2 layer together."""
+        return self.mamba_num_heads * self.mamba_head_dim
+
+    @property
+    def mamba_conv_dim(self) -> int:
+        """Width of what it convolves: heads, and B and C of each group."""
+        return self.mamba_inner_dim + 2 * self.mamba_num_groups * self.mamba_state_dim
+
+    @property
+    def mamba_projection_dim(self) -> int:
+        """Width of its input projection: gate, what it convolves, and a step a head."""
+        return self.mamba_inner_dim + self.mamba_conv_dim + self.mamba_num_heads
 
     @property
     def has_indexer(self) -> bool:
@@ -349,9 +430,13 @@ class Architecture(Input):
         return (self.is_moe and self.mtp_kind.ffn == "dense") or self.has_indexer
 
     def _kind(self, index: int) -> LayerKind:
-        ffn: Literal["dense", "moe"] = "moe" if self._is_moe_layer(index) else "dense"
-        linear = self.linear_attention_pattern is not None and bool(self.linear_attention_pattern[index])
-        return LayerKind(ffn, 0 if linear else self._window(index), linear)
+        if self.hybrid_pattern is not None:
+            block, mixer = HYBRID_SYMBOLS[self.hybrid_pattern[index]]
+            return LayerKind(block, mixer=mixer)
+        ffn: Block = "moe" if self._is_moe_layer(index) else "dense"
+        if self.linear_attention_pattern is not None and self.linear_attention_pattern[index]:
+            return LayerKind(ffn, mixer="delta_net")
+        return LayerKind(ffn, self._window(index))
 
     def _is_moe_layer(self, index: int) -> bool:
         if not self.num_experts or index < self.first_k_dense_replace:

@@ -5,7 +5,7 @@ from typing import Any
 
 from moeopt.problem.base import MAX_LAYERS
 
-PATTERNS = ("moe_layer_freq", "window_pattern", "linear_attention_pattern")
+PATTERNS = ("moe_layer_freq", "window_pattern", "linear_attention_pattern", "hybrid_pattern")
 
 
 def fitted(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
@@ -19,8 +19,9 @@ def fitted(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name in PATTERNS:
         pattern = base.get(name)
-        if name not in own and isinstance(pattern, (list, tuple)) and pattern:
-            found[name] = _continued(list(pattern), layers)
+        if name not in own and isinstance(pattern, (list, tuple, str)) and pattern:
+            entries = _continued(list(pattern), layers)
+            found[name] = "".join(entries) if isinstance(pattern, str) else entries
     return found
 
 

@@ -119,6 +119,9 @@ def _section(values: Mapping[str, Any], section: str, flags: Flags, where: str) 
         elif name == "gated_linear_unit" or name == "activation":
             if value is True or value in _GATED:
                 flags.put("swiglu", spelled=spelled)
+        elif name == "activation_func":
+            if str(value).rpartition(".")[2] == "squared_relu":
+                flags.put("squared-relu", spelled=spelled)
         elif name in ("normalization",):
             flags.put(
                 name,

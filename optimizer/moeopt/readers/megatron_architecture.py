@@ -31,6 +31,7 @@ _DELTA_NET_SIZES = {
     "linear_value_head_dim": 128,
     "linear_conv_kernel_dim": 4,
 }
+_MAMBA_SIZES = {"mamba_head_dim": 64, "mamba_num_groups": 8, "mamba_state_dim": 128}
 CHANGED = {
     "num-layers": "num_hidden_layers",
     "hidden-size": "hidden_size",
@@ -45,15 +46,17 @@ CHANGED = {
 
 def read_architecture(flags: Flags, reading: Reading) -> None:
     """Fill `reading.architecture`; leave it empty where the arguments give no dimensions. Raises InputError."""
-    if not all(flags.given(name) for name in REQUIRED):
-        missing = ", ".join(f"--{name}" for name in REQUIRED if not flags.given(name))
-        reading.note(f"the file gives no dimensions ({missing} absent); --architecture does")
+    segments = hybrid_segments(flags)
+    missing = [name for name in REQUIRED if not flags.given(name) and not (segments and name == "num-layers")]
+    if missing:
+        missing_text = ", ".join(f"--{name}" for name in missing)
+        reading.note(f"the file gives no dimensions ({missing_text} absent); --architecture does")
         _preset_by_name(flags, reading)
         _count_modules(flags, reading)
         reading.changes = _changes(flags)
         return
     fields: dict[str, Any] = {"name": "custom"}
-    fields["num_hidden_layers"] = flags.integer("num-layers")
+    fields["num_hidden_layers"] = len("".join(segments)) if segments else flags.integer("num-layers")
     fields["hidden_size"] = flags.integer("hidden-size")
     fields["num_attention_heads"] = flags.integer("num-attention-heads")
     _feed_forward(flags, fields, reading)
@@ -64,8 +67,9 @@ def read_architecture(flags: Flags, reading: Reading) -> None:
     _biases(flags, fields)
     _windows(flags, fields)
     _variant(flags, fields, reading)
+    _hybrid(flags, fields, segments)
     read_constants(flags, fields)
-    fields["num_nextn_predict_layers"] = flags.integer("mtp-num-layers") or 0
+    fields["num_nextn_predict_layers"] = 0 if segments else flags.integer("mtp-num-layers") or 0
     reading.architecture = fields
 
 
@@ -91,6 +95,7 @@ def _feed_forward(flags: Flags, fields: dict[str, Any], reading: Reading) -> Non
     hidden = fields["hidden_size"]
     gated = [name for name in ("swiglu", "quick-geglu") if flags.on(name)]
     fields["gated"] = bool(gated)
+    fields["squared_relu"] = flags.on("squared-relu")
     width = flags.integer("ffn-hidden-size")
     if width is None:
         width = hidden * 8 // 3 // 64 * 64 if flags.on("swiglu") else 4 * hidden
@@ -325,6 +330,35 @@ def _indexer(flags: Flags, fields: dict[str, Any], reading: Reading) -> None:
     fields["indexer_rotate_activation"] = not flags.on("no-dsa-indexer-rotate-activation")
     for name in ("cp-comm-type", "dsa-indexer-k-norm-epsilon", "dsa-indexer-skip-topk-offset", "no-rope-fusion"):
         flags.used.add(name)
+
+
+def hybrid_segments(flags: Flags) -> list[str]:
+    """A hybrid's layers, chunk by chunk as its bars cut them; none where the transformer is no hybrid."""
+    names = [name for name in ("hybrid-layer-pattern", "hybrid-override-pattern") if flags.given(name)]
+    if not names:
+        return []
+    text = flags.joined(names[0]) or ""
+    if "/" in text:
+        raise InputError(f"--{names[0]}: MTP modules of hybrids are not priced; leave out what follows the slash")
+    return text.split("|")
+
+
+def _hybrid(flags: Flags, fields: dict[str, Any], segments: list[str]) -> None:
+    """Mamba's sizes have Megatron's defaults (transformer_config.py:1259-1270); the pattern alone says which layers
+    have experts."""
+    if not segments:
+        return
+    fields["hybrid_pattern"] = "".join(segments)
+    for name in ("moe_layer_freq", "first_k_dense_replace"):
+        fields.pop(name, None)
+    if "M" in fields["hybrid_pattern"]:
+        for field, default in _MAMBA_SIZES.items():
+            fields[field] = flags.integer(field.replace("_", "-")) or default
+        heads = flags.integer("mamba-num-heads")
+        fields["mamba_num_heads"] = heads or 2 * fields["hidden_size"] // fields["mamba_head_dim"]
+    for name in ("num-layers", "moe-layer-freq", "mtp-num-layers", "spec", "is-hybrid-model"):
+        if flags.given(name):
+            flags.used.add(name)
 
 
 def _delta_net(flags: Flags, fields: dict[str, Any], variant: str) -> None:

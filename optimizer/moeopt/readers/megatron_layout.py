@@ -10,6 +10,7 @@ from moeopt.errors import InputError
 from moeopt.layout import FLEX_DISPATCHERS, RECOMPUTE_MODULES
 from moeopt.pipeline import PipelineLayout
 from moeopt.readers.flags import Flags
+from moeopt.readers.megatron_architecture import hybrid_segments
 from moeopt.readers.megatron_sharding import read_sharding
 from moeopt.readers.reading import Reading
 
@@ -151,6 +152,15 @@ def _pipeline(flags: Flags, reading: Reading) -> None:
     embedding = flags.on("account-for-embedding-in-pipeline-split")
     loss = flags.on("account-for-loss-in-pipeline-split")
     layers = reading.architecture.get("num_hidden_layers")
+    segments = hybrid_segments(flags)
+    if len(segments) > 1:
+        if len(segments) % pp:
+            raise InputError(
+                f"--hybrid-layer-pattern: {len(segments)} segments % pp {pp} = {len(segments) % pp}, must be 0"
+            )
+        pipeline = PipelineLayout.from_counts(pp, [len(segment) for segment in segments], 0, None)
+        layout["vpp"], layout["pipeline_layout"] = pipeline.vpp, str(pipeline)
+        return
     layout["vpp"] = _virtual_stages(flags, layers, pp)
     if layers is None:
         if any(ends.values()) or embedding or loss:

@@ -18,7 +18,7 @@ _PROGRAM = re.compile(r"(?:.*/)?[\w.-]+\.py")
 _PARALLEL = ("tensor-model-parallel-size", "pipeline-model-parallel-size", "expert-model-parallel-size")
 _DIMENSIONS = ("num-layers", "hidden-size", "num-attention-heads")
 _OTHER_PROGRAMS = re.compile(
-    r"(?:pretrain|train|finetune)_(bert|t5|ict|retro|vision|vlm|mamba|hybrid|realm)\w*\.py|.*deepspeed_?moe.*"
+    r"(?:pretrain|train|finetune)_(bert|t5|ict|retro|vision|vlm|realm)\w*\.py|.*deepspeed_?moe.*"
 )
 _SBATCH = re.compile(r"^#SBATCH\s+(.*)$", re.MULTILINE)
 _DIRECTIVES = {

@@ -15,6 +15,8 @@ _COMPARED = (
     "num_attention_heads",
     "kv_lora_rank",
     "q_lora_rank",
+    "index_topk",
+    "hybrid_pattern",
     "num_experts",
     "num_experts_per_tok",
     "moe_intermediate_size",
@@ -89,7 +91,7 @@ def _same_dimensions(own: Architecture, vocab_size: int | None) -> Architecture 
         if (
             all(getattr(own, field) == getattr(other, field) for field in _COMPARED)
             and (own.is_mla or heads)
-            and [kind.ffn for kind in own.layers] == [kind.ffn for kind in other.layers]
+            and [(kind.ffn, kind.mixer) for kind in own.layers] == [(kind.ffn, kind.mixer) for kind in other.layers]
             and vocab_size in (None, other.vocab_size)
         ):
             return other

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from moeopt.accounting.memory.persistent import Feature
+from moeopt.accounting.memory.persistent import Feature, layer_features
 from moeopt.accounting.memory.terms import MemoryTerms
 from moeopt.accounting.pieces import Piece, Recomputed
 from moeopt.arithmetic import Number, maximum, minimum
@@ -90,8 +90,8 @@ class Costs:
     @property
     def with_layer(self) -> Number:
         """Bytes once on a rank with a decoder layer at least."""
-        blocks = [self.once((ffn,)) for ffn in {piece.ffn for piece in self.static if isinstance(piece, LayerKind)}]
-        return self.once(("layer",)) + minimum(blocks[0], *blocks[1:])
+        first, *rest = {layer_features(piece) for piece in self.static if isinstance(piece, LayerKind)}
+        return minimum(self.once(first), *map(self.once, rest))
 
     @property
     def with_loss(self) -> Number:

@@ -92,6 +92,7 @@ def _architecture_refusals(job: Job) -> list[Refusal]:
     windows = any(0 < kind.window < job.problem.workload.sequence_length for kind in a.layers)
     biases = {a.attention_bias, a.attention_output_bias, a.mlp_bias}
     return [
+        ("hybrid_pattern", a.is_hybrid, "its layers have attention and a feed-forward block each"),
         ("kv_lora_rank", a.is_mla, "it has no multi-head latent attention"),
         (
             "num_nextn_predict_layers",

@@ -5,7 +5,7 @@ Megatron-Core cannot build is refused with the field named. Not part of an Archi
 script: initialisation, loss coefficients.
 """
 
-from moeopt.problem.architecture import DELTA_NET_FIELDS, Architecture
+from moeopt.problem.architecture import DELTA_NET_FIELDS, MAMBA_FIELDS, Architecture
 from moeopt.problem.problem import Problem
 from moeopt.writers import megatron_constants as constants
 from moeopt.writers.patterns import pattern
@@ -35,6 +35,7 @@ def needed(architecture: Architecture) -> list[str]:
     """Packages beyond Megatron's own that the architecture is built with, as a README's reader must know them."""
     packages = {
         "Gated delta nets need the package flash-linear-attention.": architecture.has_delta_net,
+        "Mamba layers need the packages mamba-ssm and causal-conv1d.": architecture.has_mamba,
         "Sparse attention needs the packages flash_mla and nvidia-cudnn-frontend[cutedsl] 1.25 or later"
         + (", and fast-hadamard-transform." if architecture.indexer_rotate_activation else "."): (
             architecture.has_indexer
@@ -87,7 +88,7 @@ def _dimensions(problem: Problem) -> list[Flag]:
     if a.position_embedding != "learned":
         longest = max(longest, length)
     flags = [
-        flag("--num-layers", a.num_hidden_layers),
+        *([] if a.is_hybrid else [flag("--num-layers", a.num_hidden_layers)]),
         flag("--hidden-size", a.hidden_size),
         *([flag("--ffn-hidden-size", a.intermediate_size)] if a.intermediate_size else []),
         flag("--seq-length", length),
@@ -103,6 +104,8 @@ def _dimensions(problem: Problem) -> list[Flag]:
     ]
     if a.gated:
         flags.append(flag("--swiglu"))
+    elif a.squared_relu:
+        flags.append(flag("--squared-relu"))
     if not a.mlp_bias:
         flags.append(flag("--disable-bias-linear"))
         if not a.gated:  # the fused GELU adds a bias (transformer_config.py:2429)
@@ -129,6 +132,8 @@ def _attention(problem: Problem) -> list[Flag]:
         flags += _delta_net(a)
     if a.has_indexer:
         flags += _indexer(a)
+    if a.has_mamba:
+        flags += [flag(f"--{field.replace('_', '-')}", getattr(a, field)) for field in MAMBA_FIELDS]
     unfused = problem.workload.attention_backend == "unfused"
     flags.append(flag("--attention-backend", "unfused" if unfused else "auto"))
     return flags + _windows(problem)
@@ -163,7 +168,7 @@ def _latent(a: Architecture) -> list[Flag]:
 def _delta_net(a: Architecture) -> list[Flag]:
     """Gated delta nets under the name that older releases know too (a deprecated one: transformer_config.py:308). An
     integer N leaves attention to every N-th layer."""
-    linear = [int(kind.delta_net) for kind in a.layers]
+    linear = [int(kind.mixer == "delta_net") for kind in a.layers]
     every = linear.index(0) + 1 if 0 in linear else len(linear) + 1
     regular = linear == [int((index + 1) % every != 0) for index in range(len(linear))]
     return [
@@ -214,7 +219,8 @@ def _experts(problem: Problem) -> list[Flag]:
     a = problem.architecture
     flags = [flag("--num-experts", a.num_experts), flag("--moe-ffn-hidden-size", a.moe_intermediate_size)]
     kinds = [int(kind.ffn == "moe") for kind in a.layers]
-    flags.append(flag("--moe-layer-freq", pattern(kinds) if 0 in kinds else 1))
+    if not a.is_hybrid:
+        flags.append(flag("--moe-layer-freq", pattern(kinds) if 0 in kinds else 1))
     if a.shared_expert_intermediate_size:
         flags.append(flag("--moe-shared-expert-intermediate-size", a.shared_expert_intermediate_size))
         if a.shared_expert_gate:

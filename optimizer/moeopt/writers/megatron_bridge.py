@@ -31,6 +31,7 @@ _RENAMED = {
     "rotary-seq-len-interpolation-factor": "seq_len_interpolation_factor",
 }
 _MEANINGS: dict[str, dict[str, Any]] = {
+    "squared-relu": {"gated_linear_unit": False, "activation_func": "squared_relu"},
     "swiglu": {"gated_linear_unit": True, "activation_func": "silu"},
     "disable-bias-linear": {"add_bias_linear": False},
     "untie-embeddings-and-output-weights": {"share_embeddings_and_output_weights": False},
@@ -140,6 +141,11 @@ def sections(job: Job) -> dict[str, dict[str, Any]]:
 
 def _refuse(job: Job) -> None:
     a, length = job.problem.architecture, job.problem.workload.sequence_length
+    if a.is_hybrid and job.layout.vpp > 1:
+        raise InputError(
+            f"vpp: megatron-bridge cannot express {job.layout.vpp} with hybrid_pattern: its provider of hybrids takes "
+            "no virtual stages; fix vpp 1"
+        )
     if a.position_embedding == "learned" and a.max_position_embeddings != length:
         raise InputError(
             f"position_embedding: megatron-bridge cannot express learned with {a.max_position_embeddings} rows: its "
@@ -244,6 +250,7 @@ from pathlib import Path
 import torch
 import yaml
 from megatron.bridge.models.gpt_provider import GPTModelProvider
+from megatron.bridge.models.hybrid.hybrid_provider import HybridModelProvider
 from megatron.bridge.models.mla_provider import MLAModelProvider
 from megatron.bridge.recipes.common import _pretrain_common
 from megatron.bridge.training.comm_overlap import CommOverlapConfig
@@ -251,6 +258,7 @@ from megatron.bridge.training.config import ConfigContainer
 from megatron.bridge.training.gpt_step import forward_step
 from megatron.bridge.training.mixed_precision import MixedPrecisionConfig
 from megatron.bridge.training.pretrain import pretrain
+from megatron.core.activations import squared_relu
 from megatron.core.models.gpt.experimental_attention_variant_module_specs import (
     get_transformer_block_with_experimental_attention_variant_spec,
 )
@@ -273,8 +281,9 @@ def converted(values: dict) -> dict:
     for name, value in values.items():
         if name.endswith("_dtype") and name != "moe_router_dtype":
             found[name] = DTYPES[value]
-    if found.get("activation_func") == "silu":
-        found["activation_func"] = torch.nn.functional.silu
+    if "activation_func" in found:
+        known = {"silu": torch.nn.functional.silu, "squared_relu": squared_relu}
+        found["activation_func"] = known[found["activation_func"]]
     if "attention_backend" in found:
         found["attention_backend"] = AttnBackend[found["attention_backend"]]
     if "window_size" in found:
@@ -287,6 +296,8 @@ def configuration() -> ConfigContainer:
     config = _pretrain_common()
     model = converted(FIELDS["model"])
     provider = MLAModelProvider if model.get("multi_latent_attention") else GPTModelProvider
+    if "hybrid_layer_pattern" in model:
+        provider = HybridModelProvider
     config.model = provider(**model)
     if "experimental_attention_variant" in model:
         config.model.transformer_layer_spec = get_transformer_block_with_experimental_attention_variant_spec

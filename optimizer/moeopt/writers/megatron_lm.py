@@ -72,11 +72,16 @@ def payload(job: Job, _stem: str = "train") -> Payload:
         framework="megatron-lm",
         root="MEGATRON_LM",
         root_meaning="a checkout of Megatron-LM",
-        program='"${MEGATRON_LM}/pretrain_gpt.py"',
+        program=f'"${{MEGATRON_LM}}/{program(job)}"',
         groups=(*groups(job), Group("settings", _settings(job))),
         environment=environment(job),
         notes=_notes(job),
     )
+
+
+def program(job: Job) -> str:
+    """The program that builds the architecture: pretrain_gpt.py never reads a hybrid's pattern."""
+    return "pretrain_hybrid.py" if job.problem.architecture.is_hybrid else "pretrain_gpt.py"
 
 
 def _settings(job: Job) -> tuple[Flag, ...]:
@@ -97,13 +102,22 @@ def _parallelism(job: Job) -> list[Flag]:
     ]
     if layout.sequence_parallel:  # Megatron-LM switches it off again where tp is 1 (arguments.py:1433-1439)
         flags.append(flag("--sequence-parallel"))
-    if layout.pp > 1:
+    if job.problem.architecture.is_hybrid:
+        flags.append(flag("--hybrid-layer-pattern", hybrid_pattern(job)))
+    elif layout.pp > 1:
         flags.append(flag("--pipeline-model-parallel-layout", job.layout_string))
     if layout.vpp > 1:
         flags.append(flag("--microbatch-group-size-per-virtual-pipeline-stage", layout.interleave_group))
     if layout.optimizer.instances > 1:
         flags.append(flag("--num-distributed-optimizer-instances", layout.optimizer.instances))
     return flags
+
+
+def hybrid_pattern(job: Job) -> str:
+    """A hybrid's layers, chunk by chunk: its stages and virtual stages follow from the bars
+    (megatron/training/arguments.py:849-862)."""
+    pattern = job.problem.architecture.hybrid_pattern or ""
+    return "|".join(pattern[chunk.first : chunk.last] for chunk in job.pipeline.chunks)
 
 
 def _batch(job: Job) -> list[Flag]:
@@ -236,7 +250,8 @@ def _cuda_graphs(job: Job) -> list[Flag]:
             flag("--no-check-for-nan-in-loss-and-grad"),
             *_fixed_token_counts(job),
         ]
-    modules = ["moe_router", "moe_preprocess"] if graphs == "router" else ["attn"]
+    mixers = ["attn", "mamba"] if architecture.has_mamba else ["attn"]
+    modules = ["moe_router", "moe_preprocess"] if graphs == "router" else mixers
     if graphs == "attention" and architecture.has_router and not job.layout.recompute.drops("moe"):
         modules += ["moe_router", "moe_preprocess"]
     return [

@@ -156,12 +156,16 @@ def _architecture(job: Job, layers: int, ep: int, vocabulary: int | None) -> Arc
     fields.update(
         num_hidden_layers=layers,
         first_k_dense_replace=0,
-        moe_layer_freq=[int(old.layers[index].ffn == "moe") for index in kept] if old.num_experts else 1,
+        moe_layer_freq=[int(old.layers[index].ffn == "moe") for index in kept]
+        if old.num_experts and not old.is_hybrid
+        else 1,
         vocab_size=old.vocab_size if vocabulary is None else min(vocabulary, old.vocab_size),
     )
     for name in ("window_pattern", "linear_attention_pattern"):
         if fields[name] is not None:
             fields[name] = [fields[name][index] for index in kept]
+    if old.hybrid_pattern is not None:
+        fields["hybrid_pattern"] = "".join(old.hybrid_pattern[index] for index in kept)
     if old.num_experts:
         fields.update(_experts(old, job.layout.ep, ep))
     return read_fields(Architecture, fields, "smoke")

@@ -62,6 +62,7 @@ def _architecture_refusals(job: Job) -> list[Refusal]:
     shared, width = a.shared_expert_intermediate_size, a.moe_intermediate_size
     windows = any(0 < kind.window < workload.sequence_length for kind in a.layers)
     return [
+        ("hybrid_pattern", a.is_hybrid, "its layers have attention and a feed-forward block each"),
         (
             "num_nextn_predict_layers",
             job.problem.mtp_layers > 0,

@@ -3,6 +3,7 @@
 from moeopt.accounting.memory.activations_attention import attention_tensors
 from moeopt.accounting.memory.activations_delta_net import delta_net_tensors
 from moeopt.accounting.memory.activations_ffn import dense_tensors, moe_tensors
+from moeopt.accounting.memory.activations_mamba import mamba_tensors
 from moeopt.accounting.memory.activations_sparse import sparse_tensors
 from moeopt.accounting.memory.recipe import DEFAULT_RECIPE, Recipe
 from moeopt.accounting.memory.symbols import Symbols, symbols
@@ -32,12 +33,16 @@ def all_tensors(problem: Problem, sizes: Symbols, piece: Piece, choices: Choices
 
 def layer_attention(problem: Problem, sizes: Symbols, kind: LayerKind, recipe: Recipe) -> list[TensorBytes]:
     """The attention half of a layer, or what stands in for it."""
-    return sizes.once((kind.delta_net, recipe), lambda: _attention(problem, sizes, kind, recipe))
+    return sizes.once((kind.mixer, recipe), lambda: _mixer(problem, sizes, kind, recipe))
 
 
-def _attention(problem: Problem, sizes: Symbols, kind: LayerKind, recipe: Recipe) -> list[TensorBytes]:
-    if kind.delta_net:
+def _mixer(problem: Problem, sizes: Symbols, kind: LayerKind, recipe: Recipe) -> list[TensorBytes]:
+    if kind.mixer == "delta_net":
         return delta_net_tensors(problem, sizes)
+    if kind.mixer == "mamba":
+        return mamba_tensors(problem, sizes)
+    if kind.mixer == "none":
+        return []
     if problem.architecture.has_indexer:
         return sparse_tensors(problem, sizes)
     return attention_tensors(problem, sizes, recipe)
@@ -47,6 +52,8 @@ def layer_ffn(problem: Problem, sizes: Symbols, kind: LayerKind, choices: Choice
     """The feed-forward half of a layer."""
     if kind.ffn == "moe":
         return sizes.once((choices, recipe), lambda: moe_tensors(problem, sizes, choices, recipe))
+    if kind.ffn == "none":
+        return []
     return sizes.once((kind.ffn, recipe), lambda: dense_tensors(problem, sizes, recipe))
 
 

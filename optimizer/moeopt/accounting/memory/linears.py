@@ -16,7 +16,11 @@ Shape = tuple[Number, Number]
 
 def layer_shapes(problem: Problem, sizes: Symbols, kind: LayerKind) -> list[Shape]:
     """Projections of a layer's attention, or of what stands in for it."""
-    return [(sizes.lin, sizes.h), (sizes.h, sizes.lv)] if kind.delta_net else attention_shapes(problem, sizes)
+    if kind.mixer == "delta_net":
+        return [(sizes.lin, sizes.h), (sizes.h, sizes.lv)]
+    if kind.mixer == "mamba":
+        return [(sizes.mamba_in, sizes.h), (sizes.h, sizes.mamba_inner)]
+    return [] if kind.mixer == "none" else attention_shapes(problem, sizes)
 
 
 def attention_shapes(problem: Problem, sizes: Symbols) -> list[Shape]:
@@ -54,6 +58,8 @@ def shared_shapes(problem: Problem, sizes: Symbols) -> list[Shape]:
 
 def ffn_shapes(problem: Problem, sizes: Symbols, kind: LayerKind) -> list[Shape]:
     """Linears of a feed-forward block, one expert for all."""
+    if kind.ffn == "none":
+        return []
     return routed_shapes(sizes) + shared_shapes(problem, sizes) if kind.ffn == "moe" else dense_shapes(sizes)
 
 
@@ -71,7 +77,7 @@ def linear_elements(problem: Problem, sizes: Symbols, piece: Piece) -> Number:
     elements = _sum(layer_shapes(problem, sizes, kind))
     if kind.ffn == "moe":
         elements = elements + sizes.experts_local * _sum(routed_shapes(sizes)) + _sum(shared_shapes(problem, sizes))
-    else:
+    elif kind.ffn == "dense":
         elements = elements + _sum(dense_shapes(sizes))
     return elements if isinstance(piece, LayerKind) else elements + _sum([projection_shape(sizes)])
 

@@ -20,10 +20,16 @@ from moeopt.accounting.memory.recipe import Recipe
 from moeopt.accounting.memory.symbols import Symbols
 from moeopt.arithmetic import Number, where
 from moeopt.layout import Choices
+from moeopt.problem.architecture import LayerKind
 from moeopt.problem.problem import Problem
 
 Feature = Literal["layer", "dense", "moe", "mtp", "loss", "embedding"]
 FEATURES: tuple[Feature, ...] = ("layer", "dense", "moe", "mtp", "loss", "embedding")
+
+
+def layer_features(kind: LayerKind) -> tuple[Feature, ...]:
+    """What a stage has once it holds a layer of a kind."""
+    return ("layer",) if kind.ffn == "none" else ("layer", kind.ffn)
 
 
 def present_bytes(
@@ -89,10 +95,11 @@ def dummy_gradient_bytes(problem: Problem, sizes: Symbols, recipe: Recipe) -> di
     """With gradient-accumulation fusion Transformer Engine keeps one 16-bit tensor for each distinct weight shape (all
     experts and layers share it), and so does Megatron's output head (core/tensor_parallel/layers.py,
     get_dummy_wgrad). Shapes of dense and MoE blocks are compared with attention's, not with each other; a stage with
-    attention alone is taken to have gated delta nets too, where the architecture has both, and the other way round."""
+    attention alone is taken to have what else mixes tokens too, where the architecture has both, and the other way
+    round."""
     if not recipe.gradient_accumulation_fusion:
         return dict.fromkeys(FEATURES, 0)
-    kinds = {kind.delta_net: kind for kind in problem.architecture.kinds}
+    kinds = {kind.mixer: kind for kind in problem.architecture.kinds}
     attention = [shape for kind in kinds.values() for shape in layer_shapes(problem, sizes, kind)]
     moe = routed_shapes(sizes) + shared_shapes(problem, sizes) if problem.architecture.is_moe else []
     engine = 2 if recipe.linear_dummy_gradients else 0

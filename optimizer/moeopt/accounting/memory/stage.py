@@ -11,7 +11,7 @@ buffers      = sum of present_bytes over the features present + chunks * chunk_f
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from moeopt.accounting.memory.persistent import Feature
+from moeopt.accounting.memory.persistent import Feature, layer_features
 from moeopt.accounting.memory.terms import MemoryTerms
 from moeopt.accounting.pieces import Piece, priced_total
 from moeopt.arithmetic import ceil_div, lcm, round_up
@@ -116,7 +116,7 @@ def features(problem: Problem, chunks: Iterable[Mapping[Piece, int]]) -> tuple[F
 def piece_features(problem: Problem, piece: Piece) -> set[Feature]:
     """The features that a stage has when it holds this piece."""
     if isinstance(piece, LayerKind):
-        return {"layer", piece.ffn}
+        return set(layer_features(piece))
     if piece == "mtp":
-        return {"mtp", "layer", problem.architecture.mtp_kind.ffn}
+        return {"mtp", *layer_features(problem.architecture.mtp_kind)}
     return {piece}

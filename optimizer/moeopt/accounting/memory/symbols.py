@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from moeopt.accounting.routing import UNIT, initial_imbalance
 from moeopt.arithmetic import Number, both, ceil_div, maximum, minimum, round_up, where
 from moeopt.layout import Choices, Degrees
-from moeopt.problem.architecture import DELTA_CHUNK, FLASH_MLA_HEADS
+from moeopt.problem.architecture import DELTA_CHUNK, FLASH_MLA_HEADS, MAMBA_CHUNK
 from moeopt.problem.problem import Problem
 
 Made = TypeVar("Made")
@@ -57,6 +57,19 @@ class Symbols:
     """Width of its input projection on one rank."""
     lstate: Number
     """Elements of its recurrent states a token: one key width times value width for each head and 64 tokens."""
+    mamba_in: Number
+    """Width of a Mamba-2 layer's input projection on one rank."""
+    mamba_inner: Number
+    """Width of its heads on one rank."""
+    mamba_conv: Number
+    """Width of what it convolves on one rank."""
+    mamba_heads: Number
+    mamba_groups: Number
+    """Groups of B and C that a rank scans: at least 1, also where context parallelism shares heads further."""
+    mamba_states: int
+    """Width of one group's B, and of its C."""
+    mamba_state: Number
+    """Elements of its states a token: head width times state width for each head and 128 tokens."""
     topk: int
     """Keys that a query of sparse attention sees at most."""
     index_heads: int
@@ -149,6 +162,13 @@ def symbols(problem: Problem, degrees: Degrees, choices: Choices) -> Symbols:
         lv=ceil_div(a.delta_net_value_dim, t),
         lin=ceil_div(a.delta_net_projection_dim, t),
         lstate=ceil_div(a.linear_num_value_heads * a.linear_key_head_dim * a.linear_value_head_dim, t * DELTA_CHUNK),
+        mamba_in=ceil_div(a.mamba_projection_dim, t),
+        mamba_inner=ceil_div(a.mamba_inner_dim, t),
+        mamba_conv=ceil_div(a.mamba_conv_dim, t),
+        mamba_heads=ceil_div(a.mamba_num_heads, t),
+        mamba_groups=ceil_div(a.mamba_num_groups, t * c),
+        mamba_states=a.mamba_state_dim,
+        mamba_state=ceil_div(a.mamba_inner_dim * a.mamba_state_dim, t * MAMBA_CHUNK),
         topk=min(a.index_topk or 0, work.sequence_length),
         index_heads=a.index_n_heads,
         index_dim=a.index_head_dim,

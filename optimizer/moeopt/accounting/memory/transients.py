@@ -12,7 +12,7 @@ from moeopt.accounting.memory.tensors import TensorBytes, on_gpu, total
 from moeopt.accounting.pieces import Piece, is_recomputed
 from moeopt.arithmetic import Number, maximum, minimum, where
 from moeopt.layout import Choices
-from moeopt.problem.architecture import LayerKind
+from moeopt.problem.architecture import MAMBA_CHUNK, LayerKind
 from moeopt.problem.problem import Problem
 
 Moments = dict[str, Number]
@@ -43,7 +43,7 @@ def moments(problem: Problem, sizes: Symbols, piece: Piece, choices: Choices, re
 def layer_moments(problem: Problem, sizes: Symbols, kind: LayerKind, choices: Choices, recipe: Recipe) -> Moments:
     """Moments of one layer under selective recomputation: in its feed-forward block, or in its attention."""
     ffn = layer_ffn(problem, sizes, kind, choices, recipe)
-    block = moe_moments(problem, sizes, ffn, choices) if kind.ffn == "moe" else dense_moments(sizes, ffn, choices)
+    block = block_moments(problem, sizes, kind, ffn, choices)
     freed = total(on_gpu([item for item in ffn if item.kept_under(choices)], choices))
     attention = mixer_moments(problem, sizes, kind, choices, recipe)
     found = {**block, **{name: size - freed for name, size in attention.items()}}
@@ -56,6 +56,17 @@ def layer_moments(problem: Problem, sizes: Symbols, kind: LayerKind, choices: Ch
         window = offload_window_bytes([*ffn, *layer_attention(problem, sizes, kind, recipe)], choices)
         return {f"{name}, a layer not yet offloaded": size + window for name, size in found.items()}
     return found
+
+
+def block_moments(
+    problem: Problem, sizes: Symbols, kind: LayerKind, tensors: list[TensorBytes], choices: Choices
+) -> Moments:
+    """Moments of a layer's feed-forward block, if it has one."""
+    if kind.ffn == "none":
+        return {}
+    return (
+        moe_moments(problem, sizes, tensors, choices) if kind.ffn == "moe" else dense_moments(sizes, tensors, choices)
+    )
 
 
 def offload_window_bytes(tensors: list[TensorBytes], choices: Choices) -> Number:
@@ -146,8 +157,12 @@ def dispatch_copies(sizes: Symbols, choices: Choices) -> Number:
 
 def mixer_moments(problem: Problem, sizes: Symbols, kind: LayerKind, choices: Choices, recipe: Recipe) -> Moments:
     """Moments of a layer's attention, or of what stands in for it."""
-    if kind.delta_net:
+    if kind.mixer == "delta_net":
         return delta_net_moments(sizes, choices)
+    if kind.mixer == "mamba":
+        return mamba_moments(sizes)
+    if kind.mixer == "none":
+        return {}
     if problem.architecture.has_indexer:
         return sparse_moments(sizes, _dropped(layer_attention(problem, sizes, kind, recipe), choices))
     return attention_moments(problem, sizes, kind, choices, recipe)
@@ -187,6 +202,21 @@ def delta_net_moments(sizes: Symbols, choices: Choices) -> Moments:
     return {
         "backward of the delta rule": incoming + 2 * sizes.A * (again + gradients),
         "backward of the delta net's projection": projection,
+    }
+
+
+def mamba_moments(sizes: Symbols) -> Moments:
+    """Mamba-2, backward (mamba-ssm 2.3.2, ops/triton/ssd_combined.py:430-508): states and their gradients in fp32 and
+    16 bits, products of B and C within 128 tokens and their gradients, gradients of B, C and of the steps in fp32, the
+    convolution's output again with its gradient, and the gradient of the projection; or the input projection."""
+    incoming, wide = _incoming_gradient(sizes), _full_sequence(sizes)
+    tokens = sizes.batch * sizes.s
+    groups = tokens * sizes.mamba_groups * (8 * MAMBA_CHUNK + 8 * sizes.mamba_states)
+    inside = 16 * sizes.mamba_state + 16 * sizes.mamba_heads + 4 * sizes.mamba_conv + 2 * sizes.mamba_inner
+    gradient = 2 * sizes.A * sizes.mamba_in
+    return {
+        "backward of the scan": incoming + sizes.A * inside + groups + gradient,
+        "backward of the Mamba layer's projection": incoming + wide + gradient + 2 * sizes.A * sizes.h,
     }
 
 

@@ -3,10 +3,11 @@
 Per token, forward and backward (3 times forward): two FLOP a weight and token in every linear, the causal half of the
 attention core (as Megatron-LM counts since 2025; older releases counted the full square), sliding windows by the keys
 they see, gated delta nets by their recurrence (megatron/training/training.py:1201-1232: the convolution, and four
-products of a key and a value width a head; the kernels do more), sparse attention as the full one that it stands in
-for (Megatron-LM has no other count: neither the indexer nor the pairs that are left out), the padded output head, MTP
-modules with their projection and head. Not counted: norms, activations, router (Megatron-LM leaves it out), softmax,
-embedding, recompute, padding of experts.
+products of a key and a value width a head; the kernels do more), Mamba-2 layers with 7 FLOP a channel and state in the
+scan (training.py:885-904, which takes twice the hidden size for the width of the heads, whatever it is), sparse
+attention as the full one that it stands in for (Megatron-LM has no other count: neither the indexer nor the pairs that
+are left out), the padded output head, MTP modules with their projection and head. Not counted: norms, activations,
+router (Megatron-LM leaves it out), softmax, embedding, recompute, padding of experts.
 Check: the GFLOP a token that Megatron-Bridge prints for its published runs, e.g. 259.99 for DeepSeek-V3 with MTP.
 """
 
@@ -54,8 +55,17 @@ def core_flops(architecture: Architecture, sequence: int, window: int) -> int:
     return pairs_twice * architecture.num_attention_heads * (architecture.qk_head_dim + architecture.value_head_dim)
 
 
+def mamba_weights(architecture: Architecture) -> int:
+    """What one token is multiplied with in a Mamba-2 layer: linears, and 7 FLOP a channel and state in the scan."""
+    a = architecture
+    linears = a.hidden_size * (a.mamba_projection_dim + a.mamba_inner_dim)
+    return linears + 7 * a.mamba_inner_dim * a.mamba_state_dim // 2
+
+
 def feed_forward_weights(architecture: Architecture, kind: LayerKind) -> int:
     """Weights that one token meets in a feed-forward block: its own experts only."""
+    if kind.ffn == "none":
+        return 0
     width = architecture.intermediate_size
     if kind.ffn == "moe":
         width = architecture.num_experts_per_tok * architecture.moe_intermediate_size
@@ -68,9 +78,14 @@ def sequence_flops(problem: Problem) -> int:
     architecture, sequence = problem.architecture, problem.workload.sequence_length
     kinds = [*architecture.layers, *[architecture.mtp_kind] * problem.mtp_layers]
     vocabulary: int = round_up(architecture.vocab_size, problem.workload.make_vocab_size_divisible_by)
-    mixers = {True: delta_net_weights(architecture), False: attention_weights(architecture)}
-    weights = sum(mixers[kind.delta_net] + feed_forward_weights(architecture, kind) for kind in kinds)
+    mixers = {
+        "attention": attention_weights(architecture),
+        "delta_net": delta_net_weights(architecture),
+        "mamba": mamba_weights(architecture),
+        "none": 0,
+    }
+    weights = sum(mixers[kind.mixer] + feed_forward_weights(architecture, kind) for kind in kinds)
     weights += architecture.hidden_size * vocabulary * (1 + problem.mtp_layers)
     weights += 2 * architecture.hidden_size**2 * problem.mtp_layers
-    cores = sum(core_flops(architecture, sequence, kind.window) for kind in kinds if not kind.delta_net)
+    cores = sum(core_flops(architecture, sequence, kind.window) for kind in kinds if kind.mixer == "attention")
     return PASSES * (2 * weights * sequence + cores)

@@ -20,6 +20,8 @@ ATTENTION_LAUNCHES, MLA_LAUNCHES, TENSOR_PARALLEL_LAUNCHES = 60, 30, 10
 DELTA_NET_LAUNCHES = 90
 """A gated delta net in place of attention: some 35 kernels in both passes, most of them started from Python (counted in
 its code, not in a run)."""
+MAMBA_LAUNCHES = 75
+"""A Mamba-2 layer: some 15 kernels forward and 60 backward (counted in its code, not in a run)."""
 SPARSE_LAUNCHES = 120
 """What sparse attention launches beyond MLA: index projections, unfused rotary embeddings, choice of keys, its loss,
 copies before the backward kernel (counted in its code, not in a run)."""
@@ -41,10 +43,11 @@ def launches(problem: Problem, degrees: Degrees, choices: Choices, rates: Rates,
     architecture = problem.architecture
     attention = ATTENTION_LAUNCHES + (MLA_LAUNCHES if architecture.is_mla else 0)
     attention += SPARSE_LAUNCHES if architecture.has_indexer else 0
-    mixer = DELTA_NET_LAUNCHES if kind.delta_net else attention
+    mixers = {"attention": attention, "delta_net": DELTA_NET_LAUNCHES, "mamba": MAMBA_LAUNCHES, "none": 0}
     tensor = where(degrees.tp > 1, TENSOR_PARALLEL_LAUNCHES, 0)
-    block = moe_launches(problem, degrees, choices, rates) if kind.ffn == "moe" else DENSE_LAUNCHES
-    return tensor + mixer + block
+    blocks = {"dense": DENSE_LAUNCHES, "none": 0}
+    block = moe_launches(problem, degrees, choices, rates) if kind.ffn == "moe" else blocks[kind.ffn]
+    return tensor + mixers[kind.mixer] + block
 
 
 def launched_ns(count: Number, problem: Problem, choices: Choices, rates: Rates, moe: bool) -> Number:

@@ -1,6 +1,8 @@
 """One decoder layer on one GPU and one micro-batch: forward and backward time, split into parts."""
 
 from collections.abc import Sequence
+from functools import reduce
+from operator import add
 
 from moeopt.accounting.time import collectives, feed_forward
 from moeopt.accounting.time.additions import add_bytes, add_products, add_tensor_block
@@ -8,7 +10,7 @@ from moeopt.accounting.time.dispatch import dispatch_ns
 from moeopt.accounting.time.efficiency import exact
 from moeopt.accounting.time.host import exposed_host_ns, host_ns
 from moeopt.accounting.time.memory_bound import memory_ns
-from moeopt.accounting.time.mixers import attention_block, delta_net_block, sparse_block
+from moeopt.accounting.time.mixers import attention_block, delta_net_block, mamba_block, norm_ns, sparse_block
 from moeopt.accounting.time.recompute import finish_repeats
 from moeopt.accounting.time.scene import COMPUTE, Scene, Timed
 from moeopt.arithmetic import Number, ceil_div, maximum
@@ -58,6 +60,8 @@ def moe_block(scene: Scene, timed: Timed) -> None:
     timed.backward.add("ep_comm", exchange)
     timed.repeats["moe"] = again + exchange + shared_block(scene, timed)
     timed.repeats["moe_act"] = memory_ns(activation, scene.rates)
+    if architecture.is_hybrid:
+        timed.repeats["layernorm"] = norm_ns(scene)
 
 
 def hide_expert_communication(scene: Scene, timed: Timed, blocks: Sequence[Timed]) -> None:
@@ -117,7 +121,13 @@ def add_host(timed: Timed, host: Number) -> None:
     timed.backward.add("host", exposed - first)
 
 
-_BLOCKS = {"delta_net": delta_net_block, "sparse": sparse_block, "moe": moe_block, "dense": dense_block}
+_BLOCKS = {
+    "delta_net": delta_net_block,
+    "mamba": mamba_block,
+    "sparse": sparse_block,
+    "moe": moe_block,
+    "dense": dense_block,
+}
 
 
 def _block(scene: Scene, name: int | str) -> Timed:
@@ -132,18 +142,19 @@ def _block(scene: Scene, name: int | str) -> Timed:
     return scene.blocks[name]
 
 
-def _mixer(scene: Scene, kind: LayerKind) -> int | str:
-    """The block that mixes a layer's tokens."""
-    if kind.delta_net:
-        return "delta_net"
-    return "sparse" if scene.problem.architecture.has_indexer else kind.window
+def _names(scene: Scene, kind: LayerKind) -> list[int | str]:
+    """The blocks of a layer: what mixes its tokens (attention by its window), and its feed-forward block."""
+    mixer: int | str = kind.mixer
+    if kind.mixer == "attention":
+        mixer = "sparse" if scene.problem.architecture.has_indexer else kind.window
+    return [name for name in (mixer, kind.ffn) if name != "none"]
 
 
 def layer(scene: Scene, kind: LayerKind) -> Timed:
     """One decoder layer with nothing recomputed, and what repeating its modules or its whole forward takes."""
     moe = kind.ffn == "moe"
-    blocks = [_block(scene, name) for name in (_mixer(scene, kind), kind.ffn)]
-    timed = blocks[0] + blocks[1]
+    blocks = [_block(scene, name) for name in _names(scene, kind)]
+    timed = reduce(add, blocks, Timed())
     forward = timed.forward.total
     if moe and scene.choices.overlap.ep_all_to_all:
         hide_expert_communication(scene, timed, blocks)

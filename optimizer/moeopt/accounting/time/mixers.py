@@ -1,6 +1,6 @@
-"""Blocks that mix a layer's tokens: attention, gated delta nets, sparse attention; what recomputing them repeats."""
+"""Blocks that mix a layer's tokens: attention, gated delta nets, sparse attention, Mamba; what recomputing repeats."""
 
-from moeopt.accounting.time import attention, collectives, delta_net, gemm, sparse_attention
+from moeopt.accounting.time import attention, collectives, delta_net, gemm, mamba, sparse_attention
 from moeopt.accounting.time.additions import add_bytes, add_products, add_tensor_block
 from moeopt.accounting.time.memory_bound import memory_ns
 from moeopt.accounting.time.scene import Scene, Timed
@@ -34,7 +34,8 @@ def attention_block(scene: Scene, timed: Timed, window: int) -> None:
         )
         elements = tokens.attention * attention.query_key_value(architecture, heads, groups)
         timed.repeats["mla_up_proj"] = up + memory_ns(elements * 4, rates)
-    timed.repeats["layernorm"] = _norms_ns(scene)
+    if not architecture.is_hybrid:  # there the norm is part of the projection, and no other block follows
+        timed.repeats["layernorm"] = _norms_ns(scene)
 
 
 def delta_net_block(scene: Scene, timed: Timed) -> None:
@@ -98,6 +99,30 @@ def sparse_block(scene: Scene, timed: Timed) -> None:
     timed.repeats["layernorm"] = _norms_ns(scene)
 
 
+def mamba_block(scene: Scene, timed: Timed) -> None:
+    """A Mamba-2 layer; no recompute module repeats any of it."""
+    architecture, tokens, degrees = scene.problem.architecture, scene.tokens, scene.degrees
+    add_products(scene, timed, mamba.projections(architecture, tokens, degrees))
+    add_bytes(
+        scene,
+        timed,
+        mamba.memory_bytes(architecture, tokens, degrees),
+        mamba.gemm_inputs(architecture, tokens, degrees),
+    )
+    exchange = mamba.exchange_ns(scene.problem, degrees, tokens, scene.rates)
+    for run, time in zip(
+        (timed.forward, timed.backward), mamba.scan_ns(scene.problem, degrees, tokens, scene.rates), strict=True
+    ):
+        run.add("attention", time)
+        run.add("cp_comm", exchange)
+    add_tensor_block(scene, timed)
+
+
 def _norms_ns(scene: Scene) -> Number:
     """A layer's two norms."""
-    return memory_ns(scene.tokens.local * (8 * scene.problem.architecture.hidden_size), scene.rates)
+    return 2 * norm_ns(scene)
+
+
+def norm_ns(scene: Scene) -> Number:
+    """One norm of the hidden size, forward."""
+    return memory_ns(scene.tokens.local * (4 * scene.problem.architecture.hidden_size), scene.rates)

@@ -36,6 +36,7 @@ REASONS = {
     "few_microbatches": f"fewer than {FEW_MICROBATCHES} micro-batches: what a step costs once weighs more",
     "tensor_parallel": "tensor parallelism: few published MoE runs use it",
     "delta_net": "gated delta nets: no published training run of the fit has them",
+    "mamba": "Mamba layers: no published training run of the fit has them, and of their scan no kernel is measured",
     "sparse_attention": "sparse attention: no published training run of the fit has it",
     "expert_tensor": "expert-tensor parallelism: no published run with a complete layout tests it",
     "context_parallel": "context parallelism: no published MoE run with a complete layout tests it",
@@ -72,6 +73,7 @@ def _regimes(
     yield "few_microbatches", degrees.num_microbatches < FEW_MICROBATCHES
     yield "tensor_parallel", degrees.tp > 1
     yield "delta_net", architecture.has_delta_net
+    yield "mamba", architecture.has_mamba
     yield "sparse_attention", architecture.has_indexer
     yield "expert_tensor", moe and degrees.etp > 1
     yield "context_parallel", degrees.cp > 1

@@ -9,6 +9,7 @@ from moeopt.constraints.rules import screening_rules
 from moeopt.frameworks.megatron_core.dimensions import DIMENSIONS
 from moeopt.frameworks.megatron_core.experts import EXPERTS
 from moeopt.frameworks.megatron_core.grids import BATCH, OWN_TOTAL, batch_rules, grid_rules
+from moeopt.frameworks.megatron_core.hybrid import HYBRID
 from moeopt.frameworks.megatron_core.interleaving import INTERLEAVING
 from moeopt.frameworks.megatron_core.precision import PRECISION
 from moeopt.frameworks.megatron_core.sequence import SEQUENCE
@@ -30,6 +31,7 @@ FRAMEWORK_RULES: tuple[Rule, ...] = (
     *INTERLEAVING,
     *EXPERTS,
     *SPARSE_ATTENTION,
+    *HYBRID,
     *TRAINING,
     *SHARDING,
     *PRECISION,

@@ -68,6 +68,9 @@ def _split_by_tp(problem: Problem) -> Iterator[tuple[str, int]]:
     if a.has_delta_net:
         yield "gated delta net's projection", a.delta_net_projection_dim
         yield "gated delta net's values", a.delta_net_value_dim
+    if a.has_mamba:
+        yield "Mamba layer's projection", a.mamba_projection_dim
+        yield "Mamba layer's heads", a.mamba_inner_dim
     if any(kind.ffn == "dense" for kind in a.layers):
         yield "intermediate_size", a.intermediate_size
     if a.is_moe and a.shared_expert_intermediate_size:

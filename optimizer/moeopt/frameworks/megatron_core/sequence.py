@@ -135,7 +135,7 @@ SEQUENCE = (
         "megatron/core/transformer/multi_token_prediction.py:1148-1155 (on a stage without decoder layers it builds "
         "attention: not accepted here)",
         "launch",
-        lambda problem, _: problem.mtp_layers > 0 and problem.architecture.mtp_kind.delta_net,
+        lambda problem, _: problem.mtp_layers > 0 and problem.architecture.mtp_kind.mixer == "delta_net",
     ),
     Rule(
         "mtp_positions",

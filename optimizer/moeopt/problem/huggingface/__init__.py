@@ -11,7 +11,7 @@ from typing import Any
 
 from moeopt.errors import InputError
 from moeopt.problem.base import nearest, shown
-from moeopt.problem.huggingface import deepseek, dense, moe, qwen
+from moeopt.problem.huggingface import deepseek, dense, hybrid, moe, qwen
 from moeopt.problem.huggingface.common import Fields
 from moeopt.problem.huggingface.config import Config
 from moeopt.problem.huggingface.defaults import DEFAULTS
@@ -41,6 +41,7 @@ FAMILIES: dict[str, Callable[[Config], Fields]] = {
     "mistral": dense.mistral,
     "mistral4": deepseek.mistral4,
     "mixtral": moe.mixtral,
+    "nemotron_h": hybrid.nemotron_h,
     "olmoe": moe.olmoe,
     "phimoe": moe.phimoe,
     "qwen2": dense.qwen2,

@@ -1,6 +1,6 @@
 """Families that are known and not read: what they have that is not counted, or that Megatron-Core cannot build."""
 
-_MAMBA = "its Mamba layers are not counted"
+_MAMBA = "its Mamba layers are not those of a hybrid that Megatron-Core builds"
 _MULTIPLIERS = "its multipliers of embeddings, residuals and logits have no argument in Megatron-Core"
 
 REFUSED: dict[str, str] = {
@@ -19,7 +19,6 @@ REFUSED: dict[str, str] = {
     "longcat_flash": "its layers have two attention blocks each, and experts that compute nothing",
     "mimo_v2_flash": "its windowed layers have other key-value heads than the rest",
     "minimax": "its lightning attention is neither counted nor priced",
-    "nemotron_h": _MAMBA,
     "step3p7": "its layers have different numbers of heads",
 }
 """Family -> why; so that the nearest name is not taken for it."""

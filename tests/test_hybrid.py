@@ -1,0 +1,199 @@
+"""Hybrids of Mamba-2 layers, attention, dense blocks and experts (Nemotron-H, Nemotron 3 Nano)."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launch_cases import solution
+from moeopt import launch
+from moeopt.accounting.memory.activations import kept_tensors
+from moeopt.accounting.parameters import count
+from moeopt.accounting.time import mamba
+from moeopt.accounting.time.efficiency import rates
+from moeopt.accounting.time.flops import sequence_flops
+from moeopt.accounting.time.terms import time_terms
+from moeopt.accounting.time.tokens import tokens
+from moeopt.errors import InputError
+from moeopt.layout import Choices, Recompute
+from moeopt.problem.architecture import LayerKind
+from moeopt.problem.loading import load_architecture, load_problem
+from moeopt.readers.megatron_script import read_arguments, read_script
+from moeopt.search import solve
+from time_cases import degrees, problem
+
+NANO, DENSE = "nemotron-3-nano-30b-a3b", "nemotron-h-8b"
+MAMBA, ATTENTION = LayerKind("none", mixer="mamba"), LayerKind("none")
+MLP, EXPERTS = LayerKind("dense", mixer="none"), LayerKind("moe", mixer="none")
+
+
+def test_a_layer_is_one_block() -> None:
+    """A symbol is a layer; what it lacks costs nothing: no kind has another's parameters, tensors or time."""
+    assert load_architecture(NANO).layers_of_kind == {MAMBA: 23, EXPERTS: 23, ATTENTION: 6}
+    assert load_architecture(DENSE).layers_of_kind == {MAMBA: 24, MLP: 24, ATTENTION: 4}
+    assert [str(kind) for kind in (MAMBA, ATTENTION, MLP, EXPERTS)] == ["mamba", "attention", "dense", "moe"]
+    layers = {layer.kind: layer.components for layer in count(load_architecture(NANO)).layers}
+    assert layers[ATTENTION]["routed_experts"] == layers[MAMBA]["routed_experts"] == layers[EXPERTS]["attention"] == 0
+    asked = problem(NANO, "h100-sxm", sequence_length=8192)
+    parts = time_terms(asked, degrees(ep=8), Choices()).forward_parts
+    assert parts["attention"][EXPERTS] == 0 < parts["attention"][MAMBA]
+    assert parts["ep_comm"][MAMBA] == parts["ep_comm"][ATTENTION] == 0 < parts["ep_comm"][EXPERTS]
+
+
+def test_what_a_mamba_layer_keeps() -> None:
+    """Nano, one GPU a layer: 55,972 bytes a token (twice 2 h, its projection and three outputs, and statistics), as
+    read in Megatron's mixer and mamba-ssm's functions."""
+    asked = problem(NANO, "h100-sxm", sequence_length=8192)
+    kept = kept_tensors(asked, MAMBA, degrees(), Choices(sequence_parallel=False))
+    each = 2 * (2 * 2688 + 10304 + 3 * 4096) + 4 * (1 + 8)
+    assert sum(item.bytes for item in kept) == 8192 * each
+    assert each == 55972
+
+
+def test_context_parallelism_shares_heads_and_copies_groups() -> None:
+    """A rank of cp 2 scans half of the heads of every token: its tensors are half, and six all-to-alls join each pass.
+    At cp 16 it scans one of the 8 groups, which two ranks have."""
+    asked = problem(NANO, "h100-sxm", sequence_length=8192)
+
+    def kept(c: int) -> dict[str, Any]:
+        items = kept_tensors(asked, MAMBA, degrees(cp=c), Choices(sequence_parallel=False))
+        return {item.name: item.bytes for item in items}
+
+    assert {name: size / 2 for name, size in kept(1).items() if "statistics" not in name} == {
+        name: size for name, size in kept(2).items() if "statistics" not in name
+    }
+    groups = "B and C before the convolution"
+    assert kept(16)[groups] == kept(8)[groups] == kept(1)[groups] // 8
+    times = [
+        mamba.exchange_ns(asked, given, tokens(asked, given, Choices()), rates(asked))
+        for given in (degrees(), degrees(cp=2))
+    ]
+    assert times[0] == 0 < times[1]
+
+
+def test_a_mamba_layer_costs_the_same_a_token_whatever_the_sequence() -> None:
+    """Attention grows with the square of the sequence, the scan with the sequence: at 128K tokens attention's core
+    takes many times as long."""
+    for length, low, high in ((8192, 0.3, 4.0), (131072, 5.0, 60.0)):
+        asked = problem(NANO, "h100-sxm", sequence_length=length, global_batch_size=256)
+        share = time_terms(asked, degrees(), Choices()).forward_parts["attention"]
+        assert low < share[ATTENTION] / share[MAMBA] < high
+
+
+def test_only_full_recompute_reaches_a_mamba_layer() -> None:
+    """No module of selective recompute drops or repeats anything of it; layernorm reaches layers with experts alone."""
+    asked = problem(NANO, "h100-sxm", sequence_length=8192)
+    every = Choices(recompute=Recompute(modules=("core_attn", "layernorm", "mlp", "moe", "moe_act", "shared_experts")))
+
+    def size(kind: LayerKind, choices: Choices) -> int:
+        return sum(item.bytes for item in kept_tensors(asked, kind, degrees(ep=8), choices))
+
+    assert size(MAMBA, every) == size(MAMBA, Choices())
+    repeated = time_terms(asked, degrees(ep=8), Choices()).recompute_ns
+    assert all(prices[MAMBA] == 0 for prices in repeated.values())
+    assert repeated["layernorm"][ATTENTION] == 0 < repeated["layernorm"][EXPERTS]
+    assert size(EXPERTS, every) < size(EXPERTS, Choices())
+
+
+def test_flops_are_those_of_the_layers() -> None:
+    """Linears, 7 FLOP a channel and state of a scan, causal attention, chosen experts: six times a weight and token."""
+    asked = problem(NANO, "h100-sxm", sequence_length=8192)
+    scan = 2688 * (10304 + 4096) + 7 * 4096 * 128 // 2
+    attention = 2688 * (4096 + 2 * 256) + 4096 * 2688
+    experts = 2 * 2688 * (6 * 1856 + 3712)
+    weights = 23 * scan + 6 * attention + 23 * experts + 2688 * 131072
+    assert sequence_flops(asked) == 8192 * (6 * weights + 6 * 6 * 4096 * 8192)
+
+
+def test_a_search_places_single_blocks() -> None:
+    """A proven optimum over stages of unlike layers, without what hybrids exclude."""
+    asked = load_problem(
+        {
+            "architecture": {"base": NANO, "num_hidden_layers": 13},
+            "cluster": "h100-sxm",
+            "gpus": 16,
+            "workload": {"sequence_length": 8192, "global_batch_size": 128},
+            "fix": {"pp": 2},
+            "free": ["overlap"],
+        }
+    )
+    answer = solve(asked)
+    assert answer["status"] == "optimal"
+    assert not answer["layout"]["overlap"]["ep_all_to_all"]
+
+
+def test_a_pattern_goes_to_megatron_and_back(tmp_path: Path) -> None:
+    """Stages and virtual stages are the bars of the pattern: what is written is read as the same layers and layout, and
+    starts the program that builds hybrids."""
+    layout = {"pp": 2, "vpp": 2, "ep": 8, "etp": 1, "pipeline_layout": "Et*13|t*15|t*11|t*13L"}
+    answer = solution(layout, 64, NANO, {"base": "h100-sxm", "memory": "1TB"}, sequence_length=8192)
+    launch(answer, tmp_path / "run", framework="megatron-lm")
+    text = (tmp_path / "run" / "train.sh").read_text(encoding="utf-8")
+    assert "pretrain_hybrid.py" in text
+    assert "mamba-ssm" in (tmp_path / "run" / "README.md").read_text(encoding="utf-8")
+    assert "--num-layers" not in text
+    reading = read_script(text, "train.sh")
+    expected = load_architecture(NANO)
+    for field in (
+        "hybrid_pattern",
+        "num_hidden_layers",
+        "squared_relu",
+        "gated",
+        "position_embedding",
+        "mamba_num_heads",
+        "mamba_head_dim",
+        "mamba_num_groups",
+        "mamba_state_dim",
+    ):
+        assert reading.architecture[field] == getattr(expected, field)
+    assert reading.layout["pipeline_layout"] == answer["layout"]["pipeline_layout"]
+    assert (reading.layout["pp"], reading.layout["vpp"]) == (2, 2)
+
+
+@pytest.mark.parametrize("framework", ["torchtitan", "deepspeed"])
+def test_other_frameworks_refuse_it_by_its_field(framework: str, tmp_path: Path) -> None:
+    """They name the field that they cannot express."""
+    answer = solution({"tp": 2}, 64, DENSE, {"base": "h100-sxm", "memory": "1TB"})
+    with pytest.raises(InputError, match="hybrid_pattern"):
+        launch(answer, tmp_path / "run", framework=framework)
+
+
+NEEDED = ["--hidden-size", "64", "--num-attention-heads", "4", "--vocab-size", "100"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--hybrid-layer-pattern", "M*/*-"], "MTP modules of hybrids are not priced"),
+        (["--hybrid-layer-pattern", "M|*|-", "--pipeline-model-parallel-size", "2"], r"3 segments % pp 2 = 1"),
+        (["--hybrid-layer-pattern", "ME", "--moe-latent-size", "32"], "--moe-latent-size: experts of a narrower"),
+        (["--num-layers", "4", "--hybrid-attention-ratio", "0.5"], "write --hybrid-layer-pattern"),
+    ],
+)
+def test_arguments_that_are_not_priced_are_refused(arguments: list[str], sentence: str) -> None:
+    """MTP modules, bars that the stages do not divide, latent experts, arguments that Megatron removed."""
+    with pytest.raises(InputError, match=sentence):
+        read_arguments([*NEEDED, *arguments], "arguments")
+
+
+def test_defaults_of_the_mixer_are_megatrons() -> None:
+    """Heads fill twice the hidden size, 8 groups, states of 128 (transformer_config.py:1259-1270)."""
+    read = read_arguments([*NEEDED, "--hybrid-layer-pattern", "M*"], "arguments").architecture
+    sizes = {name: read[name] for name in read if name.startswith("mamba")}
+    assert sizes == {"mamba_head_dim": 64, "mamba_num_groups": 8, "mamba_state_dim": 128, "mamba_num_heads": 2}
+
+
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"hybrid_pattern": "ME"}, "hybrid_pattern has 2 symbols and num_hidden_layers is 52"),
+    ({"num_hidden_layers": 2, "hybrid_pattern": "MX"}, "hybrid_pattern: 'X' is none of"),
+    ({"mamba_state_dim": 0}, "hybrid_pattern has an M and needs mamba_state_dim above 0"),
+    ({"mamba_num_heads": 12}, "mamba_num_heads 12 is not a multiple of mamba_num_groups 8"),
+    ({"num_nextn_predict_layers": 1}, "hybrid_pattern excludes num_nextn_predict_layers"),
+]
+
+
+@pytest.mark.parametrize(("changes", "sentence"), REFUSED)
+def test_patterns_that_make_no_hybrid_are_refused(changes: dict[str, Any], sentence: str) -> None:
+    """A pattern of another length, an unknown symbol, a mixer without states, and what a hybrid cannot have."""
+    with pytest.raises(InputError, match=sentence):
+        load_architecture({"base": NANO, **changes})
