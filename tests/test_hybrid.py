@@ -22,7 +22,7 @@ from moeopt.readers.megatron_script import read_arguments, read_script
 from moeopt.search import solve
 from time_cases import degrees, problem
 
-NANO, DENSE = "nemotron-3-nano-30b-a3b", "nemotron-h-8b"
+NANO, SUPER, DENSE = "nemotron-3-nano-30b-a3b", "nemotron-3-super-120b-a12b", "nemotron-h-8b"
 MAMBA, ATTENTION = LayerKind("none", mixer="mamba"), LayerKind("none")
 MLP, EXPERTS = LayerKind("dense", mixer="none"), LayerKind("moe", mixer="none")
 
@@ -105,6 +105,24 @@ def test_flops_are_those_of_the_layers() -> None:
     assert sequence_flops(asked) == 8192 * (6 * weights + 6 * 6 * 4096 * 8192)
 
 
+def test_narrower_experts_see_the_latent_width() -> None:
+    """Super's experts and dispatch take 1,024 of 4,096: rows, all-to-all and weights are a quarter of those of experts
+    of the hidden size; router and shared experts stay, and two projections join, whole on every rank."""
+    latent, plain = (load_architecture({"base": SUPER, "moe_latent_size": size}) for size in (1024, 0))
+    layers = [next(layer for layer in count(each).layers if layer.kind == EXPERTS) for each in (latent, plain)]
+    projections = 2 * 4096 * 1024
+    assert layers[0].components["routed_experts"] == layers[1].components["routed_experts"] // 4 + projections
+    assert layers[0].components["shared_experts"] == layers[1].components["shared_experts"]
+    problems = [problem({"base": SUPER, "moe_latent_size": size}, "h100-sxm") for size in (1024, 0)]
+    given = degrees(ep=8)
+    kept = [{item.name: item.bytes for item in kept_tensors(each, EXPERTS, given, Choices())} for each in problems]
+    assert 4 * kept[0]["routed fc1 input (sorted)"] == kept[1]["routed fc1 input (sorted)"]
+    assert kept[0]["combined latent (fc2_latent_proj input)"] == 2 * 4096 * 1024
+    times = [time_terms(each, given, Choices()).forward_parts["ep_comm"][EXPERTS] for each in problems]
+    assert times[0] < times[1] / 2
+    assert sequence_flops(problems[0]) < sequence_flops(problems[1])
+
+
 def test_a_search_places_single_blocks() -> None:
     """A proven optimum over stages of unlike layers, without what hybrids exclude."""
     asked = load_problem(
@@ -166,12 +184,11 @@ NEEDED = ["--hidden-size", "64", "--num-attention-heads", "4", "--vocab-size", "
     [
         (["--hybrid-layer-pattern", "M*/*-"], "MTP modules of hybrids are not priced"),
         (["--hybrid-layer-pattern", "M|*|-", "--pipeline-model-parallel-size", "2"], r"3 segments % pp 2 = 1"),
-        (["--hybrid-layer-pattern", "ME", "--moe-latent-size", "32"], "--moe-latent-size: experts of a narrower"),
         (["--num-layers", "4", "--hybrid-attention-ratio", "0.5"], "write --hybrid-layer-pattern"),
     ],
 )
 def test_arguments_that_are_not_priced_are_refused(arguments: list[str], sentence: str) -> None:
-    """MTP modules, bars that the stages do not divide, latent experts, arguments that Megatron removed."""
+    """MTP modules, bars that the stages do not divide, arguments that Megatron removed."""
     with pytest.raises(InputError, match=sentence):
         read_arguments([*NEEDED, *arguments], "arguments")
 

@@ -49,6 +49,7 @@ def architectures(draw: st.DrawFn) -> dict[str, Any]:
         found |= {"mamba_num_groups": draw(st.sampled_from([1, 8])), "mamba_state_dim": 16}
     if experts and "hybrid_pattern" in found:
         found |= {"num_experts": experts, "num_experts_per_tok": draw(st.integers(1, 4)), "moe_intermediate_size": 128}
+        found["moe_latent_size"] = draw(st.sampled_from([0, 32]))
     elif experts:
         found |= {"num_experts": experts, "num_experts_per_tok": draw(st.integers(1, 4)), "first_k_dense_replace": 1}
         found |= {"moe_intermediate_size": 128, "shared_expert_intermediate_size": draw(st.sampled_from([0, 128]))}

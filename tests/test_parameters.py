@@ -99,6 +99,7 @@ STATED = {
     "deepseek-v2": ("236e9", "21e9"),
     "deepseek-v3": ("671e9", "37e9"),
     "nemotron-3-nano-30b-a3b": ("31.6e9", "3.6e9"),
+    "nemotron-3-super-120b-a12b": ("120e9", "12e9"),
     "nemotron-h-8b": ("8.1e9", "8.1e9"),
     "deepseek-v3.2": ("671e9", "37e9"),
     "glm-5": ("744e9", "40e9"),

@@ -79,7 +79,7 @@ def some_problems() -> st.SearchStrategy[Problem]:
             [
                 "deepseek-v3",
                 "glm-5",
-                "nemotron-3-nano-30b-a3b",
+                "nemotron-3-super-120b-a12b",
                 "gpt-oss-120b",
                 "qwen3-30b-a3b",
                 "qwen3-next-80b-a3b",

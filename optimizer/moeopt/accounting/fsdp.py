@@ -168,10 +168,13 @@ def _row_length(problem: Problem, parameter: Parameter, numel: int) -> int:
     architecture, name = problem.architecture, parameter.name
     if not name.endswith("weight") or "norm" in name:
         return 1
+    seen = architecture.expert_hidden_size if parameter.sharding == "expert" else architecture.hidden_size
     if name.endswith(_ROW_PARALLEL):
-        return int(ceil_div(numel, architecture.hidden_size))
+        return int(ceil_div(numel, seen))
+    if "fc2_latent_proj" in name:
+        return architecture.moe_latent_size
     if "q_up_proj" in name:
         return architecture.q_lora_rank or 1
     if "kv_up_proj" in name:
         return architecture.kv_lora_rank or 1
-    return architecture.hidden_size * (2 if "eh_proj" in name else 1)
+    return seen * (2 if "eh_proj" in name else 1)

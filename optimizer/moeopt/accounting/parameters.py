@@ -131,7 +131,7 @@ def _layer(architecture: Architecture, kind: LayerKind) -> Iterator[Parameter]:
         yield from _moe(architecture)
     elif kind.ffn == "dense":
         yield from _norm(architecture, "mlp.linear_fc1.layer_norm_", architecture.hidden_size)
-        yield from _mlp(architecture, "mlp.", "dense_mlp", architecture.intermediate_size)
+        yield from _mlp(architecture, "mlp.", "dense_mlp", architecture.intermediate_size, architecture.hidden_size)
 
 
 def _mixer(architecture: Architecture, kind: LayerKind) -> Iterator[Parameter]:
@@ -252,9 +252,9 @@ def _down_projection(architecture: Architecture, name: str, rank: int) -> Iterat
         yield Parameter(f"{name}bias", "attention", rank, "replicated")
 
 
-def _mlp(architecture: Architecture, name: str, component: Component, width: int) -> Iterator[Parameter]:
+def _mlp(architecture: Architecture, name: str, component: Component, width: int, hidden: int) -> Iterator[Parameter]:
     """A dense block or the shared experts (one wide block): two linears, the first of twice the width when gated."""
-    hidden, first = architecture.hidden_size, (2 if architecture.gated else 1) * width
+    first = (2 if architecture.gated else 1) * width
     yield Parameter(f"{name}linear_fc1.weight", component, hidden * first, "tensor")
     if architecture.mlp_bias:
         yield Parameter(f"{name}linear_fc1.bias", component, first, "tensor")
@@ -270,13 +270,24 @@ def _moe(architecture: Architecture) -> Iterator[Parameter]:
         yield Parameter("mlp.router.bias", "router", experts, "replicated")
     if architecture.router_correction_bias:
         yield Parameter("mlp.router.expert_bias", "router", experts, "replicated", trainable=False)
-    for parameter in _mlp(architecture, "mlp.experts.", "routed_experts", architecture.moe_intermediate_size):
+    yield from _latent_projections(architecture)
+    width, seen = architecture.moe_intermediate_size, architecture.expert_hidden_size
+    for parameter in _mlp(architecture, "mlp.experts.", "routed_experts", width, seen):
         yield replace(parameter, sharding="expert", copies=experts, split=parameter.sharding == "tensor")
     if architecture.shared_expert_intermediate_size:
         name = "mlp.shared_experts."
         if architecture.shared_expert_gate:
             yield Parameter(f"{name}gate_weight", "shared_experts", hidden, "replicated")
-        yield from _mlp(architecture, name, "shared_experts", architecture.shared_expert_intermediate_size)
+        yield from _mlp(architecture, name, "shared_experts", architecture.shared_expert_intermediate_size, hidden)
+
+
+def _latent_projections(architecture: Architecture) -> Iterator[Parameter]:
+    """What takes tokens to the experts' width and back: whole on every rank (moe/moe_layer.py:265-304)."""
+    hidden, latent = architecture.hidden_size, architecture.moe_latent_size
+    for name, width in (("fc1", latent), ("fc2", hidden)) if latent else ():
+        yield Parameter(f"mlp.{name}_latent_proj.weight", "routed_experts", hidden * latent, "replicated")
+        if architecture.mlp_bias:
+            yield Parameter(f"mlp.{name}_latent_proj.bias", "routed_experts", width, "replicated")
 
 
 @dataclass(frozen=True)

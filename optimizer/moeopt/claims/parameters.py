@@ -38,10 +38,11 @@ def _experts(architecture: Architecture, active: bool) -> list[str]:
         return []
     experts = architecture.num_experts_per_tok if active else architecture.num_experts
     matrices = 3 if architecture.gated else 2
-    size = layers * experts * matrices * architecture.hidden_size * architecture.moe_intermediate_size
+    seen = "moe_latent_size" if architecture.moe_latent_size else "hidden_size"
+    size = layers * experts * matrices * architecture.expert_hidden_size * architecture.moe_intermediate_size
     return [
-        f"Routed experts' matrices: {layers} layers * {experts} experts * {matrices} matrices * hidden_size "
-        f"{architecture.hidden_size} * moe_intermediate_size {architecture.moe_intermediate_size} = {size:,}."
+        f"Routed experts' matrices: {layers} layers * {experts} experts * {matrices} matrices * {seen} "
+        f"{architecture.expert_hidden_size} * moe_intermediate_size {architecture.moe_intermediate_size} = {size:,}."
     ]
 
 

@@ -180,6 +180,9 @@ class Architecture(Input):
     num_experts: NonNegative = 0
     num_experts_per_tok: NonNegative = 0
     moe_intermediate_size: NonNegative = 0
+    moe_latent_size: NonNegative = 0
+    """Width that tokens are projected to before they go to routed experts, and from after (Nemotron 3 Super); 0: the
+    experts take the hidden size."""
     shared_expert_intermediate_size: NonNegative = 0
     """Width of all shared experts together; 0 means none."""
     shared_expert_gate: bool = False
@@ -258,6 +261,8 @@ class Architecture(Input):
         self._check_hybrid()
         if any(kind.ffn == "dense" for kind in self.layers) and not self.intermediate_size:
             raise ValueError("intermediate_size is 0 and the architecture has dense layers")
+        if self.moe_latent_size and not self.num_experts:
+            raise ValueError(f"moe_latent_size {self.moe_latent_size} needs num_experts above 0")
         if self.n_group and self.num_experts % self.n_group:
             raise ValueError(f"num_experts {self.num_experts} is not a multiple of n_group {self.n_group}")
         if self.position_embedding == "learned" and not self.max_position_embeddings:
@@ -387,6 +392,11 @@ class Architecture(Input):
     def is_moe(self) -> bool:
         """At least one layer has routed experts."""
         return any(kind.ffn == "moe" for kind in self.layers)
+
+    @property
+    def expert_hidden_size(self) -> int:
+        """Width of the tokens that routed experts see, and of those that are dispatched to them."""
+        return self.moe_latent_size or self.hidden_size
 
     @property
     def qk_head_dim(self) -> int:

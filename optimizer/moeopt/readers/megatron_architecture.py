@@ -227,6 +227,7 @@ def _experts(flags: Flags, fields: dict[str, Any], reading: Reading) -> None:
     if topk is None:
         reading.warn("--moe-router-topk", "absent: Megatron's default is 2", "write --moe-router-topk 2")
     fields["moe_intermediate_size"] = width
+    fields["moe_latent_size"] = flags.integer("moe-latent-size") or 0
     fields["num_experts_per_tok"] = topk or 2
     score = flags.text("moe-router-score-function") or "softmax"
     fields["router_score_function"] = "sigmoid" if score in ("sigmoid", "sqrtsoftplus") else "softmax"

@@ -62,6 +62,7 @@ _MEANS = {
     "hybrid-layer-pattern": "hybrid_pattern, pipeline_layout",
     "hybrid-override-pattern": "hybrid_pattern, pipeline_layout",
     "squared-relu": "squared_relu",
+    "moe-latent-size": "moe_latent_size",
     "window-size": "sliding_window",
     "window-attn-skip-freq": "window_pattern",
     "seq-length": "sequence_length",

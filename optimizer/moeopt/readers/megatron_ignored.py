@@ -45,15 +45,13 @@ _PRICED_WITHOUT = (
     r"moe-shared-expert-overlap|ddp-.*|defer-embedding.*|moe-expert-rank.*|rampup-batch-size|keep-fp8.*",
     r"step-batch-size.*|overlap-cpu.*|overlap-param-gather-with.*|tp-comm-.*|(no-)?align-.*|use-nccl.*",
     r"moe-upcycling.*|use-dynamic-batch.*|max-tokens.*|moe-.*-num-sms.*|low-memory.*|moe-apply.*|moe-extended.*|use-turbo.*",
-    r"no-gradient-acc.*",
+    r"no-gradient-acc.*|use-fused-weighted.*|disable-mamba-mem.*|mamba-training-ssm.*",
 )
 _REFUSED = {
     "cpu-offloading": "offloading whole layers is not priced (by module it is: --fine-grained-activation-offloading)",
     "use-torch-fsdp2": "FSDP2 shards parameters and gradients, which is not priced",
     "hybrid-attention-ratio": "Megatron removed it; write --hybrid-layer-pattern",
     "hybrid-mlp-ratio": "Megatron removed it; write --hybrid-layer-pattern",
-    "is-hybrid-model": "Megatron removed it; write --hybrid-layer-pattern",
-    "moe-latent-size": "experts of a narrower width are not priced",
     "encoder-num-layers": "encoder-decoder transformers are not priced",
     "decoder-num-layers": "encoder-decoder transformers are not priced",
     "decoder-seq-length": "encoder-decoder transformers are not priced",

@@ -20,6 +20,7 @@ _COMPARED = (
     "num_experts",
     "num_experts_per_tok",
     "moe_intermediate_size",
+    "moe_latent_size",
     "shared_expert_intermediate_size",
     "gated",
     "tie_word_embeddings",

@@ -116,6 +116,7 @@ def _architecture_refusals(job: Job) -> list[Refusal]:
         ),
         ("qk_norm", a.qk_norm != "none", "queries and keys are not normed"),
         ("linear_attention_pattern", a.has_delta_net, "it has no gated delta nets"),
+        ("moe_latent_size", a.moe_latent_size > 0, "its experts take the hidden size"),
         ("index_topk", a.has_indexer, "it has no sparse attention"),
         ("attention_output_gate", a.attention_output_gate, "its attention has no output gate"),
         ("zero_centered_norm", a.zero_centered_norm, "its norms multiply by their weight alone"),

@@ -221,6 +221,8 @@ def _experts(problem: Problem) -> list[Flag]:
     kinds = [int(kind.ffn == "moe") for kind in a.layers]
     if not a.is_hybrid:
         flags.append(flag("--moe-layer-freq", pattern(kinds) if 0 in kinds else 1))
+    if a.moe_latent_size:
+        flags.append(flag("--moe-latent-size", a.moe_latent_size))
     if a.shared_expert_intermediate_size:
         flags.append(flag("--moe-shared-expert-intermediate-size", a.shared_expert_intermediate_size))
         if a.shared_expert_gate:

@@ -80,11 +80,13 @@ def _dispatch(sizes: Symbols, choices: Choices) -> list[TensorBytes]:
 def _experts(problem: Problem, sizes: Symbols) -> list[TensorBytes]:
     quantized = sizes.quantized
     drop: tuple[RecomputeModule, ...] = ("moe",)
+    rows = "R*he" if sizes.latent else "R*h"
     found = [
+        *_latent(sizes),
         tensor(
             sizes,
             "routed fc1 input (sorted)",
-            "R*h" if quantized else "2*R*h",
+            rows if quantized else f"2*{rows}",
             drop,
             _EXPERTS,
             quantized=quantized,
@@ -108,6 +110,20 @@ def _experts(problem: Problem, sizes: Symbols) -> list[TensorBytes]:
         tensor(sizes, "routed activation (fc2 input)", elements, ("moe", "moe_act"), _EXPERTS, quantized=quantized),
         tensor(sizes, "probabilities of the rows", "4*R", drop, _EXPERTS, offload="moe_act", width=4),
     ]
+    return found
+
+
+def _latent(sizes: Symbols) -> list[TensorBytes]:
+    """Inputs of the projections to the experts' width and back (moe_layer.py:488-493, 590-592); in 16 bits the first is
+    the MoE input that the router keeps."""
+    if not sizes.latent:
+        return []
+    drop: tuple[RecomputeModule, ...] = ("moe",)
+    quantized, source = sizes.quantized, "megatron/core/transformer/moe/moe_layer.py"
+    elements = "T*latent" if quantized else "2*T*latent"
+    found = [tensor(sizes, "combined latent (fc2_latent_proj input)", elements, drop, source, quantized=quantized)]
+    if quantized:
+        found.append(tensor(sizes, "fc1_latent_proj input", "T*h", drop, source, quantized=True))
     return found
 
 

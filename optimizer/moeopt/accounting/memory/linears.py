@@ -46,7 +46,7 @@ def dense_shapes(sizes: Symbols) -> list[Shape]:
 
 def routed_shapes(sizes: Symbols) -> list[Shape]:
     """Both linears of one routed expert."""
-    return [(sizes.gate * sizes.fe, sizes.h), (sizes.h, sizes.fe)]
+    return [(sizes.gate * sizes.fe, sizes.he), (sizes.he, sizes.fe)]
 
 
 def shared_shapes(problem: Problem, sizes: Symbols) -> list[Shape]:
@@ -56,11 +56,17 @@ def shared_shapes(problem: Problem, sizes: Symbols) -> list[Shape]:
     return [(sizes.gate * sizes.fs, sizes.h), (sizes.h, sizes.fs)]
 
 
+def beside_shapes(problem: Problem, sizes: Symbols) -> list[Shape]:
+    """Linears beside the routed experts: the shared ones, and the projections to the experts' width and back."""
+    latent: list[Shape] = [(sizes.latent, sizes.h), (sizes.h, sizes.latent)] if sizes.latent else []
+    return [*shared_shapes(problem, sizes), *latent]
+
+
 def ffn_shapes(problem: Problem, sizes: Symbols, kind: LayerKind) -> list[Shape]:
     """Linears of a feed-forward block, one expert for all."""
     if kind.ffn == "none":
         return []
-    return routed_shapes(sizes) + shared_shapes(problem, sizes) if kind.ffn == "moe" else dense_shapes(sizes)
+    return [*routed_shapes(sizes), *beside_shapes(problem, sizes)] if kind.ffn == "moe" else dense_shapes(sizes)
 
 
 def projection_shape(sizes: Symbols) -> Shape:
@@ -76,7 +82,7 @@ def linear_elements(problem: Problem, sizes: Symbols, piece: Piece) -> Number:
     kind = piece if isinstance(piece, LayerKind) else problem.architecture.mtp_kind
     elements = _sum(layer_shapes(problem, sizes, kind))
     if kind.ffn == "moe":
-        elements = elements + sizes.experts_local * _sum(routed_shapes(sizes)) + _sum(shared_shapes(problem, sizes))
+        elements = elements + sizes.experts_local * _sum(routed_shapes(sizes)) + _sum(beside_shapes(problem, sizes))
     elif kind.ffn == "dense":
         elements = elements + _sum(dense_shapes(sizes))
     return elements if isinstance(piece, LayerKind) else elements + _sum([projection_shape(sizes)])

@@ -8,12 +8,12 @@ from collections.abc import Iterable
 from typing import Literal
 
 from moeopt.accounting.memory.linears import (
+    beside_shapes,
     dense_shapes,
     distinct_elements,
     layer_shapes,
     projection_shape,
     routed_shapes,
-    shared_shapes,
 )
 from moeopt.accounting.memory.overhead import Overheads, Workspaces
 from moeopt.accounting.memory.recipe import Recipe
@@ -101,7 +101,7 @@ def dummy_gradient_bytes(problem: Problem, sizes: Symbols, recipe: Recipe) -> di
         return dict.fromkeys(FEATURES, 0)
     kinds = {kind.mixer: kind for kind in problem.architecture.kinds}
     attention = [shape for kind in kinds.values() for shape in layer_shapes(problem, sizes, kind)]
-    moe = routed_shapes(sizes) + shared_shapes(problem, sizes) if problem.architecture.is_moe else []
+    moe = [*routed_shapes(sizes), *beside_shapes(problem, sizes)] if problem.architecture.is_moe else []
     engine = 2 if recipe.linear_dummy_gradients else 0
     return {
         "layer": engine * distinct_elements(attention),
@@ -128,7 +128,7 @@ def gathered_tokens_bytes(problem: Problem, sizes: Symbols, choices: Choices) ->
     (moe/token_dispatcher.py:281-303, use_global_buffer)."""
     if choices.dispatcher != "allgather" or not problem.architecture.is_moe:
         return 0
-    return 2 * sizes.gathered * sizes.h
+    return 2 * sizes.gathered * sizes.he
 
 
 def chunk_fixed_bytes(sizes: Symbols) -> Number:

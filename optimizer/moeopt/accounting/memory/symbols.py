@@ -85,6 +85,10 @@ class Symbols:
     E: int
     experts_local: Number
     k: int
+    he: int
+    """Width of the tokens that routed experts see."""
+    latent: int
+    """The same where it is not the hidden size, else 0."""
     fe: Number
     """Width of one routed expert on one rank."""
     fs: Number
@@ -179,6 +183,8 @@ def symbols(problem: Problem, degrees: Degrees, choices: Choices) -> Symbols:
         E=a.num_experts,
         experts_local=experts_local,
         k=a.num_experts_per_tok,
+        he=a.expert_hidden_size,
+        latent=a.moe_latent_size,
         fe=ceil_div(a.moe_intermediate_size, q),
         fs=ceil_div(a.shared_expert_intermediate_size, t),
         sent=sent,

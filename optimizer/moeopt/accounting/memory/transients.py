@@ -119,8 +119,8 @@ def moe_moments(problem: Problem, sizes: Symbols, tensors: list[TensorBytes], ch
     outputs = local * (2 if problem.architecture.shared_expert_intermediate_size else 1)
     forward = dispatch_copies(sizes, choices) + outputs
     inner = 2 * sizes.R * sizes.fe
-    rows = 2 * sizes.R * sizes.h
-    incoming = _incoming_gradient(sizes) + 2 * sizes.received * sizes.h
+    rows = 2 * sizes.R * sizes.he
+    incoming = _incoming_gradient(sizes) + 2 * sizes.received * sizes.he
     fc2, activation, fc1 = rows + inner, inner + inner * sizes.gate, rows + inner * (sizes.gate - 1)
     if choices.overlap.delay_wgrad:
         # The gradients of both products' outputs, and the inputs, wait for the weights' (experts.py, backward_dw).
@@ -145,7 +145,7 @@ def dispatch_copies(sizes: Symbols, choices: Choices) -> Number:
     once for each rank it visits, at most min(k, e) times. allgather: the outputs of all
     tokens of the group (their inputs lie in a buffer for good, see persistent.py).
     """
-    h = sizes.h
+    h = sizes.he
     if choices.dispatcher == "allgather":
         return 2 * sizes.gathered * h
     split = where(sizes.q > 1, 2 * (sizes.received + sizes.R) * h, 0)

@@ -47,7 +47,7 @@ def expert_tensor_ns(problem: Problem, degrees: Degrees, tokens: Tokens, rates: 
     """Expert-tensor time of one direction (forward; backward mirrors it): an all-gather of the routed rows in 2 bytes
     and a reduce-scatter in 4 (fp32 router probabilities; megatron/core/transformer/moe/token_dispatcher.py)."""
     q = degrees.etp
-    moved = ceil_div(tokens.routed, q) * (q - 1) * (6 * problem.architecture.hidden_size)
+    moved = ceil_div(tokens.routed, q) * (q - 1) * (6 * problem.architecture.expert_hidden_size)
     time = transfer_ns(moved, ring_bytes_per_us(problem, degrees, rates, q, 1))
     time = time + 2 * ring_latency_ns(problem, degrees, q, 1)
     return where(q > 1, time, 0)

@@ -68,7 +68,7 @@ def all_to_all_ns(problem: Problem, degrees: Degrees, tokens: Tokens, rates: Rat
     architecture = problem.architecture
     spanned = domains(problem, degrees, degrees.etp * degrees.ep)
     rows, e = ceil_div(tokens.routed, degrees.etp), degrees.ep
-    width = 2 * architecture.hidden_size
+    width = 2 * architecture.expert_hidden_size
     leaves = ceil_div(rows * (spanned - 1), spanned) * width
     stays = maximum(ceil_div(rows * (e - 1), e) * width - leaves, 0)
     inside = rates.nvlink_bytes_per_us * NCCL_INSIDE[0] // NCCL_INSIDE[1]
@@ -97,7 +97,7 @@ def deduplicated_ns(problem: Problem, degrees: Degrees, choices: Choices, tokens
     visits = tabulate(lambda ranks: ceil(ranks * hit_share(architecture, ranks) * SHARE_UNIT), degrees.ep)
     within = ceil_div(visits * (inside - 1), inside)
     across = tabulate(lambda count: ceil((count - 1) * hit_share(architecture, count) * SHARE_UNIT), spanned)
-    hidden = architecture.hidden_size
+    hidden = architecture.expert_hidden_size
     inside_rate = copied_bytes_per_us(choices, spanned, rates)
     stays = transfer_ns(_scaled_bytes(tokens, hidden, within, imbalance), inside_rate)
     leaves = transfer_ns(_scaled_bytes(tokens, hidden, across, imbalance), rates.network_bytes_per_us)
@@ -108,7 +108,7 @@ def all_gather_ns(problem: Problem, degrees: Degrees, tokens: Tokens, rates: Rat
     """Megatron's allgather dispatcher: every rank of the etp*ep block receives all tokens (2 bytes) and gives their
     outputs back (4 bytes: fp32 probabilities), so 3 T h bytes on average for dispatch and combine."""
     block = degrees.etp * degrees.ep
-    moved = tokens.local * (block - 1) * (3 * problem.architecture.hidden_size)
+    moved = tokens.local * (block - 1) * (3 * problem.architecture.expert_hidden_size)
     return transfer_ns(moved, ring_bytes_per_us(problem, degrees, rates, block, 1))
 
 

@@ -19,15 +19,14 @@ def _activation_bytes(architecture: Architecture) -> int:
     return 6 if architecture.gated else 4
 
 
-def _block(architecture: Architecture, rows: Number, width: Number) -> Products:
+def _block(architecture: Architecture, rows: Number, width: Number, hidden: int) -> Products:
     """Up (and gate) projection as one product, and the down projection."""
-    hidden = architecture.hidden_size
     return product(rows, (_matrices(architecture) - 1) * width, hidden) + product(rows, hidden, width)
 
 
 def mlp(architecture: Architecture, tokens: Tokens, width: Number) -> Products:
     """Products of a dense or shared block of that local width."""
-    return _block(architecture, tokens.attention, width)
+    return _block(architecture, tokens.attention, width, architecture.hidden_size)
 
 
 def mlp_activation_bytes(architecture: Architecture, tokens: Tokens, width: Number) -> Number:
@@ -55,7 +54,8 @@ def shared_width(architecture: Architecture, degrees: Degrees) -> Number:
 
 def experts(architecture: Architecture, tokens: Tokens, degrees: Degrees) -> Products:
     """Products of the routed experts on one GPU."""
-    all_rows = _block(architecture, tokens.expert_rows, ceil_div(architecture.moe_intermediate_size, degrees.etp))
+    width = ceil_div(architecture.moe_intermediate_size, degrees.etp)
+    all_rows = _block(architecture, tokens.expert_rows, width, architecture.expert_hidden_size)
     return replace(all_rows, weights=all_rows.weights * tokens.local_experts)
 
 
@@ -72,11 +72,26 @@ def expert_quantized(problem: Problem, tokens: Tokens, degrees: Degrees, choices
     of full-iteration graphs quantises while it computes (assumed)."""
     architecture = problem.architecture
     width = ceil_div(architecture.moe_intermediate_size, degrees.etp)
-    inputs = tokens.expert_rows * (architecture.hidden_size + width)
-    gradients = tokens.expert_rows * (architecture.hidden_size + width * (_matrices(architecture) - 1))
+    seen = architecture.expert_hidden_size
+    inputs = tokens.expert_rows * (seen + width)
+    gradients = tokens.expert_rows * (seen + width * (_matrices(architecture) - 1))
     if fused_experts(problem, choices):
         return ceil_div(inputs, 2), ceil_div(gradients, 2)
     return inputs, gradients
+
+
+def latent(architecture: Architecture, tokens: Tokens) -> Products:
+    """Products of the projections to the experts' width and back, whole on every rank; none without them."""
+    width, hidden = architecture.moe_latent_size, architecture.hidden_size
+    if not width:
+        return Products()
+    return product(tokens.local, width, hidden) + product(tokens.local, hidden, width)
+
+
+def latent_quantized(architecture: Architecture, tokens: Tokens) -> Number:
+    """Elements that fp8 recipes quantise for them: their inputs, and as many gradients of their outputs."""
+    width = architecture.moe_latent_size
+    return tokens.local * (architecture.hidden_size + width) if width else 0
 
 
 def router(architecture: Architecture, tokens: Tokens) -> Products:
@@ -86,10 +101,10 @@ def router(architecture: Architecture, tokens: Tokens) -> Products:
 
 def routing_bytes(architecture: Architecture, tokens: Tokens, choices: Choices) -> Number:
     """Forward bytes of routing: norm, residual and router input 10 T h, fp32 scores 16 T E, and the permutations:
-    2 R h bytes four times with NCCL's dispatcher, three times with the fused ones."""
+    2 bytes an element of the routed rows four times with NCCL's dispatcher, three times with the fused ones."""
     passes = 3 if choices.dispatcher in FLEX_DISPATCHERS else 4
     glue = tokens.local * (10 * architecture.hidden_size + 16 * architecture.num_experts)
-    return glue + tokens.routed * (2 * passes * architecture.hidden_size)
+    return glue + tokens.routed * (2 * passes * architecture.expert_hidden_size)
 
 
 def dense_bytes(architecture: Architecture, tokens: Tokens) -> Number:

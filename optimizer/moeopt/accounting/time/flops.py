@@ -66,11 +66,12 @@ def feed_forward_weights(architecture: Architecture, kind: LayerKind) -> int:
     """Weights that one token meets in a feed-forward block: its own experts only."""
     if kind.ffn == "none":
         return 0
-    width = architecture.intermediate_size
-    if kind.ffn == "moe":
-        width = architecture.num_experts_per_tok * architecture.moe_intermediate_size
-        width += architecture.shared_expert_intermediate_size
-    return (3 if architecture.gated else 2) * architecture.hidden_size * width
+    a, matrices = architecture, 3 if architecture.gated else 2
+    if kind.ffn == "dense":
+        return matrices * a.hidden_size * a.intermediate_size
+    routed = a.num_experts_per_tok * a.moe_intermediate_size * a.expert_hidden_size
+    latent = 2 * a.hidden_size * a.moe_latent_size
+    return matrices * (routed + a.shared_expert_intermediate_size * a.hidden_size) + latent
 
 
 def sequence_flops(problem: Problem) -> int:

@@ -50,9 +50,11 @@ def moe_block(scene: Scene, timed: Timed) -> None:
     again = add_products(scene, timed, feed_forward.router(architecture, tokens), bf16=True)
     again = again + add_products(scene, timed, feed_forward.experts(architecture, tokens, degrees))
     activation = feed_forward.expert_activation_bytes(scene.problem, tokens, degrees, choices)
-    quantized = feed_forward.expert_quantized(scene.problem, tokens, degrees, choices)
+    again = again + add_products(scene, timed, feed_forward.latent(architecture, tokens))
+    inputs, gradients = feed_forward.expert_quantized(scene.problem, tokens, degrees, choices)
+    beside = feed_forward.latent_quantized(architecture, tokens)
     routing = feed_forward.routing_bytes(architecture, tokens, choices)
-    again = again + add_bytes(scene, timed, routing + activation, quantized)
+    again = again + add_bytes(scene, timed, routing + activation, (inputs + beside, gradients + beside))
     exchange = 2 * dispatch_ns(scene.problem, degrees, choices, tokens, scene.rates)
     if choices.dispatcher != "allgather":
         exchange = exchange + collectives.expert_tensor_ns(scene.problem, degrees, tokens, scene.rates)

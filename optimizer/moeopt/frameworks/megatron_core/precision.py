@@ -49,6 +49,8 @@ def _replicated(problem: Problem) -> Iterator[tuple[str, int]]:
         yield "kv_lora_rank", a.kv_lora_rank or 0
         if a.q_lora_rank:
             yield "q_lora_rank", a.q_lora_rank
+    if a.moe_latent_size:
+        yield "moe_latent_size", a.moe_latent_size
     if a.has_indexer:
         yield "index_n_heads * index_head_dim", a.index_width
         yield "index_head_dim", a.index_head_dim

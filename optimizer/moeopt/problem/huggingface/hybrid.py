@@ -1,4 +1,4 @@
-"""Hybrids of Mamba-2 layers, attention, dense blocks and experts: Nemotron-H and Nemotron 3 Nano."""
+"""Hybrids of Mamba-2 layers, attention, dense blocks and experts: Nemotron-H, Nemotron 3 Nano and Super."""
 
 from moeopt.errors import InputError
 from moeopt.problem.architecture import MAMBA_CONV
@@ -40,6 +40,7 @@ def _experts(config: Config) -> Fields:
         "num_experts": config.integer("n_routed_experts"),
         "num_experts_per_tok": config.integer("num_experts_per_tok"),
         "moe_intermediate_size": config.integer("moe_intermediate_size"),
+        "moe_latent_size": config.integer("moe_latent_size", default=0),
         "shared_expert_intermediate_size": config.integer("n_shared_experts", default=1)
         and config.integer("moe_shared_expert_intermediate_size"),
         "router_score_function": "sigmoid",
@@ -50,12 +51,8 @@ def _experts(config: Config) -> Fields:
 
 
 def nemotron_h(config: Config) -> Fields:
-    """Nemotron-H (dense) and Nemotron 3 Nano (with experts): no positions, no biases but the convolution's, the square
-    of ReLU. Its embeddings are never tied, whatever the config says."""
-    if config.optional("moe_latent_size"):
-        raise InputError(
-            f"{config.where}.moe_latent_size: experts of a narrower width (Nemotron 3 Super) are not counted"
-        )
+    """Nemotron-H (dense), Nemotron 3 Nano and Super (with experts): no positions, no biases but the convolution's, the
+    square of ReLU. Its embeddings are never tied, whatever the config says."""
     if config.integer("num_nextn_predict_layers", default=0):
         raise InputError(
             f"{config.where}.num_nextn_predict_layers: MTP modules of hybrids are not counted: 0 leaves them out"
