@@ -61,6 +61,22 @@ class Rule:
         return self.sentence(problem, degrees, choices)
 
 
+def excluded(
+    name: str, meaning: str, sentence: Callable[[Problem], str], source: str, checked: Checked, applies: Applies
+) -> Rule:
+    """What never goes together: a rule that is broken wherever it is in play."""
+    return Rule(
+        name,
+        meaning,
+        (),
+        lambda _problem, _d, _choices: False,
+        lambda problem, _d, _choices: sentence(problem),
+        source,
+        checked,
+        applies,
+    )
+
+
 @dataclass(frozen=True)
 class Stages:
     """A pipeline layout as it was given, right or wrong: the letters of each stage, in the order of the string."""

@@ -1,7 +1,7 @@
 """Which widths of the architecture tp, ep and etp must divide. Sources are Megatron-LM d98e8a6."""
 
 from moeopt.arithmetic import Number, both, either
-from moeopt.frameworks.rules import Applies, Rule, remainder
+from moeopt.frameworks.rules import Applies, Rule, excluded, remainder
 from moeopt.layout import Choices, Degrees
 from moeopt.problem.problem import Problem
 
@@ -122,12 +122,10 @@ DIMENSIONS = (
         "launch",
         lambda problem, _: problem.architecture.has_delta_net,
     ),
-    Rule(
+    excluded(
         "output_gate_without_mla",
         "multi-head latent attention has no output gate",
-        (),
-        lambda _problem, _d, _: False,
-        lambda _problem, _d, _: "attention_output_gate with kv_lora_rank, must be without",
+        lambda _problem: "attention_output_gate with kv_lora_rank, must be without",
         "megatron/core/transformer/transformer_config.py:3348-3349",
         "launch",
         lambda problem, _: problem.architecture.attention_output_gate and problem.architecture.is_mla,
@@ -204,12 +202,10 @@ DIMENSIONS = (
         "launch",
         lambda problem, _: problem.architecture.is_moe and problem.architecture.mlp_bias,
     ),
-    Rule(
+    excluded(
         "shared_experts_without_bias",
         "shared experts have no bias",
-        (),
-        lambda _problem, _d, _: False,
-        lambda problem, _d, _: (
+        lambda problem: (
             f"mlp_bias with shared_expert_intermediate_size "
             f"{problem.architecture.shared_expert_intermediate_size}, must be without"
         ),

@@ -1,7 +1,7 @@
 """What hybrids (Mamba-2 layers, attention, dense blocks and experts, one a layer) ask. Sources: Megatron-LM d98e8a6."""
 
 from moeopt.arithmetic import Number, both, ceil_div, maximum, where
-from moeopt.frameworks.rules import Applies, Checked, Rule, remainder
+from moeopt.frameworks.rules import Applies, Checked, Rule, excluded, remainder
 from moeopt.layout import Choices, Degrees
 from moeopt.problem.problem import Problem
 
@@ -47,12 +47,10 @@ def _cp_sentence(problem: Problem, degrees: Degrees, _choices: Choices) -> str:
 
 def _without(name: str, meaning: str, what: str, source: str, checked: Checked, applies: Applies) -> Rule:
     """A setting that hybrids exclude: wherever both are, the rule is broken."""
-    return Rule(
+    return excluded(
         name,
         meaning,
-        (),
-        lambda _problem, _d, _choices: False,
-        lambda _problem, _d, _choices: f"{what} with hybrid_pattern, must be without",
+        lambda _problem: f"{what} with hybrid_pattern, must be without",
         source,
         checked,
         lambda problem, choices: problem.architecture.is_hybrid and applies(problem, choices),

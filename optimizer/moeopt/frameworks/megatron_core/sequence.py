@@ -1,7 +1,7 @@
 """How cp and tp split the sequence, and what context and sequence parallelism need. Sources: Megatron-LM d98e8a6."""
 
 from moeopt.arithmetic import Number, either
-from moeopt.frameworks.rules import Rule, remainder
+from moeopt.frameworks.rules import Rule, excluded, remainder
 from moeopt.layout import Choices, Degrees
 from moeopt.problem.architecture import YARN_POSITIONS
 from moeopt.problem.problem import Problem
@@ -123,12 +123,10 @@ SEQUENCE = (
         "launch",
         lambda problem, _: problem.architecture.is_mla or problem.architecture.is_yarn,
     ),
-    Rule(
+    excluded(
         "mtp_without_delta_net",
         "MTP modules copy the last decoder layer, and cannot copy a gated delta net",
-        (),
-        lambda _problem, _d, _: False,
-        lambda problem, _d, _: (
+        lambda problem: (
             f"{problem.mtp_layers} MTP modules, and layer {problem.architecture.num_hidden_layers} has a gated delta "
             "net, must have attention"
         ),

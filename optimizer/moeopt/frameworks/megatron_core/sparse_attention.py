@@ -6,7 +6,7 @@ every head, which no run survives: such layouts are refused here, though nothing
 
 from moeopt.arithmetic import Number, ceil_div, either
 from moeopt.frameworks.megatron_core.precision import compute_capability
-from moeopt.frameworks.rules import Applies, Checked, Rule
+from moeopt.frameworks.rules import Applies, Checked, Rule, excluded
 from moeopt.layout import Choices, Degrees
 from moeopt.problem.architecture import FLASH_MLA_HEADS
 from moeopt.problem.problem import Problem
@@ -50,12 +50,10 @@ def _offloaded(choices: Choices) -> list[str]:
 
 def _without(name: str, meaning: str, what: str, source: str, checked: Checked, applies: Applies) -> Rule:
     """A setting that sparse attention excludes: wherever both are, the rule is broken."""
-    return Rule(
+    return excluded(
         name,
         meaning,
-        (),
-        lambda _problem, _d, _choices: False,
-        lambda _problem, _d, _choices: f"{what} with index_topk, must be without",
+        lambda _problem: f"{what} with index_topk, must be without",
         source,
         checked,
         lambda problem, choices: problem.architecture.has_indexer and applies(problem, choices),
