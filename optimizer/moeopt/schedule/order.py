@@ -83,15 +83,17 @@ def rank_order(
 
 
 def forwards_by_chunk(count: int, vpp: int, num_microbatches: int, group: int) -> tuple[int, ...]:
-    """How many of the first `count` forwards of the table belong to each chunk (closed form, O(vpp)).
+    """How many of the first `count` forwards of the table belong to each chunk (closed form).
 
-    A full group holds `group` micro-batches of every chunk; the last may be smaller.
+    A full group holds `group` micro-batches of every chunk; the last may be smaller. In the group that is not done,
+    some chunks are, one is in part, and the others have not begun.
     """
     size = num_microbatches if vpp == 1 else group
-    full, inside = divmod(count, vpp * size)
-    left = num_microbatches - full * size
-    width = min(size, left)
-    return tuple(full * size + min(width, max(0, inside - chunk * width)) for chunk in range(vpp))
+    groups, inside = divmod(count, vpp * size)
+    before = groups * size
+    width = min(size, num_microbatches - before)
+    chunks, part = divmod(inside, max(width, 1))
+    return ((before + width,) * chunks + (before + part,) + (before,) * (vpp - 1 - chunks))[:vpp]
 
 
 def backwards_by_chunk(count: int, vpp: int, num_microbatches: int, group: int) -> tuple[int, ...]:

@@ -25,6 +25,8 @@ Schedule: TypeAlias = tuple[int, int, int, int, bool]
 _WIDTH = 8
 """Heaviest and lightest stages tried as source and target of a move."""
 _ROUNDS = 64
+_EXACT = 2**53
+"""Floats hold all integers below it, and multiply matrices several times as fast as integers."""
 
 
 def ledger_many(schedule: Schedule, forward_ns: Column, backward_ns: Column, hop_ns: int) -> Column:
@@ -32,19 +34,20 @@ def ledger_many(schedule: Schedule, forward_ns: Column, backward_ns: Column, hop
     pp, vpp, num_microbatches, group, ep_overlap = schedule
     matrix, coefficients = row_matrix(*schedule)
     stage = forward_ns + backward_ns
-    if 2 * coefficients * max(int(stage.max(initial=0)), hop_ns) * pp * vpp >= 2**63:
+    if 2 * coefficients * max(int(stage.max(initial=0)), hop_ns) * pp * vpp >= _EXACT:
         pairs = zip(forward_ns.tolist(), backward_ns.tolist(), strict=True)
         return np.array([ledger_pipeline_ns(*schedule[:4], f, b, hop_ns, ep_overlap) for f, b in pairs], dtype=object)
-    hops = np.full((len(stage), 1), hop_ns, dtype=np.int64)
-    rows = (np.hstack([forward_ns, backward_ns, hops]) @ matrix.T).max(axis=1)
+    times = np.hstack([forward_ns, backward_ns, np.full((len(stage), 1), hop_ns)])
+    rows = (times.astype(float) @ matrix.T.astype(float)).max(axis=1).astype(np.int64)
     if vpp == 1:
         return np.asarray(rows)
     groups = ceil_div(num_microbatches, group)
-    excess = np.maximum(0, stage[:, None, :] - stage[:, :, None]).reshape(len(stage), pp * vpp, vpp, pp)
-    waves = (num_microbatches - groups) * excess.max(axis=3).sum(axis=2) + groups * excess.sum(axis=(2, 3))
-    upper = ((num_microbatches * vpp + pp - 1) * stage + waves).min(axis=1)
-    empty = (num_microbatches - groups) * stage.reshape(len(stage), vpp, pp).max(axis=2).sum(axis=1)
-    upper = np.minimum(upper, empty + groups * stage.sum(axis=1))
+    # Base times in order: what stages take beyond each is a sum over those after it.
+    ordered = np.sort(np.hstack([np.zeros_like(stage[:, :1]), stage]), axis=1)
+    beyond = ordered[:, ::-1].cumsum(axis=1)[:, ::-1] - np.arange(pp * vpp + 1, 0, -1) * ordered
+    peaks = stage.reshape(len(stage), vpp, pp).max(axis=2)
+    waves = (num_microbatches - groups) * np.maximum(peaks[:, :, None] - ordered[:, None, :], 0).sum(axis=1)
+    upper = ((num_microbatches * vpp + pp - 1) * ordered + waves + groups * beyond).min(axis=1)
     upper += even_hops(*schedule) * hop_ns
     return np.asarray(ceil_div(rows + upper, 2))
 

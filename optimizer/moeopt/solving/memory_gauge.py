@@ -46,10 +46,13 @@ class MemoryGauge:
         )
         self._fixed[0] += memory.present_bytes.get("embedding", 0)
         self._fixed[-1] += memory.present_bytes.get("loss", 0)
-        self._vectors = [
-            np.array(in_flight_vectors(*candidate.schedule[:4], rank, candidate.schedule[4]))
+        vectors = [
+            np.array(in_flight_vectors(*candidate.schedule[:4], rank, candidate.schedule[4]), dtype=float)
             for rank in range(self._pp)
         ]
+        runs = zip(vectors, self._passing.reshape(self._vpp, self._pp).T, strict=True)
+        self._flights = [(each.T, np.where(each > 0, passing, 0.0).max(axis=1)) for each, passing in runs]
+        """By rank: micro-batches in flight of every vector, and the bytes that pass in the chunks that have some."""
 
     def peaks(self, counts: Array) -> Array:
         """Bytes of the fullest rank for each row of decoder layers a stage (integers, rounded up)."""
@@ -63,11 +66,9 @@ class MemoryGauge:
         static = (self._static[ends] - self._static[starts] + self._extra_static).reshape(shape).sum(axis=1)
         again = self._again[starts + np.minimum(counts, self._block)] - self._again[starts]
         kept = (self._kept[ends] - self._kept[starts] + again + self._extra_kept).reshape(shape)
-        passing = self._passing.reshape(self._vpp, self._pp)
         total = np.empty((len(counts), self._pp))
-        for rank, vectors in enumerate(self._vectors):
-            running = np.where(vectors > 0, passing[:, rank], 0.0).max(axis=1)
-            total[:, rank] = static[:, rank] + (kept[:, :, rank] @ vectors.T + running).max(axis=1)
+        for rank, (vectors, running) in enumerate(self._flights):
+            total[:, rank] = static[:, rank] + (kept[:, :, rank] @ vectors + running).max(axis=1)
         return np.asarray(np.ceil(total + self._fixed), dtype=np.int64)
 
 
