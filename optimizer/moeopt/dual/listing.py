@@ -35,7 +35,7 @@ class Listing:
     def __init__(self, walks: Walks, onward: list[Array], row: int, target: float, most: int) -> None:
         self.walks, self.tables, self.grid = walks, walks.tables, walks.grid
         self.row, self.target, self.most = row, target, most
-        self._onward = [go[row] for go in onward]
+        self._onward = [go[:, :, row] for go in onward]
         self._found: list[tuple[Index, int]] = [(np.zeros((0, self.grid.stages), dtype=np.int64), 0)]
         self.complete = True
         """Whether nothing was left out."""
@@ -61,7 +61,7 @@ class Listing:
         comes first, and is the cheapest."""
         if stage:
             parts = parts.only(first_of_each(parts.counts[:, :stage]))
-        go = self._onward[stage][:, parts.placed - self.tables.low[stage]].T
+        go = self._onward[stage][parts.placed - self.tables.low[stage]]
         which, top = np.nonzero(parts.value[:, None] + go <= self.target)
         return _Parts(parts.counts[which], parts.placed[which], top, parts.value[which])
 
@@ -71,8 +71,8 @@ class Listing:
                 continue
             layers = len(self.grid.layers) - parts.placed
             held = np.minimum(layers, len(ending.before) - 1)
-            value = parts.value + moves[self.row, held] + self.tables.penalty[-1][self.row, parts.top]
-            fits = (held == layers) & (value <= self.target) & ~ending.blocked[self.row, parts.top, held]
+            value = parts.value + moves[held, self.row] + self.tables.penalty[-1][parts.top, self.row]
+            fits = (held == layers) & (value <= self.target) & ~ending.blocked[held, parts.top, self.row]
             counts = parts.counts[fits].copy()
             counts[:, stage] = layers[fits]
             self._found.append((counts, stage))
@@ -83,14 +83,14 @@ class Listing:
         after = parts.placed[:, None] + steps
         at = np.clip(after - low, 0, high - low)
         inside = (after >= low) & (after <= high)
-        value = parts.value[:, None] + self.walks.moves[stage][self.row, steps, at]
-        value = value + self.walks.shut[stage + 1][self.row, at]
-        inside &= ~table.blocked[self.row, parts.top[:, None], steps, at]
+        value = parts.value[:, None] + self.walks.moves[stage][steps, at, self.row]
+        value = value + self.walks.shut[stage + 1][at, self.row]
+        inside &= ~table.blocked[steps, at, parts.top[:, None], self.row]
         if (stage + 1) % self.grid.pp:
-            go = self._onward[stage + 1][parts.top[:, None], at]
+            go = self._onward[stage + 1][at, parts.top[:, None]]
         else:
-            value = value + self.tables.penalty[stage // self.grid.pp][self.row, parts.top][:, None]
-            go = self._onward[stage + 1].min(axis=0)[at]
+            value = value + self.tables.penalty[stage // self.grid.pp][parts.top, self.row][:, None]
+            go = self._onward[stage + 1].min(axis=1)[at]
         which, step = np.nonzero(inside & (value + go <= self.target))
         if len(which) > self.most:
             self.complete = False

@@ -2,18 +2,19 @@
 
 A row is a candidate with a base time x of UB2. The stages of a chunk position follow each other in model order, so its
 maximum is decided once for all of them: `tops` are the values that it may take, and every stage of the position stays
-within its top. Arrays are rows x tops x layers of the stage x layers placed after it, or fewer axes; layers placed
-before or after a stage are counted within a band.
+within its top. Arrays are layers of the stage x layers placed after it x tops x rows, or fewer axes: the least
+over the layers of a stage is one of long vectors then. Layers placed before or after a stage are counted within a band.
 """
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from moeopt.dual.grid import Array, Grid
-from moeopt.dual.prices import Prices, Rows, duration_ns
+from moeopt.dual.prices import MEASURES, Prices, Rows, duration_ns
 
 Index: TypeAlias = NDArray[np.int64]
 Mask: TypeAlias = NDArray[np.bool_]
@@ -31,16 +32,14 @@ class Stage:
     """Rows x layers x band after: where its layers that are recomputed by block end, from the first of all; None where
     no row has any."""
     price: Array
-    """Rows x layers x band after: what it adds to UB2; NEVER where it leads nowhere."""
+    """Layers x band after x rows: what it adds to UB2; NEVER where it leads nowhere."""
     blocked: Mask
-    """Rows x tops x layers x band after: above the top."""
-    held: Array
-    """Rows x measures: what the stage holds besides layers."""
+    """Layers x band after x tops x rows: above the top."""
 
     def only(self, mask: Mask) -> "Stage":
         """Some of the rows."""
         covered = None if self.covered is None else self.covered[mask]
-        return replace(self, covered=covered, price=self.price[mask], blocked=self.blocked[mask], held=self.held[mask])
+        return replace(self, covered=covered, price=self.price[..., mask], blocked=self.blocked[..., mask])
 
 
 @dataclass(frozen=True)
@@ -53,17 +52,14 @@ class Ending:
     covered: Index | None
     """Rows x layers: as of a stage."""
     price: Array
-    """Rows x layers."""
+    """Layers x rows."""
     blocked: Mask
-    """Rows x tops x layers."""
-    held: Array
-    late: Array
-    """Rows x measures: what the last stage holds, where that is another one."""
+    """Layers x tops x rows."""
 
     def only(self, mask: Mask) -> "Ending":
         """Some of the rows."""
-        parts = {name: getattr(self, name)[mask] for name in ("price", "blocked", "held", "late")}
-        return replace(self, covered=None if self.covered is None else self.covered[mask], **parts)
+        covered = None if self.covered is None else self.covered[mask]
+        return replace(self, covered=covered, price=self.price[..., mask], blocked=self.blocked[..., mask])
 
 
 @dataclass(frozen=True)
@@ -75,10 +71,12 @@ class Tables:
     prices: Prices
     base_ns: Array
     penalty: tuple[Array, ...]
-    """For each chunk position rows x tops: what its maximum adds to UB2."""
+    """For each chunk position tops x rows: what its maximum adds to UB2."""
     low: tuple[int, ...]
     """Fewest and most layers before each stage, and after the last."""
     high: tuple[int, ...]
+    held: Array
+    """Rows x stages x measures: what each holds besides layers and MTP modules."""
     stages: tuple[Stage, ...]
     """All but the last one."""
     endings: tuple[Ending, ...]
@@ -87,11 +85,15 @@ class Tables:
     def of(cls, grid: Grid, rows: Rows, prices: Prices, base_ns: Array, tops: list[Array], deepest: int) -> "Tables":
         """`tops`: for each chunk position rows x tops, `inf` where a row has fewer."""
         low, high = grid.band(deepest)
-        build = _Build(grid, rows, prices, base_ns, tops, deepest, low, high)
+        by_top = [np.ascontiguousarray(top.T) for top in tops]
+        held = np.zeros((len(base_ns), grid.stages, MEASURES))
+        held[:, 0] += prices.embedding
+        held[:, -1] += prices.loss
+        build = _Build(grid, rows, prices, base_ns, by_top, deepest, low, high, held)
         stages = tuple(build.stage(stage) for stage in range(grid.stages - 1))
         endings = tuple(build.ending(stage) for stage in range(grid.stages) if grid.may_end(stage))
-        penalty = tuple(np.minimum(rows.waves * (top - base_ns[:, None]), NEVER) for top in tops)
-        return cls(grid, rows, prices, base_ns, penalty, tuple(low), tuple(high), stages, endings)
+        penalty = tuple(np.minimum(rows.waves * (top - base_ns), NEVER) for top in by_top)
+        return cls(grid, rows, prices, base_ns, penalty, tuple(low), tuple(high), held, stages, endings)
 
     @property
     def deepest(self) -> int:
@@ -104,20 +106,16 @@ class Tables:
             self,
             prices=self.prices.only(mask),
             base_ns=self.base_ns[mask],
-            penalty=tuple(part[mask] for part in self.penalty),
+            penalty=tuple(part[:, mask] for part in self.penalty),
+            held=self.held[mask],
             stages=tuple(stage.only(mask) for stage in self.stages),
             endings=tuple(ending.only(mask) for ending in self.endings),
         )
 
-    def sums(self, stage: int, weight: Array) -> Array:
-        """Cost of the first layers on a stage, by layers in the band before it or after it: rows x layers."""
-        first, last = self.low[stage], self.high[stage + 1] + 1
-        return np.asarray(np.einsum("rm,rml->rl", weight, self.prices.layers[:, :, first:last]))
-
     def again(self, stage: int, weight: Array, before: Index, covered: Index) -> Array:
-        """What recomputing by block adds to the cost of a stage: rows x the shape of `before` (of its table)."""
+        """What recomputing by block adds to the cost of a stage: the shape of `before` (of its table) x rows."""
         sums = np.einsum("rm,rml->rl", weight, self.prices.layers_again)
-        return np.asarray(_at(sums, covered) - sums[:, before + self.low[stage]])
+        return np.asarray(np.moveaxis(_at(sums, covered) - sums[:, before + self.low[stage]], 0, -1))
 
 
 def _at(sums: Array, places: Index) -> Array:
@@ -132,32 +130,29 @@ class _Build:
     prices: Prices
     base_ns: Array
     tops: list[Array]
+    """Of each chunk position tops x rows."""
     deepest: int
     low: list[int]
     high: list[int]
-
-    def _special(self, stage: int, ends: bool) -> Array:
-        pieces = [self.prices.embedding] if stage == 0 else []
-        if ends and self.grid.mtp_layers:
-            pieces.append(self.prices.mtp)
-        if stage == self.grid.stages - 1:
-            pieces.append(self.prices.loss)
-        return np.asarray(sum(pieces, start=np.zeros_like(self.prices.loss)))
+    held: Array
 
     def _excess(self, time: Array) -> Array:
         """What a stage of some time adds to UB2 beside its position's maximum."""
-        base = self.base_ns.reshape(-1, *[1] * (time.ndim - 1))
-        return np.asarray(self.rows.rounds * np.maximum(time - base, 0.0))
+        return np.asarray(self.rows.rounds * np.maximum(time - self.base_ns, 0.0))
 
     def _time(self, start: Index, end: Index) -> Array:
-        """Time of a stage with the layers from one place to another."""
-        total = self.prices.layers[:, 0] + self.prices.layers[:, 1]
-        time = total[:, end] - total[:, start]
+        """Time of a stage with the layers from one place to another: the shape of these x rows."""
+        time = self._total[end] - self._total[start]
         covered = self._covered(start, end)
         if covered is not None:
             again = self.prices.layers_again[:, 0] + self.prices.layers_again[:, 1]
-            time = time + _at(again, covered) - again[:, start]
+            time = time + np.moveaxis(_at(again, covered) - again[:, start], 0, -1)
         return np.asarray(time)
+
+    @cached_property
+    def _total(self) -> Array:
+        """Time of the first layers: layers x rows."""
+        return np.ascontiguousarray((self.prices.layers[:, 0] + self.prices.layers[:, 1]).T)
 
     def _covered(self, start: Index, end: Index) -> Index | None:
         if not self.prices.by_block:
@@ -171,23 +166,19 @@ class _Build:
         start = after - counts
         allowed = (start >= self.low[stage]) & (start <= self.high[stage]) & (counts >= self.grid.fewest(stage))
         start = np.where(allowed, start, self.low[stage])
-        end = np.broadcast_to(after, start.shape)
-        held = self._special(stage, False)
-        time = self._time(start, end) + duration_ns(held)[:, None, None]
-        blocked = time[:, None] > self.tops[stage // self.grid.pp][:, :, None, None]
-        price = np.where(allowed, self._excess(time), NEVER)
-        return Stage(start - self.low[stage], self._covered(start, end), price, blocked, held)
+        time = self._time(start, after) + duration_ns(self.held[:, stage])
+        blocked = time[:, :, None] > self.tops[stage // self.grid.pp]
+        price = np.where(allowed[:, :, None], self._excess(time), NEVER)
+        return Stage(start - self.low[stage], self._covered(start, after), price, blocked)
 
     def ending(self, stage: int) -> Ending:
         total, last = len(self.grid.layers), self.grid.stages - 1
         start = total - np.arange(self.deepest + 1)
         allowed = (start >= self.low[stage]) & (start <= self.high[stage])
         start = np.where(allowed, start, self.low[stage])
-        held = self._special(stage, True)
-        late = self._special(last, False) if stage < last else np.zeros_like(held)
+        late = duration_ns(self.held[:, last]) if stage < last else np.zeros(len(self.held))
         end = np.full_like(start, total)
-        time = self._time(start, end) + duration_ns(held)[:, None]
-        price = np.where(allowed, self._excess(time) + self._excess(duration_ns(late))[:, None], NEVER)
-        highest = np.maximum(time, duration_ns(late)[:, None])
-        blocked = highest[:, None, :] > self.tops[-1][:, :, None]
-        return Ending(stage, start - self.low[stage], self._covered(start, end), price, blocked, held, late)
+        time = self._time(start, end) + duration_ns(self.held[:, stage] + self.prices.mtp)
+        price = np.where(allowed[:, None], self._excess(time) + self._excess(late), NEVER)
+        blocked = np.maximum(time, late)[:, None] > self.tops[-1]
+        return Ending(stage, start - self.low[stage], self._covered(start, end), price, blocked)

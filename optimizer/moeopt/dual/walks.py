@@ -13,9 +13,6 @@ from moeopt.dual.tables import NEVER, Index, Mask, Tables
 
 _ROUNDING = 1e-11
 """Share of weighted limits that is given away: above the 10^-12 that sums of floats lose."""
-_GATHERED = 10_000
-"""Steps of one stage that are gathered at once; more of them are taken by the number of layers, without copies of what
-lies before: half the time where they are many, twice where they are few."""
 
 
 @dataclass(frozen=True)
@@ -89,53 +86,49 @@ class Walks:
     def __init__(self, tables: Tables, weights: Weights, open_: list[Mask]) -> None:
         self.tables, self.weights = tables, weights
         self.grid, self._every = tables.grid, np.arange(len(tables.base_ns))
-        self.shut = [np.where(mask, 0.0, NEVER) for mask in open_]
+        self.shut = [np.where(mask.T, 0.0, NEVER) for mask in open_]
+        sums = np.einsum("rsm,rml->rsl", weights.stage, tables.prices.layers)
+        self._sums = np.ascontiguousarray(sums.transpose(1, 2, 0))
+        """What the first layers cost on each stage: stages x layers x rows."""
+        self._held = np.ascontiguousarray((weights.stage * tables.held).sum(axis=2).T)
+        """What other pieces cost but for the MTP modules: stages x rows."""
         self._before: list[Array] = []
-        """What it costs to have so many layers before a stage: rows x tops x band."""
+        """What it costs to have so many layers before a stage: band x tops x rows."""
         self._after: list[Array] = []
         """The same after each chunk position, with what its maximum costs."""
         self.moves: list[Array] = []
-        """Price of so many layers on a stage: rows x layers x band after it."""
+        """Price of so many layers on a stage: layers x band after it x rows."""
         self._place()
         self.end_moves: list[Array] = []
-        """The same for stages where layers may end: rows x layers."""
+        """The same for stages where layers may end: layers x rows."""
         self._ends = [self._end(number) for number in range(len(tables.endings))]
-        reached = np.concatenate([value.reshape(len(self._every), -1) for value in self._ends], axis=1)
+        reached = np.concatenate([value.T.reshape(len(self._every), -1) for value in self._ends], axis=1)
         self._best = reached.argmin(axis=1)
         self.constant = weights.constant + tables.rows.span * tables.base_ns
         self.values = reached[self._every, self._best] + self.constant
 
     def _place(self) -> None:
-        value = np.zeros((len(self._every), 1))
+        value = np.zeros((1, len(self._every)))
         for chunk, penalty in enumerate(self.tables.penalty):
-            within = np.repeat(value[:, None, :], penalty.shape[1], axis=1)
+            within = np.repeat(value[:, None], len(penalty), axis=1)
             for stage in range(chunk * self.grid.pp, (chunk + 1) * self.grid.pp):
                 self._before.append(within)
                 if stage < self.grid.stages - 1:
                     within = self._step(stage, within)
-            self._after.append(within + penalty[:, :, None])
+            self._after.append(within + penalty)
             value = self._after[-1].min(axis=1)
 
     def _step(self, stage: int, within: Array) -> Array:
         """From the layers before a stage to those before the next."""
-        table, weight = self.tables.stages[stage], self.weights.stage[:, stage]
-        sums = self.tables.sums(stage, weight)
-        cost = (weight * table.held).sum(axis=1)
-        upper = sums[:, None, self.tables.low[stage + 1] - self.tables.low[stage] :]
-        move = upper - sums[:, table.before] + table.price + cost[:, None, None]
+        table, low, high = self.tables.stages[stage], self.tables.low, self.tables.high
+        before, after = self._sums[stage, low[stage] :], self._sums[stage, low[stage + 1] : high[stage + 1] + 1]
+        move = after - before[table.before] + table.price + self._held[stage]
         if table.covered is not None:
-            move = move + self.tables.again(stage, weight, table.before, table.covered)
+            move = move + self.tables.again(stage, self.weights.stage[:, stage], table.before, table.covered)
         self.moves.append(move)
-        if table.blocked.size < _GATHERED:
-            value = within[:, :, table.before] + move[:, None]
-            value[table.blocked] = NEVER
-            return np.asarray(value.min(axis=2) + self.shut[stage + 1][:, None, :])
-        least = np.full((*within.shape[:2], table.before.shape[1]), NEVER)
-        for layers, source, target in self._shifts(stage):
-            value = within[:, :, source] + move[:, None, layers, target]
-            blocked = table.blocked[:, :, layers, target]
-            least[:, :, target] = np.minimum(least[:, :, target], np.where(blocked, NEVER, value))
-        return least + self.shut[stage + 1][:, None, :]
+        value = within[table.before] + move[:, :, None]
+        np.putmask(value, table.blocked, NEVER)
+        return np.asarray(value.min(axis=0) + self.shut[stage + 1][:, None])
 
     def _shifts(self, stage: int) -> Iterator[tuple[int, slice, slice]]:
         """For each number of layers on a stage the parts of the bands before and after it that it leads between."""
@@ -147,25 +140,26 @@ class Walks:
                 yield layers, before, slice(first + layers - low[1], last + layers - low[1] + 1)
 
     def _end(self, number: int) -> Array:
-        """Values of the placements whose layers end on a stage: rows x tops x layers of it."""
+        """Values of the placements whose layers end on a stage: layers of it x tops x rows."""
         ending = self.tables.endings[number]
-        weight, last = self.weights.stage[:, ending.stage], self.weights.stage[:, -1]
-        sums = np.einsum("rm,rml->rl", weight, self.tables.prices.layers)
-        cost = (weight * ending.held).sum(axis=1) + (last * ending.late).sum(axis=1)
-        move = sums[:, -1:] - sums[:, ending.before + self.tables.low[ending.stage]] + ending.price + cost[:, None]
+        weight, sums = self.weights.stage[:, ending.stage], self._sums[ending.stage]
+        cost = (weight * (self.tables.held[:, ending.stage] + self.tables.prices.mtp)).sum(axis=1)
+        if ending.stage < self.grid.stages - 1:
+            cost = cost + self._held[-1]
+        move = sums[-1] - sums[ending.before + self.tables.low[ending.stage]] + ending.price + cost
         if ending.covered is not None:
             move = move + self.tables.again(ending.stage, weight, ending.before, ending.covered)
         self.end_moves.append(move)
-        value = self._before[ending.stage][:, :, ending.before] + move[:, None, :]
-        value[ending.blocked] = NEVER
-        return np.asarray(value + self.tables.penalty[-1][:, :, None])
+        value = self._before[ending.stage][ending.before] + move[:, None]
+        np.putmask(value, ending.blocked, NEVER)
+        return np.asarray(value + self.tables.penalty[-1])
 
     # Reading it -----------------------------------------------------------------------------------------------------
 
     def placements(self) -> Placements:
         """The cheapest placement of every row, from its end to its start."""
         grid, tables, every = self.grid, self.tables, self._every
-        tops, layers = self._ends[0].shape[1:]
+        layers, tops, _ = self._ends[0].shape
         number, rest = np.divmod(self._best, tops * layers)
         top, final = np.divmod(rest, layers)
         ending = np.array([item.stage for item in tables.endings])[number]
@@ -177,7 +171,7 @@ class Walks:
             at = np.where(open_, placed - tables.low[stage + 1], 0)
             at = np.minimum(np.maximum(at, 0), tables.high[stage + 1] - tables.low[stage + 1])
             if stage % grid.pp == grid.pp - 1:
-                top = self._after[stage // grid.pp][every, :, at].argmin(axis=1)
+                top = self._after[stage // grid.pp][at, :, every].argmin(axis=1)
             held = self._layers_of(stage, at, top)
             counts[:, stage] = np.where(open_, held, counts[:, stage])
             placed = np.where(open_, placed - held, placed)
@@ -186,17 +180,16 @@ class Walks:
     def _layers_of(self, stage: int, at: Index, top: Index) -> Index:
         """How many layers a stage has on the cheapest way to a place in the band after it."""
         table, every = self.tables.stages[stage], self._every
-        source = table.before[:, at].T
-        value = self._before[stage][every[:, None], top[:, None], source] + self.moves[stage][every, :, at]
-        value[table.blocked[every, top, :, at]] = NEVER
-        return np.asarray(value.argmin(axis=1))
+        value = self._before[stage][table.before[:, at], top, every] + self.moves[stage][:, at, every]
+        np.putmask(value, table.blocked[:, at, top, every], NEVER)
+        return np.asarray(value.argmin(axis=0))
 
     def onward(self) -> list[Array]:
-        """What it costs to go on from so many layers before each stage to the end: rows x tops x band."""
-        beyond = np.full((len(self._every), 1), NEVER)
+        """What it costs to go on from so many layers before each stage to the end: band x tops x rows."""
+        beyond = np.full((1, len(self._every)), NEVER)
         result: list[Array] = []
         for chunk in reversed(range(self.grid.vpp)):
-            go = self.tables.penalty[chunk][:, :, None] + beyond[:, None, :]
+            go = self.tables.penalty[chunk] + beyond[:, None]
             for stage in range((chunk + 1) * self.grid.pp - 1, chunk * self.grid.pp - 1, -1):
                 go = self._back(stage, go)
                 result.append(go)
@@ -207,22 +200,22 @@ class Walks:
         """The value of the cheapest placement with so many layers before each stage, until its layers end: rows x
         band, for every stage."""
         both = zip(self._before, self.onward(), strict=True)
-        return [(before + go).min(axis=1) + self.constant[:, None] for before, go in both]
+        return [(before + go).min(axis=1).T + self.constant[:, None] for before, go in both]
 
     def _back(self, stage: int, go: Array) -> Array:
         """Costs from the layers before a stage to the end, by going on or by ending there."""
         tables = self.tables
         width = tables.high[stage] - tables.low[stage] + 1
-        here = np.full((*go.shape[:2], width), NEVER)
+        here = np.full((width, *go.shape[1:]), NEVER)
         if stage < self.grid.stages - 1:
             table = tables.stages[stage]
             for layers, source, target in self._shifts(stage):
-                value = go[:, :, target] + self.moves[stage][:, None, layers, target]
-                blocked = table.blocked[:, :, layers, target]
-                here[:, :, source] = np.minimum(here[:, :, source], np.where(blocked, NEVER, value))
+                value = go[target] + self.moves[stage][layers, target, None]
+                blocked = table.blocked[layers, target]
+                here[source] = np.minimum(here[source], np.where(blocked, NEVER, value))
         for ending, move in zip(tables.endings, self.end_moves, strict=True):
             if ending.stage == stage:
-                rest = np.where(ending.blocked, NEVER, move[:, None, :] + tables.penalty[-1][:, :, None])
+                rest = np.where(ending.blocked, NEVER, move[:, None] + tables.penalty[-1])
                 for layers, at in enumerate(ending.before.tolist()):
-                    here[:, :, at] = np.minimum(here[:, :, at], rest[:, :, layers])
+                    here[at] = np.minimum(here[at], rest[layers])
         return here
