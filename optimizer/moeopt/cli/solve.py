@@ -1,7 +1,8 @@
 """`moeopt solve`."""
 
+from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,6 +12,9 @@ from moeopt.cli.output import Output
 from moeopt.errors import InputError
 from moeopt.problem.base import read_fields
 from moeopt.units import parse_duration_ns
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 EXIT_CODES = {"optimal": 0, "feasible": 0, "infeasible": 3, "unknown": 4}
 
@@ -48,7 +52,6 @@ def solve(**options: Any) -> int:
     settings = _settings(options)
     given = None if options["why_not"] is None else _asked(options["why_not"])
     problem = read_problem(options)
-    from moeopt.report.text import render
     from moeopt.search import solve as search
 
     settings["progress"] = None if output.quiet else output.note
@@ -57,8 +60,15 @@ def solve(**options: Any) -> int:
         from moeopt.explain.why_not import why_not
 
         answer["why_not"] = why_not(problem, given, answer, **settings)
-    output.emit(answer, partial(render, verbose=output.verbose))
+    output.emit(answer, partial(_render, verbose=output.verbose))
     return EXIT_CODES.get(answer["status"], 0)
+
+
+def _render(answer: Mapping[str, Any], console: "Console", verbose: bool) -> None:
+    """As text. What prints it is loaded where it is asked for, after the search: JSON does without."""
+    from moeopt.report.text import render
+
+    render(answer, console, verbose)
 
 
 def time_limit_seconds(options: dict[str, Any]) -> float | None:

@@ -96,11 +96,11 @@ class ByRank:
         """The ways of a rank that R1 and UB2 allow, as no stage is longer than the longest of its position."""
         ways, (near, above, row) = self._ways[rank], self._near(rank, np.array([base_ns]))
         near, above, ways = near[0], above[0], ways.only(near[0])
-        top = np.stack([np.searchsorted(tops[c], ways.time_ns[:, c]) for c in range(self.grid.vpp)], axis=1)
-        within: Mask = np.all(top < [len(each) for each in tops], axis=1)
+        top = np.stack([np.searchsorted(each, time) for each, time in zip(tops, ways.time_ns.T, strict=True)])
+        within: Mask = np.all(top < [[len(each)] for each in tops], axis=0)
         near[near] = within
-        cost = self.rows.rounds * above[near]
-        return Step.of(self.filling.roles(rank), ways.only(within), cost, row[near], top[within])
+        cost, top = self.rows.rounds * above[near], top[:, within].astype(np.int16)
+        return Step.of(self.filling.roles(rank), ways.only(within), cost, row[near], top)
 
     def _near(self, rank: int, bases_ns: Array) -> tuple[Mask, Array, Array]:
         """The ways of a rank that R1 and UB2 allow, and what they take above the base time (base times x ways); and R1

@@ -5,8 +5,10 @@ the least price over all chances is right: a placement is priced at its own maxi
 """
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from moeopt.dual.contents import TooMany
 from moeopt.dual.grid import Array, Grid
@@ -14,6 +16,8 @@ from moeopt.dual.prices import Prices, Rows, duration_ns
 from moeopt.dual.tables import Index, Mask
 from moeopt.dual.tops import SLACK
 
+Tops: TypeAlias = NDArray[np.int16]
+"""Which of the tops of a position; small, as millions of them are compared."""
 _MOST = 20_000
 """A base time with more chances is left to the walks."""
 
@@ -22,7 +26,7 @@ _MOST = 20_000
 class Maxima:
     """Chances: the index of each position's top (chances x positions), and UB2 but for the rounds' excess (ns)."""
 
-    tops: Index
+    tops: Tops
     value_ns: Array
 
     def only(self, which: Mask | Index) -> "Maxima":
@@ -39,14 +43,17 @@ def least_excess_ns(rows: Rows, grid: Grid, prices: Prices, base_ns: Array | flo
 def maxima(rows: Rows, grid: Grid, prices: Prices, base_ns: float, tops: list[Array]) -> Maxima:
     """The chances of one candidate that may be within the target: some rank does the mean rank's work, the longest
     stages count among the excess, and the stages hold all work. Raises TooMany."""
+    if max(map(len, tops)) > _MOST:
+        raise TooMany
     work = float(duration_ns(prices.totals)[0]) if rows.timed else 0.0
     target = float(prices.target_ns[0]) * (1 + SLACK) - rows.schedule[2] * work / grid.pp
     even = least_excess_ns(rows, grid, prices, base_ns)
-    chosen, above, held = np.zeros((1, 0), dtype=np.int64), np.zeros(1), np.zeros(1)
+    chosen, above, held = np.zeros((1, 0), dtype=np.int16), np.zeros(1), np.zeros(1)
     for top in tops:
         above = (above[:, None] + (top - base_ns if rows.surrogate else 0 * top)).reshape(-1)
         held = (held[:, None] + top).reshape(-1)
-        chosen = np.column_stack([np.repeat(chosen, len(top), axis=0), np.tile(np.arange(len(top)), len(chosen))])
+        number = np.arange(len(top), dtype=np.int16)
+        chosen = np.column_stack([np.repeat(chosen, len(top), axis=0), np.tile(number, len(chosen))])
         least = rows.span * base_ns + rows.waves * above + np.maximum(rows.rounds * above, even)
         near = least <= target
         chosen, above, held = chosen[near], above[near], held[near]

@@ -6,7 +6,7 @@ bound read off them gives 10^9 of itself away. A leading axis counts candidates.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
-from functools import reduce
+from functools import cached_property, reduce
 from typing import Any
 
 import numpy as np
@@ -243,7 +243,7 @@ class Prices:
         held[every, ending] += self.mtp
         return np.asarray(held)
 
-    @property
+    @cached_property
     def by_block(self) -> bool:
         """Whether any candidate recomputes layers by block."""
         return bool(self.block_layers.any())

@@ -11,6 +11,7 @@ import numpy as np
 
 from moeopt.dual.contents import Contents, Role
 from moeopt.dual.grid import Array, Grid
+from moeopt.dual.maxima import Tops
 from moeopt.dual.tables import Index, Mask
 from moeopt.dual.walks import Placements
 
@@ -23,39 +24,39 @@ State: TypeAlias = tuple[int, bool]
 @dataclass(frozen=True)
 class Step:
     """What a rank may add at one base time: its ways, what each costs, R1 (ns), and the lowest top of every chunk
-    position that it is within (ways x chunks)."""
+    position that it is within (chunks x ways)."""
 
     roles: list[Role]
     ways: Contents
     cost: Array
     row_ns: Array
-    top: Index
+    top: Tops
     first: Index
     """Where the ways of one role and number of layers begin."""
 
     @classmethod
-    def of(cls, roles: list[Role], ways: Contents, cost: Array, row_ns: Array, top: Index) -> "Step":
+    def of(cls, roles: list[Role], ways: Contents, cost: Array, row_ns: Array, top: Tops) -> "Step":
         """With the groups."""
         new = (np.diff(ways.role, prepend=-1) != 0) | (np.diff(ways.total, prepend=-1) != 0)
         return cls(roles, ways, cost, row_ns, top, np.flatnonzero(new))
 
     def only(self, mask: Mask) -> "Step":
         """Some of the ways."""
-        return Step.of(self.roles, self.ways.only(mask), self.cost[mask], self.row_ns[mask], self.top[mask])
+        return Step.of(self.roles, self.ways.only(mask), self.cost[mask], self.row_ns[mask], self.top[:, mask])
 
     @property
     def groups(self) -> list[tuple[int, int]]:
         """Role and number of layers of each group."""
         return list(zip(self.ways.role[self.first].tolist(), self.ways.total[self.first].tolist(), strict=True))
 
-    def fits(self, tops: Index, cap_ns: Array) -> Mask:
+    def fits(self, tops: Tops, cap_ns: Array) -> Mask:
         """Which ways are within the tops (chances x chunks) and R1: chances x ways."""
         result = self.row_ns <= cap_ns[:, None]
-        for chunk in range(tops.shape[1]):
-            result &= self.top[:, chunk] <= tops[:, chunk, None]
+        for own, highest in zip(self.top, tops.T, strict=True):
+            result &= own <= highest[:, None]
         return np.asarray(result)
 
-    def least(self, tops: Index, cap_ns: Array, extra: Array | None = None) -> Array:
+    def least(self, tops: Tops, cap_ns: Array, extra: Array | None = None) -> Array:
         """The least cost, and `extra` of each way, of every group: chances x groups."""
         cost = self.cost if extra is None else self.cost + extra
         within = np.where(self.fits(tops, cap_ns), cost, NONE)
@@ -66,7 +67,7 @@ class RanksPass:
     """The pass for some chances. `extra`: of each rank, what its ways cost besides."""
 
     def __init__(
-        self, steps: list[Step], layers: tuple[int, int], tops: Index, cap_ns: Array, extra: list[Array] | None = None
+        self, steps: list[Step], layers: tuple[int, int], tops: Tops, cap_ns: Array, extra: list[Array] | None = None
     ) -> None:
         """`layers`: of the prefix, and counted ones."""
         self.steps, self.tops, self.cap_ns = steps, tops, cap_ns
