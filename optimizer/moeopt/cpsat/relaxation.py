@@ -7,9 +7,11 @@ of cuts, `CombinedRow`, whose validity needs neither the program's optimality no
 
 from collections.abc import Callable, Iterable
 
+import numpy as np
+from numpy.typing import NDArray
 from ortools.linear_solver import pywraplp
 
-from moeopt.accounting.pieces import Piece, piece_counts
+from moeopt.accounting.pieces import piece_counts
 from moeopt.candidate import Candidate
 from moeopt.dual.prices import Cuts
 from moeopt.schedule.bounds import lower_bound_rows
@@ -35,8 +37,12 @@ class Relaxation:
         work = sum(n * (terms.forward_ns[piece] + candidate.backward_ns[piece]) for piece, n in self.counts.items())
         self._unit = max(work / schedule.stages, 1.0)
         """Nanoseconds of a mean chunk: the program counts in these."""
-        self._forward = {piece: terms.forward_ns[piece] / self._unit for piece in self.counts}
-        self._backward = {piece: candidate.backward_ns[piece] / self._unit for piece in self.counts}
+        shares = [(piece, stage) for piece in self.counts for stage in stages_of(schedule, piece)]
+        self._stage = np.array([stage for _, stage in shares])
+        self._forward = np.array([terms.forward_ns[piece] / self._unit for piece, _ in shares])
+        """By share of a piece on a stage, as what follows."""
+        self._backward = np.array([candidate.backward_ns[piece] / self._unit for piece, _ in shares])
+        self._even = np.array([self.counts[piece] / len(stages_of(schedule, piece)) for piece, _ in shares])
         self._hop = terms.hop_ns / self._unit
         self._length = schedule.num_microbatches * schedule.vpp
         """Rows are divided by this, so that coefficients are about one."""
@@ -56,23 +62,24 @@ class Relaxation:
         self._lp = pywraplp.Solver.CreateSolver("GLOP")
         self._lp.SuppressOutput()
         self._time = self._lp.NumVar(0.0, self._lp.infinity(), "time")
-        self._share: dict[tuple[Piece, int], pywraplp.Variable] = {}
+        self._shares: list[pywraplp.Variable] = []
         for piece, count in self.counts.items():
             whole = self._lp.Constraint(float(count), float(count))
-            for stage in stages_of(self.schedule, piece):
-                self._share[piece, stage] = self._lp.NumVar(0.0, float(count), "")
-                whole.SetCoefficient(self._share[piece, stage], 1.0)
+            for _ in stages_of(self.schedule, piece):
+                self._shares.append(self._lp.NumVar(0.0, float(count), ""))
+                whole.SetCoefficient(self._shares[-1], 1.0)
         self._lp.Minimize(self._time)
 
     def _add(self, cut: Counts) -> bool:
         if cut in self._known:
             return False
-        forward, backward, hops = cut
-        row = self._lp.Constraint(hops * self._hop / self._length, self._lp.infinity())
+        forward, backward = (np.array(part)[self._stage] for part in cut[:2])
+        row = self._lp.Constraint(cut[2] * self._hop / self._length, self._lp.infinity())
         row.SetCoefficient(self._time, 1.0)
-        for (piece, stage), share in self._share.items():
-            price = forward[stage] * self._forward[piece] + backward[stage] * self._backward[piece]
-            row.SetCoefficient(share, -price / self._length)
+        prices = (forward * self._forward + backward * self._backward) / self._length
+        for share, price in zip(self._shares, prices.tolist(), strict=True):
+            if price:
+                row.SetCoefficient(share, -price)
         self._known.add(cut)
         self.cuts.append(cut)
         self._rows.append(row)
@@ -85,17 +92,17 @@ class Relaxation:
 
     def refine(self, rounds: int, stop: Callable[[], bool]) -> CombinedRow | None:
         """Add cuts for so many rounds; the weighting of the last program that was solved."""
-        best, at = float("inf"), self._even()
+        best, at = float("inf"), self._even
         for self.rounds in range(1, rounds + 1):
             if not self.solve():
                 break
             low = self._time.solution_value() * self._length
             if best * (1 - _CLOSE) <= low or stop():
                 break
-            found = {key: share.solution_value() for key, share in self._share.items()}
+            found = np.array([share.solution_value() for share in self._shares])
             new = False
             for step in _DAMPED:
-                point = {key: step * found[key] + (1 - step) * at[key] for key in found}
+                point = step * found + (1 - step) * at
                 total, cut = self._replay(point)
                 new |= self._add(cut)
                 if total < best:
@@ -118,21 +125,14 @@ class Relaxation:
                 return True
         return False
 
-    def _even(self) -> dict[tuple[Piece, int], float]:
-        return {
-            (piece, stage): self.counts[piece] / len(stages_of(self.schedule, piece)) for piece, stage in self._share
-        }
-
-    def _replay(self, point: dict[tuple[Piece, int], float]) -> tuple[float, Counts]:
+    def _replay(self, point: NDArray[np.float64]) -> tuple[float, Counts]:
         """Time in mean chunks, and the critical path."""
-        forward, backward = [0.0] * self.schedule.stages, [0.0] * self.schedule.stages
-        for (piece, stage), share in point.items():
-            forward[stage] += share * self._forward[piece]
-            backward[stage] += share * self._backward[piece]
+        held = (np.bincount(self._stage, point * prices) for prices in (self._forward, self._backward))
+        forward, backward = (np.rint(np.maximum(times, 0.0) * _LARGE).astype(np.int64).tolist() for times in held)
         result = replay(
             *self.schedule.shape,
-            [round(max(time, 0.0) * _LARGE) for time in forward],
-            [round(max(time, 0.0) * _LARGE) for time in backward],
+            forward,
+            backward,
             round(self._hop * _LARGE),
             ep_overlap=self.schedule.ep_overlap,
             exact=True,
