@@ -94,7 +94,8 @@ def test_the_screening_lets_no_more_pass_than_a_set_does(overlapped: bool, mla: 
         # By block every stage that has layers has recomputed ones; `by_layer` has what such a stage costs at least.
         again = {kind: Recomputed.of(kind) if setting.block_layers else kind for kind in problem.architecture.kinds}
         kept = {piece: terms.kept_bytes[again.get(piece, piece)] for piece in table.counts}
-        costs = table.pair(setting, every, every).costs
+        ((_, work, time),) = table.time_bounds([setting])
+        costs = table.pair(setting, work, every, time).costs
         below = np.zeros(len(every), dtype=bool)
         for piece, size in costs.passing.items():
             assert (size <= terms.transient_bytes[again.get(piece, piece)]).all()

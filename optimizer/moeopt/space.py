@@ -241,7 +241,8 @@ def _most_stages(problem: Problem) -> int:
 
 def select(degrees: Degrees, mask: NDArray[np.bool_] | NDArray[np.int64] | slice) -> Degrees:
     """The rows of columns that a mask, an index or a slice picks."""
-    return Degrees(**{field.name: getattr(degrees, field.name)[mask] for field in fields(Degrees)})
+    rows = np.flatnonzero(mask) if isinstance(mask, np.ndarray) and mask.dtype == bool else mask
+    return Degrees(**{field.name: getattr(degrees, field.name)[rows] for field in fields(Degrees)})
 
 
 def concatenate(parts: Sequence[Degrees]) -> Degrees:

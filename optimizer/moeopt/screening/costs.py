@@ -69,7 +69,12 @@ class Costs:
             {kind: (full_recompute_ns or {}).get(kind, 0) for kind in kinds},
             {kind: terms.kept_bytes[kind] - terms.kept_bytes[piece] for kind, piece in again.items()},
         )
-        return costs.map(lambda value: np.broadcast_to(np.asarray(value, dtype=np.int64), (rows,)))
+
+        def column(value: Number) -> Number:  # most are columns already, and to broadcast takes longer than to look
+            given = np.asarray(value, dtype=np.int64)
+            return given if given.shape == (rows,) else np.broadcast_to(given, (rows,))
+
+        return costs.map(column)
 
     @property
     def most_freed_bytes(self) -> Number:
@@ -137,7 +142,7 @@ class Costs:
 
     def rows(self, index: NDArray[np.int64]) -> "Costs":
         """Some rows of columns."""
-        return self.map(lambda value: value[index])
+        return self.map(lambda value: value.take(index))
 
 
 def static_bytes(terms: MemoryTerms, piece: Piece) -> Number:

@@ -237,12 +237,12 @@ class Screening:
         table = RecomputeTable(self.problem, degrees, mode, limits)
         limit_ns = limits.time_of(degrees)
         settings = [setting for setting in settings if choices_legal(self.problem, mode.with_recompute(setting))]
-        for recompute, time in table.time_bounds(settings, limits.replayed):
+        for recompute, work, time in table.time_bounds(settings, limits.replayed):
             keep = (time <= limit_ns) & ((recompute.num_layers or 0) <= table.deepest(recompute))
             if keep.any():
                 keep[keep] &= legal_rows(self.problem, select(degrees, keep), mode.with_recompute(recompute))
             if keep.any():
-                yield table.pair(recompute, np.flatnonzero(keep), time)
+                yield table.pair(recompute, work, np.flatnonzero(keep), time)
 
 
 def _size(rows: Rows) -> int:

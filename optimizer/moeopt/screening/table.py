@@ -53,20 +53,23 @@ class RecomputeTable:
         """Prices of decoder layers alone."""
         return {kind: prices[kind] for kind in self.problem.architecture.kinds}
 
-    def time_bounds(self, settings: Sequence[Recompute], replayed: bool = False) -> Iterator[tuple[Recompute, Column]]:
-        """Bounds on the step time under each recompute setting, for several settings at once where rows are few."""
+    def time_bounds(
+        self, settings: Sequence[Recompute], replayed: bool = False
+    ) -> Iterator[tuple[Recompute, Work, Column]]:
+        """The work under each recompute setting, and bounds on the step time, for several settings at once where rows
+        are few."""
         at_once = max(_MOST_CELLS // max(len(self.degrees.tp), 1), 1)
         for first in range(0, len(settings), at_once):
             some = settings[first : first + at_once]
-            yield from zip(some, self._time_bounds(some, replayed), strict=True)
+            works = [self._work(recompute) for recompute in some]
+            yield from zip(some, works, self._time_bounds(some, works, replayed), strict=True)
 
-    def _time_bounds(self, settings: Sequence[Recompute], replayed: bool) -> Column:
+    def _time_bounds(self, settings: Sequence[Recompute], works: Sequence[Work], replayed: bool) -> Column:
         """The same of some: settings x rows."""
         piece_ns = [self._piece_ns(recompute) for recompute in settings]
         pieces = [
             (count, self._stacked([prices[piece] for prices in piece_ns])) for piece, count in self.counts.items()
         ]
-        works = [self._work(recompute) for recompute in settings]
         work = Work(*(self._stacked([getattr(each, field.name) for each in works]) for field in fields(Work)))
         return time_bound(self.degrees, work, self.time.hop_ns, pieces, self.mode.overlap.ep_all_to_all, replayed)
 
@@ -74,7 +77,7 @@ class RecomputeTable:
         shape = self.degrees.tp.shape
         return np.stack([np.broadcast_to(np.asarray(column, dtype=np.int64), shape) for column in columns])
 
-    def pair(self, recompute: Recompute, index: Column, time: Column) -> Pair:
+    def pair(self, recompute: Recompute, work: Work, index: Column, time: Column) -> Pair:
         """Some rows under a setting; the bound on their memory is left open."""
         rows = len(self.degrees.tp)
         terms = self._terms(recompute)
@@ -82,9 +85,9 @@ class RecomputeTable:
         prices = (self._piece_ns(Recompute() if block else recompute), rows, self.time.forward_ns, self.time.hop_ns)
         added = self.time.full_recompute_ns if block else None
         costs = Costs.of(terms, kept, *prices, block, added)
-        degrees, work = select(self.degrees, index), self._work(recompute).rows(index, rows)
-        none = np.zeros(len(index), dtype=np.int64)
-        return Pair(self.mode, recompute, degrees, time[index], none, work, costs.rows(index), none > 0)
+        degrees, none = select(self.degrees, index), np.zeros(len(index), dtype=np.int64)
+        held = work.rows(index, rows), costs.rows(index)
+        return Pair(self.mode, recompute, degrees, time[index], none, *held, none > 0)
 
     def least_work(self, settings: Sequence[Recompute]) -> Work:
         """Work under the cheapest of some settings. No module costs less than nothing, so a setting with a part of
