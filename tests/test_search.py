@@ -12,7 +12,7 @@ from enumeration import random_problem
 from moeopt.cpsat.tie_break import stage_weights
 from moeopt.problem.problem import Problem
 from moeopt.schedule.bounds import ub2
-from moeopt.schedule.chunk_cap import longest_chunk_ns, ub2_at_least
+from moeopt.schedule.chunk_cap import Surrogate, longest_chunk_ns
 from moeopt.schedule.in_flight import in_flight_vectors
 from moeopt.screening import Limits, Screening
 from moeopt.search import solve
@@ -207,7 +207,7 @@ def test_chunk_cap_never_cuts_a_placement() -> None:
         m = p * rng.randint(1, 6)
         times = [rng.randint(0, 50) if rng.random() < 0.5 else rng.randint(20, 30) for _ in range(p * v)]
         upper = ub2(p, v, m, p, times)
-        assert ub2_at_least(p, v, m, p, sum(times), max(times)) <= upper
+        assert Surrogate.of(p, v, m, p, sum(times)).at_least(np.array(float(max(times)))) <= upper
         rows = max(m * sum(times[rank::p]) for rank in range(p))
         limit = -(-(rows + upper) // 2)
         assert int(np.max(longest_chunk_ns(p, v, m, p, sum(times), limit))) >= max(times)

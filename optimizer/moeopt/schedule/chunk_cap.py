@@ -11,7 +11,7 @@ so a maximum. The right side is convex and piecewise linear in x0, so its minimu
 with tau beyond the mean, so a bisection gives the largest tau that the ledger's time allows.
 """
 
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,20 +24,38 @@ _SLACK = 1e-9
 _BISECTIONS = 24
 
 
-def ub2_at_least(
-    pp: Number, vpp: Number, num_microbatches: Number, group: Number, work_ns: Number, longest_ns: Number
-) -> Column:
-    """A lower bound on UB2 of every placement of `work_ns` whose longest chunk takes `longest_ns` or more (vpp > 1)."""
-    p, v, m, w, tau = (np.asarray(x, dtype=np.float64) for x in (pp, vpp, num_microbatches, work_ns, longest_ns))
-    groups = np.ceil(m / np.asarray(group, dtype=np.float64))
-    points = (np.zeros_like(w), tau, (w - tau) / (p * v - 1), (w - p * tau) / np.maximum(p * (v - 1), 1))
-    base = np.minimum(np.maximum(np.stack(np.broadcast_arrays(*points)), 0.0), tau)
-    above = tau - base
-    excess = np.maximum(w - p * v * base, above)
-    cheap = np.minimum(excess, p * above)
-    steady = (m * v + p - 1) * base + (m - groups) * above
-    values = steady + groups * cheap + ((m - groups) / p + groups) * (excess - cheap)
-    return np.asarray(values.min(axis=0) * (1 - _SLACK))
+class Surrogate(NamedTuple):
+    """A lower bound on UB2 of every placement of some work (vpp > 1; symbols as above): what the longest chunk does not
+    change is there once."""
+
+    p: Column
+    w: Column
+    stages: Column
+    span: Column
+    waves: Column
+    groups: Column
+    dear: Column
+    others: Column
+    """Stages of the other positions."""
+
+    @classmethod
+    def of(cls, pp: Number, vpp: Number, num_microbatches: Number, group: Number, work_ns: Number) -> "Surrogate":
+        """Of integers or columns."""
+        p, v, m, g, w = (np.asarray(x, dtype=np.float64) for x in (pp, vpp, num_microbatches, group, work_ns))
+        groups = np.ceil(m / g)
+        waves = m - groups
+        return cls(p, w, p * v, m * v + p - 1, waves, groups, waves / p + groups, np.maximum(p * (v - 1), 1))
+
+    def at_least(self, tau: Column) -> Column:
+        """Where the longest chunk takes so long or longer."""
+        points = np.zeros((4, *np.broadcast_shapes(self.w.shape, self.others.shape, tau.shape)))
+        points[1], points[2], points[3] = tau, (self.w - tau) / (self.stages - 1), (self.w - self.p * tau) / self.others
+        base = np.minimum(np.maximum(points, 0.0, out=points), tau, out=points)
+        above = tau - base
+        excess = np.maximum(self.w - self.stages * base, above)
+        cheap = np.minimum(excess, self.p * above)
+        values = self.span * base + self.waves * above + self.groups * cheap + self.dear * (excess - cheap)
+        return np.asarray(values.min(axis=0) * (1 - _SLACK))
 
 
 def longest_chunk_ns(
@@ -52,10 +70,10 @@ def longest_chunk_ns(
     plain = np.minimum(limit / m, np.where(m > p + 1, (limit - 2 * w) / np.maximum(m - p - 1, 1), np.inf))
     low, high = np.broadcast_arrays(w / (p * v), limit / m)
     low, high = low.copy(), np.maximum(high, low)
-    several = np.maximum(v, 2)
+    surrogate, row, most = Surrogate.of(p, np.maximum(v, 2), m, group, w), m * w / p, 2 * limit
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
-        within = m * w / p + ub2_at_least(p, several, m, group, w, middle) <= 2 * limit
+        within = row + surrogate.at_least(middle) <= most
         low, high = np.where(within, middle, low), np.where(within, high, middle)
     return np.ceil(np.where(v == 1, np.maximum(plain, 0), high)).astype(np.int64) + 1
 
