@@ -15,11 +15,13 @@ from moeopt.schedule.bounds import ub2
 from moeopt.schedule.chunk_cap import Surrogate, longest_chunk_ns
 from moeopt.schedule.in_flight import in_flight_vectors
 from moeopt.screening import Limits, Screening
+from moeopt.screening.average import memory_bound
 from moeopt.search import solve
 from moeopt.solving.branch import Search
 from moeopt.solving.first import First
 from moeopt.solving.queue import Queue
 from moeopt.solving.settings import Settings, Stopped
+from moeopt.space import select
 
 SOLVABLE = [seed for seed in range(60) if random_problem(seed).objective == "step_time"][:8]
 
@@ -211,6 +213,17 @@ def test_chunk_cap_never_cuts_a_placement() -> None:
         rows = max(m * sum(times[rank::p]) for rank in range(p))
         limit = -(-(rows + upper) // 2)
         assert int(np.max(longest_chunk_ns(p, v, m, p, sum(times), limit))) >= max(times)
+
+
+def test_a_row_needs_the_memory_among_others_that_it_needs_alone() -> None:
+    """Memory bounds sort the rows by pipeline length on the way; each is of its own row and its overhead."""
+    problem = Problem(architecture="qwen3-30b-a3b", cluster="h100-sxm", gpus=64)
+    pairs = Screening(problem).pairs(Limits(problem.memory_limit, time_ns=2 * 10**10))
+    pair = max(pairs, key=lambda pair: len(set(pair.costs.fixed.tolist())))
+    assert len(set(zip(pair.degrees.pp.tolist(), pair.costs.fixed.tolist(), strict=True))) > 3
+    together = memory_bound(problem, pair.degrees, pair.costs)
+    for row in map(np.atleast_1d, range(0, pair.size, 29)):
+        assert memory_bound(problem, select(pair.degrees, row), pair.costs.rows(row)) == together[row]
 
 
 @pytest.mark.parametrize("modules", [("core_attn", "mlp"), ("core_attn",), ("core_attn", "layernorm")])

@@ -122,11 +122,14 @@ class Walks:
         """From the layers before a stage to those before the next."""
         table, low, high = self.tables.stages[stage], self.tables.low, self.tables.high
         before, after = self._sums[stage, low[stage] :], self._sums[stage, low[stage + 1] : high[stage + 1] + 1]
-        move = after - before[table.before] + table.price + self._held[stage]
+        move = after - before[table.before]
+        move += table.price
+        move += self._held[stage]
         if table.covered is not None:
-            move = move + self.tables.again(stage, self.weights.stage[:, stage], table.before, table.covered)
+            move += self.tables.again(stage, self.weights.stage[:, stage], table.before, table.covered)
         self.moves.append(move)
-        value = within[table.before] + move[:, :, None]
+        value = within[table.before]
+        value += move[:, :, None]
         np.putmask(value, table.blocked, NEVER)
         return np.asarray(value.min(axis=0) + self.shut[stage + 1][:, None])
 

@@ -27,21 +27,23 @@ def memory_bound(problem: Problem, degrees: Degrees, costs: Costs) -> Column:
     A / (W - e) at least, and d. One of the two is no less than the (A + e d) / W that is returned.
     """
     counts, main = piece_counts(problem), _commonest(problem)
-    order, degrees, costs = _deepest_first(degrees, costs)
-    rows, layer, loss = len(order), np.asarray(costs.layer), np.asarray(costs.loss)
+    order = _deepest_first(degrees)
+    degrees, rows = select(degrees, order), len(order)
+    static, kept = ({piece: prices[piece][order] for piece in counts} for prices in (costs.static, costs.kept))
+    layer, loss, chunk_kept = costs.layer[order], costs.loss[order], costs.chunk_kept[order]
     weights, running, chunks = np.zeros(rows), np.zeros(rows), np.zeros(rows)
     cheapest = {piece: np.full(rows, np.inf) for piece in counts}
-    for rank, flight, scale in _weighted_ranks(degrees, costs, main):
+    for rank, flight, scale in _weighted_ranks(degrees, static[main], kept[main]):
         some = slice(len(scale))
         weights[some] += scale
-        chunks[some] += scale * flight * degrees.vpp[some] * costs.chunk_kept[some]
+        chunks[some] += scale * flight * degrees.vpp[some] * chunk_kept[some]
         last = degrees.pp[some] == rank + 1
         running[some] += scale * np.where(last, loss[some], layer[some] if rank else 0)
         for piece in counts:
-            price = scale * (costs.static[piece][some] + flight * costs.kept[piece][some])
+            price = scale * (static[piece][some] + flight * kept[piece][some])
             np.minimum(cheapest[piece][some], price, out=cheapest[piece][some])
     mean = sum(count * cheapest[piece] for piece, count in counts.items()) + running + chunks
-    return _at(order, _floored(mean / weights) + costs.fixed)
+    return np.asarray(_at(order, _floored(mean / weights)) + costs.fixed)
 
 
 def least_recomputed(
@@ -50,9 +52,9 @@ def least_recomputed(
     """Layers that must be recomputed by block, all stages together, for the fullest rank to have no more than `most`
     bytes: with none recomputed it has at least what the two bounds say, and each one lowers them by no more than what
     it frees where that weighs most. (All of them where more would have to be: then none of the placements fits.)"""
-    order, deepest, theirs = _deepest_first(degrees, costs)
+    order, main = _deepest_first(degrees), _commonest(problem)
     total, most_in_flight = np.zeros(len(order)), np.zeros(len(order))
-    for _, flight, scale in _weighted_ranks(deepest, theirs, _commonest(problem)):
+    for _, flight, scale in _weighted_ranks(select(degrees, order), costs.static[main][order], costs.kept[main][order]):
         some = slice(len(scale))
         total[some] += scale
         np.maximum(most_in_flight[some], scale * flight, out=most_in_flight[some])
@@ -65,10 +67,9 @@ def least_recomputed(
     return _floored(np.minimum(layers, problem.architecture.num_hidden_layers))
 
 
-def _deepest_first(degrees: Degrees, costs: Costs) -> tuple[Column, Degrees, Costs]:
-    """Rows by their pipeline stages, most first, so that those with a rank are the first ones; and which they were."""
-    order = np.argsort(-degrees.pp, kind="stable")
-    return order, select(degrees, order), costs.rows(order)
+def _deepest_first(degrees: Degrees) -> Column:
+    """Rows by their pipeline stages, most first, so that those with a rank are the first ones."""
+    return np.argsort(-degrees.pp, kind="stable")
 
 
 def _at(order: Column, column: NDArray[Any]) -> NDArray[Any]:
@@ -78,10 +79,9 @@ def _at(order: Column, column: NDArray[Any]) -> NDArray[Any]:
     return result
 
 
-def _weighted_ranks(degrees: Degrees, costs: Costs, main: LayerKind) -> Iterator[tuple[int, Column, Column]]:
+def _weighted_ranks(degrees: Degrees, static: Number, kept: Number) -> Iterator[tuple[int, Column, Column]]:
     """(rank, micro-batches in flight at least, weight) of every rank, for the rows that have it: the first ones where
-    they are sorted (`_deepest_first`)."""
-    static, kept = np.asarray(costs.static[main]), np.asarray(costs.kept[main])
+    they are sorted (`_deepest_first`). `static`, `kept`: bytes of the commonest layer."""
     for rank in range(int(np.max(degrees.pp, initial=1))):
         some = slice(np.count_nonzero(degrees.pp > rank))
         flight = np.asarray(_flight_at_least(select(degrees, some), rank))
