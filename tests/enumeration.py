@@ -143,7 +143,7 @@ def block_problem(seed: int) -> Problem:
     problem, rng = random_problem(seed), random.Random(seed)
     layers = problem.architecture.num_hidden_layers
     architecture = problem.architecture
-    if architecture.is_moe and rng.random() < 0.5:
+    if architecture.is_moe and rng.random() < 0.5 and not architecture.is_hybrid:
         order = [rng.randint(0, 1) for _ in range(layers - 1)]
         update = {"first_k_dense_replace": 0, "moe_layer_freq": [*order, 1]}
         architecture = load_architecture({**architecture.model_dump(exclude_defaults=True), **update})

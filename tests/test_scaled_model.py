@@ -100,7 +100,7 @@ def check_ledger(make: Callable[[int], Problem], finely: bool = False) -> tuple[
     of these were cut off; fails where one within the limits is lost. The limits: the median ones, the best one of
     either alone, and just below the best step."""
     kept = gone = slower = 0
-    for seed in range(10):
+    for seed in range(12):
         for candidate in candidates_of(make(seed), seed, 5):
             judged = by_ledger(candidate)
             if not judged:
@@ -168,6 +168,32 @@ def test_descents_end_at_the_best_placement(goal: Goal) -> None:
             none += descent.proven
     assert proven > 0.8 * every > 50
     assert none > 20
+
+
+def test_the_first_of_equals_is_found_from_any_of_them() -> None:
+    """From any placement within the limits, a descent by order ends at the one with the fewest layers on the first
+    stage where they differ, and of the same layers the one with the latest MTP modules; nearly always proven."""
+
+    def place(found: Found) -> tuple[list[int], int]:
+        chunks = found.pipeline.chunks
+        return [chunk.layers for chunk in chunks], -next((at for at, chunk in enumerate(chunks) if chunk.mtp), 0)
+
+    proven = moved = every = 0
+    for seed in range(24):
+        for candidate in candidates_of(random_problem(seed), seed, 5):
+            judged = [e for e in by_ledger(candidate) if obeys(candidate, e.pipeline, e.time_ns)]
+            limits = max((e.time_ns for e in judged), default=0), max((e.peak_bytes for e in judged), default=0)
+            for known in judged[:: max(len(judged) // 2, 1)]:
+                within = known.time_ns, limits[1]
+                first = min((e for e in judged if e.time_ns <= known.time_ns), key=place)
+                descent = descend(candidate, *within, "order", Settings(workers=1), Solvers(), 10.0, known=known)
+                every, proven = every + 1, proven + descent.proven
+                if descent.proven:
+                    assert descent.found is not None
+                    assert place(descent.found) == place(first), seed
+                    moved += place(first) != place(known)
+    assert proven > 0.8 * every > 50
+    assert moved > 10
 
 
 def test_a_descent_without_time_proves_nothing() -> None:

@@ -64,8 +64,8 @@ def test_what_the_scaled_model_settles_is_as_enumeration_says(first: int, monkey
     """The same where duality settles nothing, so that CP-SAT is asked of every candidate that matters."""
     proven: list[bool] = []
 
-    def counted(*given: Any) -> Descent:
-        proven.append((descent := descend(*given)).proven)
+    def counted(*given: Any, known: Found | None) -> Descent:
+        proven.append((descent := descend(*given, known=known)).proven)
         return descent
 
     for name in ("_SAMPLES", "_ROUNDS", "_FURTHER"):

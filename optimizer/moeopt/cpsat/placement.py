@@ -171,6 +171,21 @@ class Placement:
         for stage, mtp in self.mtp.items():
             self.cp.add_hint(mtp, int(bool(layout.chunks[stage].mtp)))
 
+    def precede(self, layout: PipelineLayout) -> None:
+        """Only placements before this one: fewer layers on the first stage where they differ; where none does, MTP
+        modules on a later stage."""
+        held = [chunk.layers for chunk in layout.chunks]
+        differs = [self.cp.new_bool_var(f"{self._name}_first_at_{stage}") for stage in range(self.stages)]
+        later = [self.mtp[at] for at in self.mtp if not any(chunk.mtp for chunk in layout.chunks[at:])]
+        same = self.cp.new_bool_var(f"{self._name}_same_layers")
+        self.cp.add_exactly_one([*differs, same])
+        self.cp.add_bool_or(later).only_enforce_if(same)
+        for stage, literal in enumerate(differs):
+            after = self.cp.new_bool_var(f"{self._name}_first_after_{stage}")
+            self.cp.add(sum(differs[stage + 1 :]) + same == after)
+            self.cp.add(self.layers[stage] < held[stage]).only_enforce_if(literal)
+            self.cp.add(self.layers[stage] == held[stage]).only_enforce_if(after)
+
     def read(self, value: "cp_model.CpSolver | cp_model.CpSolverSolutionCallback") -> PipelineLayout:
         """The layout of the current solution."""
         counts = [value.value(variable) for variable in self.layers]

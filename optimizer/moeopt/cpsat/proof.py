@@ -69,7 +69,7 @@ class Proof:
             return Descent(None, True)
         goal: Goal = "peak_memory" if self.problem.objective == "peak_memory" else "step_time"
         limits = horizon_ns, self.best.limits.memory_bytes
-        return descend(candidate, *limits, goal, self.settings, self._solvers)
+        return descend(candidate, *limits, goal, self.settings, self._solvers, known=self.best.known(candidate))
 
     def _ruled_out(self, candidate: Candidate) -> bool:
         """Whether the smaller model shows that no placement is within the threshold."""

@@ -72,7 +72,7 @@ class Search:
         if not proven:
             open_: list[int | Fraction | None] = [None for _ in self.problem.then]
             return Result(pool[0], False, min(self.bound, pool[0].score), pool[:top], open_)
-        equals = [found.candidate for found in pool if found.score == pool[0].score]
+        equals = [found for found in pool if found.score == pool[0].score]
         best, settled = pool[0], False
         with suppress(KeyboardInterrupt):
             best, settled = break_tie(pool[0], equals, self.settings, self._listed)

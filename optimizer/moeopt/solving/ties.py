@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from moeopt.candidate import Candidate
 from moeopt.problem.problem import Problem
 from moeopt.solving.incumbent import Found
 from moeopt.solving.settings import Settings
@@ -30,14 +29,13 @@ class Finalist:
     canonical: Callable[[], Found]
 
 
-def break_tie(best: Found, equals: Sequence[Candidate], settings: Settings, listed: Listed) -> tuple[Found, bool]:
-    """The canonical layout among those with the best layout's value; and whether every further objective was proven
-    (all but the order of layers on stages, which no objective names)."""
+def break_tie(best: Found, equals: Sequence[Found], settings: Settings, listed: Listed) -> tuple[Found, bool]:
+    """The canonical layout among those with the best layout's value, of which one of each candidate is given; and
+    whether every further objective was proven (all but the order of layers on stages, which no objective names)."""
     finalists = []
-    for candidate in equals:
-        finalist = (
-            _listed(best, listed[candidate.key]) if candidate.key in listed else _asked(best, candidate, settings)
-        )
+    for found in equals:
+        key = found.candidate.key
+        finalist = _listed(best, listed[key]) if key in listed else _asked(found, settings)
         if finalist is None:
             return best, False
         finalists.append(finalist)
@@ -50,10 +48,10 @@ def _listed(best: Found, known: Sequence[Found]) -> Finalist:
     return Finalist(_values(found), found, lambda: found)
 
 
-def _asked(best: Found, candidate: Candidate, settings: Settings) -> Finalist | None:
+def _asked(found: Found, settings: Settings) -> Finalist | None:
     from moeopt.cpsat.tie_break import settle  # half a second to import, rarely needed
 
-    return settle(best, candidate, settings)
+    return settle(found, settings)
 
 
 def _values(found: Found) -> Values:
