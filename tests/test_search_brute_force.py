@@ -12,6 +12,7 @@ from moeopt.evaluation import evaluate
 from moeopt.layout import Layout
 from moeopt.search import solve
 from moeopt.solving.incumbent import Found, placed_side_by_side
+from moeopt.solving.raising import Raising
 
 SEEDS = range(2000)
 BATCH = 50
@@ -74,3 +75,22 @@ def test_what_the_scaled_model_settles_is_as_enumeration_says(first: int, monkey
     for seed in SEEDS[first : first + BATCH]:
         check(seed)
     assert sum(proven) > 0.8 * len(proven) > 40
+
+
+@pytest.mark.parametrize("first", range(0, 150, BATCH))
+def test_linear_programs_change_no_optimum(first: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same where linear programs look at every candidate before duality does."""
+    looked: list[int] = []
+
+    def counted(raising: Raising) -> None:
+        looked.append(len(raising.queue))
+        relax(raising)
+
+    relax = Raising._relax
+    monkeypatch.setattr(Raising, "_relax", counted)
+    monkeypatch.setattr("moeopt.solving.raising._SAMPLES", ())
+    monkeypatch.setattr("moeopt.solving.raising._ROUNDS", (2, 12))
+    monkeypatch.setattr("moeopt.solving.raising._FEW", 0)
+    for seed in SEEDS[first : first + BATCH]:
+        check(seed)
+    assert sum(looked) > 50

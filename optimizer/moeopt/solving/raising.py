@@ -5,9 +5,11 @@ from functools import partial
 
 from moeopt.candidate import Candidate
 from moeopt.dual import raised
+from moeopt.parallel import side_by_side
 from moeopt.solving.best import Best
 from moeopt.solving.incumbent import Found, placed_side_by_side
 from moeopt.solving.queue import Queue
+from moeopt.space import columns
 
 _OF_EACH_LENGTH = 2
 """Candidates of the lowest bounds of each pipeline length that are placed first."""
@@ -22,6 +24,9 @@ this, memory is tight and duality meets few placements that fit ..."""
 _AT_EACH, _IN_VAIN = 8, 120
 """... so further candidates at each fill level are placed by heuristics, so many at a time, until that is so no more or
 so many gave no better layout."""
+_RELAXED, _WORTH = 16, 3
+"""Linear programs look at so many candidates of the lowest bounds, some milliseconds each, and at twice as many as
+before each time, while they settle every so many-th."""
 _ROUNDS = (1, 12)
 """Then bounds are raised by so many rounds, for all that are left each time; ..."""
 _FEW, _FURTHER = 8, (40, 120)
@@ -46,7 +51,11 @@ class Raising:
             if len(self.queue) > least:
                 self._sample(rounds, filled)
         self._place()
+        if self._is_tight:
+            self._relax()
         for rounds in (*_ROUNDS, *_FURTHER):
+            if rounds > 1 and len(self.queue) > _FEW:
+                self._relax()
             if rounds in _FURTHER and len(self.queue) > _FEW:
                 return
             for positions in self.queue.batches():
@@ -103,6 +112,32 @@ class Raising:
             return False
         self.queue.tighten(self.best.limits)
         return True
+
+    def _relax(self) -> None:
+        """Close what linear programs settle, memory and time together: where memory is tight walks take hundreds of
+        rounds for that. Those of the lowest bounds first, and on while they settle many."""
+        if not self.best.limits.timed:
+            return
+        seen, width, settled = 0, _RELAXED, _RELAXED
+        lowest = self.queue.lowest(len(self.queue))
+        while seen < len(lowest) and settled * _WORTH >= width:
+            self.pause()
+            width = min(2 * seen, len(lowest) - seen) if seen else width
+            some = lowest[seen : seen + width]
+            settled = self._relaxed(some)
+            seen += len(some)
+
+    def _relaxed(self, positions: Sequence[int]) -> int:
+        """The same of some candidates; how many were closed."""
+        from moeopt.cpsat.ledger_bound import least_step_ns  # imports a solver
+
+        limits = self.best.limits
+        candidates = [self.queue.candidate(at) for at in positions]
+        least_ns = side_by_side(partial(least_step_ns, limit_bytes=limits.memory_bytes), candidates)
+        allowed = [int(limits.time_of(columns(candidate.degrees))[0]) for candidate in candidates]
+        gone = [at for at, ns, most in zip(positions, least_ns, allowed, strict=True) if ns > most]
+        self.queue.close(gone)
+        return len(gone)
 
     def _raise(self, positions: list[int], rounds: int) -> None:
         known = self.best.threshold
