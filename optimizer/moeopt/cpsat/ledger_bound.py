@@ -8,7 +8,6 @@ for any placement, computed here.
 The program may exceed memory at a price, so that where nothing fits, the weights still say so.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,15 +18,12 @@ from ortools.linear_solver import pywraplp
 from moeopt.accounting.pieces import Piece, piece_counts
 from moeopt.arithmetic import ceil_div
 from moeopt.candidate import Candidate
-from moeopt.cpsat.scaled import costs_of, step_end_at_least_ns
-from moeopt.dual.grid import grid_of
-from moeopt.dual.prices import Rows, fixed_bytes
+from moeopt.cpsat.scaled import memory_rows, step_end_at_least_ns
 from moeopt.dual.tops import SLACK
 from moeopt.schedule.bounds import lower_bound_rows
 from moeopt.schedule.combined import stages_of
 from moeopt.schedule.even import even_hops
 from moeopt.schedule.shape import Schedule
-from moeopt.screening.costs import static_bytes
 
 Array = NDArray[np.float64]
 _OVERFLOW = 1000.0
@@ -86,18 +82,10 @@ class Program:
         even = int(even_hops(*candidate.schedule)) if self._interleaved else 0
         self._time = ahead * forward + back * backward
         self._hops_ns = (np.array([row.hops for row in listed], dtype=float) + even) * float(terms.hop_ns)
-        self._memory, self._room = self._memory_rows(pieces, limit_bytes)
-
-    def _memory_rows(self, pieces: Sequence[Piece], limit_bytes: int) -> tuple[Array, Array]:
-        """What shares hold of every rank and vector of micro-batches in flight, and what is left for them."""
-        candidate, rows = self.candidate, Rows.untimed(self.candidate.schedule)
-        problem, memory = candidate.problem, candidate.ledger.memory_terms
-        grid = grid_of(problem.architecture.layers, *candidate.grid, problem.mtp_layers)
-        static = np.array([int(static_bytes(memory, piece)) for piece in pieces], dtype=float)
-        kept = np.array([int(candidate.kept_bytes[piece]) for piece in pieces], dtype=float)
-        held = rows.resident[:, self._stage] * static + rows.flight[:, self._stage] * kept
-        fixed = fixed_bytes(grid, rows, costs_of(candidate))[0]
-        return held / limit_bytes, 1 - fixed / limit_bytes
+        held, fixed = memory_rows(candidate)
+        bytes_ = {piece: held(piece) for piece in counts}
+        self._memory = np.stack([bytes_[piece][:, stage] for piece, stage in shares], axis=1) / limit_bytes
+        self._room = 1 - fixed / limit_bytes
 
     @property
     def cells(self) -> int:
@@ -122,7 +110,7 @@ class Program:
         for row, prices in zip(memory, self._memory, strict=True):
             row.SetCoefficient(overflow, -1.0)
             _set(row, shares, prices)
-        upper, excess = self._surrogate(lp, shares, unit) if self._interleaved else (None, [])
+        upper, excess = self._surrogate(lp, shares) if self._interleaved else (None, [])
         time = [lp.Constraint(float(hops_ns) / unit, most) for hops_ns in self._hops_ns]
         for row, prices in zip(time, self._time, strict=True):
             row.SetCoefficient(step, 1.0)
@@ -137,7 +125,7 @@ class Program:
             np.array([-row.dual_value() for row in memory]),
         )
 
-    def _surrogate(self, lp: Any, shares: list[Any], unit: float) -> tuple[Any, list[Any]]:
+    def _surrogate(self, lp: Any, shares: list[Any]) -> tuple[Any, list[Any]]:
         """UB2, and the rows that say how far each stage is above its base time."""
         schedule, most = self._schedule, lp.infinity()
         upper, base = lp.NumVar(0.0, most, "upper"), lp.NumVar(0.0, most, "base")
@@ -156,7 +144,7 @@ class Program:
                 within.SetCoefficient(above, -1.0)
                 row.SetCoefficient(above, 1.0)
                 row.SetCoefficient(base, 1.0)
-                _set(row, shares, -np.where(self._stage == stage, self._share_ns, 0.0) / unit)
+                _set(row, shares, -np.where(self._stage == stage, self._share_ns, 0.0) / self._mean_ns)
                 rows.append(row)
         return upper, rows
 
@@ -167,7 +155,7 @@ class Program:
         if not time.any():
             return 0
         time = time / time.sum()
-        memory = np.clip(weights.memory, 0.0, None) * self._mean_ns
+        memory = np.maximum(weights.memory, 0.0) * self._mean_ns
         prices = time @ self._time + memory @ self._memory
         if self._interleaved:
             prices = prices + self._excess(weights.excess)[self._stage] * self._share_ns

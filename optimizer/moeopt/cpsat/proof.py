@@ -11,7 +11,6 @@ from moeopt.solving.best import Best
 from moeopt.solving.incumbent import place
 from moeopt.solving.queue import Queue
 from moeopt.solving.settings import Settings, Stopped
-from moeopt.space import columns
 
 _BATCH = 4
 """Candidates asked at once, a worker."""
@@ -64,7 +63,7 @@ class Proof:
 
     def _descend(self, candidate: Candidate) -> Descent:
         """The candidate's best placement within the threshold, as far as the scaled model tells."""
-        horizon_ns = self._horizon_ns(candidate)
+        horizon_ns = self.best.horizon_ns(candidate)
         if horizon_ns < candidate.bound_ns:
             return Descent(None, True)
         goal: Goal = "peak_memory" if self.problem.objective == "peak_memory" else "step_time"
@@ -98,11 +97,7 @@ class Proof:
 
     def _encode(self, candidate: Candidate, few_rows: bool = False) -> Encoding | None:
         """The model of a candidate within the threshold; None where its limits are below its bound."""
-        horizon_ns, limit_bytes = self._horizon_ns(candidate), self.best.limits.memory_bytes
+        horizon_ns, limit_bytes = self.best.horizon_ns(candidate), self.best.limits.memory_bytes
         if horizon_ns < candidate.bound_ns:
             return None
         return Encoding(self.problem, [candidate], horizon_ns, limit_bytes, "few" if few_rows else "all")
-
-    def _horizon_ns(self, candidate: Candidate) -> int:
-        """Longest step within the threshold."""
-        return int(self.best.limits.time_of(columns(candidate.degrees))[0])

@@ -18,7 +18,7 @@ _TOKENIZER_ROWS = {"GPT2BPETokenizer": 50257, "Llama2Tokenizer": 32000}
 _POSITIONS = {"rope": "rope", "yarn": "rope", "mrope": "rope", "learned_absolute": "learned", "none": "none"}
 
 
-_INDEXER = {
+INDEXER = {
     "dsa-indexer-topk": "index_topk",
     "dsa-indexer-n-heads": "index_n_heads",
     "dsa-indexer-head-dim": "index_head_dim",
@@ -308,7 +308,7 @@ def _variant(flags: Flags, fields: dict[str, Any], reading: Reading) -> None:
 def _indexer(flags: Flags, fields: dict[str, Any], reading: Reading) -> None:
     """Sparse attention. Its fused kernels are priced alone, with the loss over the chosen keys; Megatron's defaults are
     neither (transformer_config.py:313-357)."""
-    for name, field in _INDEXER.items():
+    for name, field in INDEXER.items():
         fields[field] = flags.integer(name)
         if not fields[field]:
             raise InputError(f"--{name}: absent, and --experimental-attention-variant dsa needs it")

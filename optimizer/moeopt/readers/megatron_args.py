@@ -3,7 +3,7 @@
 from moeopt.errors import InputError
 from moeopt.problem.architecture import DELTA_NET_FIELDS
 from moeopt.readers.flags import Flags
-from moeopt.readers.megatron_architecture import read_architecture
+from moeopt.readers.megatron_architecture import INDEXER, read_architecture
 from moeopt.readers.megatron_ignored import explain_rest, refuse
 from moeopt.readers.megatron_layout import read_layout
 from moeopt.readers.reading import Reading
@@ -52,9 +52,7 @@ _MEANS = {
     "apply-layernorm-1p": "zero_centered_norm",
     "attention-output-gate": "attention_output_gate",
     "experimental-attention-variant": "linear_attention_pattern, index_topk",
-    "dsa-indexer-topk": "index_topk",
-    "dsa-indexer-n-heads": "index_n_heads",
-    "dsa-indexer-head-dim": "index_head_dim",
+    **INDEXER,
     "dsa-indexer-rope-interleaved": "indexer_rope_interleave",
     "no-dsa-indexer-rotate-activation": "indexer_rotate_activation",
     "linear-attention-freq": "linear_attention_pattern",

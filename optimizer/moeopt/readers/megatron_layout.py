@@ -4,6 +4,7 @@ Source: Megatron-LM d98e8a6, megatron/training/arguments.py:587-588 (etp follows
 graph names), 920-1018 (virtual stages), transformer_config.py:891 (allgather), 1901-1941 (recompute), 1743-1811, 2014.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from moeopt.errors import InputError
@@ -154,11 +155,7 @@ def _pipeline(flags: Flags, reading: Reading) -> None:
     layers = reading.architecture.get("num_hidden_layers")
     segments = hybrid_segments(flags)
     if len(segments) > 1:
-        if len(segments) % pp:
-            raise InputError(
-                f"--hybrid-layer-pattern: {len(segments)} segments % pp {pp} = {len(segments) % pp}, must be 0"
-            )
-        pipeline = PipelineLayout.from_counts(pp, [len(segment) for segment in segments], 0, None)
+        pipeline = _cut_by_bars(segments, pp)
         layout["vpp"], layout["pipeline_layout"] = pipeline.vpp, str(pipeline)
         return
     layout["vpp"] = _virtual_stages(flags, layers, pp)
@@ -180,6 +177,15 @@ def _pipeline(flags: Flags, reading: Reading) -> None:
         account_for_loss=loss,
     )
     layout["pipeline_layout"] = str(pipeline)
+
+
+def _cut_by_bars(segments: Sequence[str], pp: int) -> PipelineLayout:
+    """A hybrid's chunks. Raises InputError where they do not divide by the stages."""
+    if len(segments) % pp:
+        raise InputError(
+            f"--hybrid-layer-pattern: {len(segments)} segments % pp {pp} = {len(segments) % pp}, must be 0"
+        )
+    return PipelineLayout.from_counts(pp, [len(segment) for segment in segments])
 
 
 def _virtual_stages(flags: Flags, layers: int | None, pp: int) -> int:

@@ -13,6 +13,7 @@ from moeopt.pipeline import PipelineLayout
 from moeopt.problem.problem import Problem
 from moeopt.screening import Block, Column, Limits, Pair, Share
 from moeopt.solving.incumbent import Found
+from moeopt.space import columns
 
 _LARGEST = 2**62
 """Bounds are cut off there: far above any layout that matters."""
@@ -66,6 +67,10 @@ class Best:
         whole, rest = np.divmod(bound, degrees.batch)
         whole = np.minimum(whole, _LARGEST // batches.most - 1)
         return np.asarray(whole * batches.most + rest * batches.most // degrees.batch)
+
+    def horizon_ns(self, candidate: Candidate) -> int:
+        """Longest step of a candidate within the threshold."""
+        return int(self.limits.time_of(columns(candidate.degrees))[0])
 
     def known(self, candidate: Candidate) -> Found | None:
         """The layout of a candidate in the pool."""

@@ -9,7 +9,6 @@ from moeopt.parallel import side_by_side
 from moeopt.solving.best import Best
 from moeopt.solving.incumbent import Found, placed_side_by_side
 from moeopt.solving.queue import Queue
-from moeopt.space import columns
 
 _OF_EACH_LENGTH = 2
 """Candidates of the lowest bounds of each pipeline length that are placed first."""
@@ -131,11 +130,10 @@ class Raising:
         """The same of some candidates; how many were closed."""
         from moeopt.cpsat.ledger_bound import least_step_ns  # imports a solver
 
-        limits = self.best.limits
         candidates = [self.queue.candidate(at) for at in positions]
-        least_ns = side_by_side(partial(least_step_ns, limit_bytes=limits.memory_bytes), candidates)
-        allowed = [int(limits.time_of(columns(candidate.degrees))[0]) for candidate in candidates]
-        gone = [at for at, ns, most in zip(positions, least_ns, allowed, strict=True) if ns > most]
+        least_ns = side_by_side(partial(least_step_ns, limit_bytes=self.best.limits.memory_bytes), candidates)
+        every = zip(positions, candidates, least_ns, strict=True)
+        gone = [at for at, candidate, ns in every if ns > self.best.horizon_ns(candidate)]
         self.queue.close(gone)
         return len(gone)
 

@@ -6,14 +6,23 @@ from moeopt.accounting.time.scene import Scene, Timed
 from moeopt.arithmetic import Number
 
 
+def products_ns(scene: Scene, work: gemm.Products, bf16: bool = False) -> Number:
+    """Forward time of products in the recipe's precision (or bf16)."""
+    return gemm.forward_ns(work, *_precision(scene, bf16), scene.rates)
+
+
+def _precision(scene: Scene, bf16: bool) -> tuple[int, int]:
+    """FLOP a nanosecond, and bytes of a weight."""
+    rates = scene.rates
+    return (rates.bf16_gemm_flops_per_ns, 2) if bf16 else (rates.gemm_flops_per_ns, rates.weight_bytes)
+
+
 def add_products(scene: Scene, timed: Timed, work: gemm.Products, bf16: bool = False) -> Number:
     """Add products in the recipe's precision (or bf16) to both passes; returns the forward time."""
-    rates = scene.rates
-    rate = rates.bf16_gemm_flops_per_ns if bf16 else rates.gemm_flops_per_ns
-    width = 2 if bf16 else rates.weight_bytes
-    forward = gemm.forward_ns(work, rate, width, rates)
+    forward = products_ns(scene, work, bf16)
     timed.forward.add("gemm", forward)
-    timed.backward.add("gemm", gemm.backward_ns(work, rate, width, rates, scene.choices))
+    backward = gemm.backward_ns(work, *_precision(scene, bf16), scene.rates, scene.choices)
+    timed.backward.add("gemm", backward)
     return forward
 
 

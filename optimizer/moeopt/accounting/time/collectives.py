@@ -19,6 +19,15 @@ def transfer_ns(count_bytes: Number, bytes_per_us: Number) -> Number:
     return ceil_div(count_bytes * 1000, bytes_per_us)
 
 
+def ring_ns(
+    problem: Problem, degrees: Degrees, rates: Rates, moved_bytes: Number, size: Number, stride: Number, operations: int
+) -> Number:
+    """Some operations over a ring of `size` ranks `stride` apart that move so many bytes together; no bytes and no time
+    where it is one rank."""
+    time = transfer_ns(moved_bytes, ring_bytes_per_us(problem, degrees, rates, size, stride))
+    return time + operations * ring_latency_ns(problem, degrees, size, stride)
+
+
 def tensor_block_ns(
     problem: Problem, degrees: Degrees, choices: Choices, tokens: Tokens, rates: Rates, gathered_bytes: int
 ) -> tuple[Number, Number]:
@@ -48,9 +57,7 @@ def expert_tensor_ns(problem: Problem, degrees: Degrees, tokens: Tokens, rates: 
     and a reduce-scatter in 4 (fp32 router probabilities; megatron/core/transformer/moe/token_dispatcher.py)."""
     q = degrees.etp
     moved = ceil_div(tokens.routed, q) * (q - 1) * (6 * problem.architecture.expert_hidden_size)
-    time = transfer_ns(moved, ring_bytes_per_us(problem, degrees, rates, q, 1))
-    time = time + 2 * ring_latency_ns(problem, degrees, q, 1)
-    return where(q > 1, time, 0)
+    return ring_ns(problem, degrees, rates, moved, q, 1, 2)
 
 
 def context_ring_ns(

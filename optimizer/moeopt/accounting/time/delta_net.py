@@ -13,10 +13,9 @@ and its two scans and is not measured. Ignored: tails of sequences that 64 does 
 """
 
 from moeopt.accounting.time.efficiency import Rates
-from moeopt.accounting.time.gemm import Products, product
+from moeopt.accounting.time.scan import Linears, head_exchange_ns
 from moeopt.accounting.time.tokens import Tokens
-from moeopt.accounting.time.topology import ring_bytes_per_us, ring_latency_ns
-from moeopt.arithmetic import Number, ceil_div, where
+from moeopt.arithmetic import Number, ceil_div
 from moeopt.layout import Degrees
 from moeopt.problem.architecture import DELTA_CHUNK, Architecture
 from moeopt.problem.problem import Problem
@@ -25,26 +24,11 @@ SCAN_NS = 22
 """A token of the scan over a sequence: 21 to 27 ns on every GPU measured; forward one scan, backward two."""
 
 
-def projections(architecture: Architecture, tokens: Tokens, degrees: Degrees) -> Products:
+def linears(architecture: Architecture, tokens: Tokens, degrees: Degrees) -> Linears:
     """Its two linears."""
-    hidden = architecture.hidden_size
-    inner, wide = _widths(architecture, degrees)
-    return product(tokens.attention, inner, hidden) + product(tokens.attention, hidden, wide)
-
-
-def _widths(architecture: Architecture, degrees: Degrees) -> tuple[Number, Number]:
-    """Widths of the input projection and of the output on one GPU."""
-    return (
-        ceil_div(architecture.delta_net_projection_dim, degrees.tp),
-        ceil_div(architecture.delta_net_value_dim, degrees.tp),
-    )
-
-
-def gemm_inputs(architecture: Architecture, tokens: Tokens, degrees: Degrees) -> tuple[Number, Number]:
-    """Elements that fp8 recipes quantise: inputs of the linears, and gradients of their outputs."""
-    inner, wide = _widths(architecture, degrees)
-    hidden = architecture.hidden_size
-    return tokens.attention * (hidden + wide), tokens.attention * (inner + hidden)
+    into = ceil_div(architecture.delta_net_projection_dim, degrees.tp)
+    out = ceil_div(architecture.delta_net_value_dim, degrees.tp)
+    return Linears(tokens.attention, architecture.hidden_size, into, out)
 
 
 def memory_bytes(architecture: Architecture, tokens: Tokens, degrees: Degrees) -> Number:
@@ -72,10 +56,7 @@ def rule_ns(problem: Problem, degrees: Degrees, tokens: Tokens, rates: Rates) ->
 
 
 def exchange_ns(problem: Problem, degrees: Degrees, tokens: Tokens, rates: Rates) -> Number:
-    """Context parallelism, one direction: an all-to-all turns the projection's output from all heads of some tokens
-    into some heads of all tokens, another turns the result back; nothing hides them (gdn.py, a2a_cp_to_hp)."""
-    c = degrees.cp
-    inner, wide = _widths(problem.architecture, degrees)
-    moved = ceil_div(tokens.attention * (2 * (inner + wide)) * (c - 1), c)
-    time = ceil_div(moved * 1000, ring_bytes_per_us(problem, degrees, rates, c, degrees.tp))
-    return where(c > 1, time + 2 * ring_latency_ns(problem, degrees, c, degrees.tp), 0)
+    """Context parallelism, one direction: one all-to-all of the projection's output, another of the result (gdn.py,
+    a2a_cp_to_hp)."""
+    both = linears(problem.architecture, tokens, degrees)
+    return head_exchange_ns(problem, degrees, tokens, rates, both.into + both.out, 2)

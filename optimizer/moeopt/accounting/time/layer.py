@@ -49,8 +49,8 @@ def moe_block(scene: Scene, timed: Timed) -> None:
     choices = scene.choices
     again = add_products(scene, timed, feed_forward.router(architecture, tokens), bf16=True)
     again = again + add_products(scene, timed, feed_forward.experts(architecture, tokens, degrees))
-    activation = feed_forward.expert_activation_bytes(scene.problem, tokens, degrees, choices)
     again = again + add_products(scene, timed, feed_forward.latent(architecture, tokens))
+    activation = feed_forward.expert_activation_bytes(scene.problem, tokens, degrees, choices)
     inputs, gradients = feed_forward.expert_quantized(scene.problem, tokens, degrees, choices)
     beside = feed_forward.latent_quantized(architecture, tokens)
     routing = feed_forward.routing_bytes(architecture, tokens, choices)

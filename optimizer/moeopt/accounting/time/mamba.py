@@ -12,11 +12,10 @@ rate is that of memory-bound kernels. Ignored: tails of sequences that 128 does 
 """
 
 from moeopt.accounting.time.efficiency import Rates
-from moeopt.accounting.time.gemm import Products, product
 from moeopt.accounting.time.memory_bound import memory_ns
+from moeopt.accounting.time.scan import Linears, head_exchange_ns
 from moeopt.accounting.time.tokens import Tokens
-from moeopt.accounting.time.topology import ring_bytes_per_us, ring_latency_ns
-from moeopt.arithmetic import Number, ceil_div, maximum, where
+from moeopt.arithmetic import Number, ceil_div, maximum
 from moeopt.layout import Degrees
 from moeopt.problem.architecture import MAMBA_CHUNK, Architecture
 from moeopt.problem.problem import Problem
@@ -26,33 +25,18 @@ EXCHANGES = 6
 (megatron/core/ssm/mamba_context_parallel.py:159-211)."""
 
 
-def projections(architecture: Architecture, tokens: Tokens, degrees: Degrees) -> Products:
+def linears(architecture: Architecture, tokens: Tokens, degrees: Degrees) -> Linears:
     """Its two linears."""
-    hidden = architecture.hidden_size
-    projected, inner = _widths(architecture, degrees)
-    return product(tokens.attention, projected, hidden) + product(tokens.attention, hidden, inner)
-
-
-def _widths(architecture: Architecture, degrees: Degrees) -> tuple[Number, Number]:
-    """Widths of the input projection and of the heads on one GPU."""
-    return (
-        ceil_div(architecture.mamba_projection_dim, degrees.tp),
-        ceil_div(architecture.mamba_inner_dim, degrees.tp),
-    )
-
-
-def gemm_inputs(architecture: Architecture, tokens: Tokens, degrees: Degrees) -> tuple[Number, Number]:
-    """Elements that fp8 recipes quantise: inputs of the linears, and gradients of their outputs."""
-    projected, inner = _widths(architecture, degrees)
-    hidden = architecture.hidden_size
-    return tokens.attention * (hidden + inner), tokens.attention * (projected + hidden)
+    into = ceil_div(architecture.mamba_projection_dim, degrees.tp)
+    out = ceil_div(architecture.mamba_inner_dim, degrees.tp)
+    return Linears(tokens.attention, architecture.hidden_size, into, out)
 
 
 def memory_bytes(architecture: Architecture, tokens: Tokens, degrees: Degrees) -> Number:
     """Forward bytes around the scan: norm, residual and glue 10 T h; the convolution 4 bytes an element; the gated norm
     reads and writes the output, 4."""
     convolved = ceil_div(architecture.mamba_conv_dim, degrees.tp)
-    _, inner = _widths(architecture, degrees)
+    inner = ceil_div(architecture.mamba_inner_dim, degrees.tp)
     return tokens.local * (10 * architecture.hidden_size) + tokens.attention * (4 * convolved + 4 * inner)
 
 
@@ -70,12 +54,9 @@ def scan_ns(problem: Problem, degrees: Degrees, tokens: Tokens, rates: Rates) ->
 
 
 def exchange_ns(problem: Problem, degrees: Degrees, tokens: Tokens, rates: Rates) -> Number:
-    """Context parallelism, one direction: all heads of some tokens become some heads of all tokens, and back; nothing
-    hides it. Groups fewer than the ranks are copied for each."""
-    a, c = problem.architecture, degrees.cp
-    _, inner = _widths(a, degrees)
-    groups = maximum(ceil_div(a.mamba_num_groups, degrees.tp), c)
-    width = 3 * inner + 2 * groups * a.mamba_state_dim + ceil_div(a.mamba_num_heads, degrees.tp)
-    moved = ceil_div(tokens.attention * (2 * width) * (c - 1), c)
-    time = ceil_div(moved * 1000, ring_bytes_per_us(problem, degrees, rates, c, degrees.tp))
-    return where(c > 1, time + EXCHANGES * ring_latency_ns(problem, degrees, c, degrees.tp), 0)
+    """Context parallelism, one direction. Groups fewer than the ranks are copied for each."""
+    a, tp = problem.architecture, degrees.tp
+    groups = maximum(ceil_div(a.mamba_num_groups, tp), degrees.cp)
+    heads, inner = ceil_div(a.mamba_num_heads, tp), ceil_div(a.mamba_inner_dim, tp)
+    width = 3 * inner + 2 * groups * a.mamba_state_dim + heads
+    return head_exchange_ns(problem, degrees, tokens, rates, width, EXCHANGES)

@@ -1,10 +1,11 @@
 """Blocks that mix a layer's tokens: attention, gated delta nets, sparse attention, Mamba; what recomputing repeats."""
 
 from moeopt.accounting.time import attention, collectives, delta_net, gemm, mamba, sparse_attention
-from moeopt.accounting.time.additions import add_bytes, add_products, add_tensor_block
+from moeopt.accounting.time.additions import add_bytes, add_products, add_tensor_block, products_ns
 from moeopt.accounting.time.memory_bound import memory_ns
+from moeopt.accounting.time.scan import Linears
 from moeopt.accounting.time.scene import Scene, Timed
-from moeopt.arithmetic import Number, both
+from moeopt.arithmetic import Number
 
 
 def attention_block(scene: Scene, timed: Timed, window: int) -> None:
@@ -29,9 +30,7 @@ def attention_block(scene: Scene, timed: Timed, window: int) -> None:
     add_tensor_block(scene, timed)
     timed.repeats["core_attn"] = core[0] + ring[0]
     if architecture.is_mla:
-        up = gemm.forward_ns(
-            attention.up_projections(architecture, tokens, degrees), rates.gemm_flops_per_ns, rates.weight_bytes, rates
-        )
+        up = products_ns(scene, attention.up_projections(architecture, tokens, degrees))
         elements = tokens.attention * attention.query_key_value(architecture, heads, groups)
         timed.repeats["mla_up_proj"] = up + memory_ns(elements * 4, rates)
     if not architecture.is_hybrid:  # there the norm is part of the projection, and no other block follows
@@ -40,20 +39,11 @@ def attention_block(scene: Scene, timed: Timed, window: int) -> None:
 
 def delta_net_block(scene: Scene, timed: Timed) -> None:
     """A gated delta net; of the recompute modules only layernorm repeats something of it."""
-    architecture, tokens, degrees = scene.problem.architecture, scene.tokens, scene.degrees
-    add_products(scene, timed, delta_net.projections(architecture, tokens, degrees))
-    add_bytes(
-        scene,
-        timed,
-        delta_net.memory_bytes(architecture, tokens, degrees),
-        delta_net.gemm_inputs(architecture, tokens, degrees),
-    )
-    exchange = delta_net.exchange_ns(scene.problem, degrees, tokens, scene.rates)
-    rule = delta_net.rule_ns(scene.problem, degrees, tokens, scene.rates)
-    for run, time in zip((timed.forward, timed.backward), rule, strict=True):
-        run.add("attention", time)
-        run.add("cp_comm", exchange)
-    add_tensor_block(scene, timed)
+    problem, tokens, degrees, rates = scene.problem, scene.tokens, scene.degrees, scene.rates
+    linears = delta_net.linears(problem.architecture, tokens, degrees)
+    around = delta_net.memory_bytes(problem.architecture, tokens, degrees)
+    rule = delta_net.rule_ns(problem, degrees, tokens, rates)
+    _add_scan(scene, timed, linears, around, rule, delta_net.exchange_ns(problem, degrees, tokens, rates))
     timed.repeats["layernorm"] = _norms_ns(scene)
 
 
@@ -71,9 +61,7 @@ def sparse_block(scene: Scene, timed: Timed) -> None:
         made + sparse_attention.memory_bytes(architecture, tokens, degrees),
         sparse_attention.gemm_inputs(architecture, tokens, degrees),
     )
-    index = gemm.forward_ns(
-        sparse_attention.index_projections(architecture, tokens), rates.gemm_flops_per_ns, rates.weight_bytes, rates
-    )
+    index = products_ns(scene, sparse_attention.index_projections(architecture, tokens))
     timed.forward.add("gemm", index)
     timed.backward.add("gemm", index)  # gradients of weights alone: the inputs are detached
     core = sparse_attention.core_ns(problem, degrees, rates)
@@ -81,8 +69,9 @@ def sparse_block(scene: Scene, timed: Timed) -> None:
     loss = sparse_attention.loss_ns(problem, degrees, rates)
     timed.forward.add("attention", core[0] + chosen + loss)
     timed.backward.add("attention", core[1])
-    sharded = both(degrees.tp > 1, scene.choices.sequence_parallel)
-    gathered = sparse_attention.gather_ns(problem, degrees, tokens, rates, sharded)
+    gathered: Number = 0
+    if scene.choices.sequence_parallel:
+        gathered = sparse_attention.gather_ns(problem, degrees, tokens, rates)
     timed.forward.add("tp_comm", gathered)
     exchange = sparse_attention.exchange_ns(problem, degrees, tokens, rates)
     for run in (timed.forward, timed.backward):
@@ -93,26 +82,27 @@ def sparse_block(scene: Scene, timed: Timed) -> None:
     up = gemm.product(
         tokens.attention, attention.local_heads(architecture, degrees)[0] * architecture.qk_head_dim, rank
     )
-    again = gemm.forward_ns(up, rates.gemm_flops_per_ns, rates.weight_bytes, rates)
-    again = again + gemm.forward_ns(query, rates.bf16_gemm_flops_per_ns, 2, rates)
+    again = products_ns(scene, up) + products_ns(scene, query, bf16=True)
     timed.repeats["mla_up_proj"] = again + memory_ns(made, rates)
     timed.repeats["layernorm"] = _norms_ns(scene)
 
 
 def mamba_block(scene: Scene, timed: Timed) -> None:
     """A Mamba-2 layer; no recompute module repeats any of it."""
-    architecture, tokens, degrees = scene.problem.architecture, scene.tokens, scene.degrees
-    add_products(scene, timed, mamba.projections(architecture, tokens, degrees))
-    add_bytes(
-        scene,
-        timed,
-        mamba.memory_bytes(architecture, tokens, degrees),
-        mamba.gemm_inputs(architecture, tokens, degrees),
-    )
-    exchange = mamba.exchange_ns(scene.problem, degrees, tokens, scene.rates)
-    for run, time in zip(
-        (timed.forward, timed.backward), mamba.scan_ns(scene.problem, degrees, tokens, scene.rates), strict=True
-    ):
+    problem, tokens, degrees, rates = scene.problem, scene.tokens, scene.degrees, scene.rates
+    linears = mamba.linears(problem.architecture, tokens, degrees)
+    around = mamba.memory_bytes(problem.architecture, tokens, degrees)
+    scan = mamba.scan_ns(problem, degrees, tokens, rates)
+    _add_scan(scene, timed, linears, around, scan, mamba.exchange_ns(problem, degrees, tokens, rates))
+
+
+def _add_scan(
+    scene: Scene, timed: Timed, linears: Linears, around: Number, scan: tuple[Number, Number], exchange: Number
+) -> None:
+    """Add a scan (forward and backward time), what is around it (forward bytes), and the exchange of its heads."""
+    add_products(scene, timed, linears.products)
+    add_bytes(scene, timed, around, linears.quantized)
+    for run, time in zip((timed.forward, timed.backward), scan, strict=True):
         run.add("attention", time)
         run.add("cp_comm", exchange)
     add_tensor_block(scene, timed)

@@ -12,12 +12,11 @@ would avoid it, are not priced. Ignored: the all-reduce of the indexer's gradien
 """
 
 from moeopt.accounting.time.attention import core_pairs_twice, local_heads
-from moeopt.accounting.time.collectives import transfer_ns
+from moeopt.accounting.time.collectives import ring_ns
 from moeopt.accounting.time.efficiency import Rates, exact
 from moeopt.accounting.time.gemm import Products, product
 from moeopt.accounting.time.memory_bound import memory_ns
 from moeopt.accounting.time.tokens import Tokens
-from moeopt.accounting.time.topology import ring_bytes_per_us, ring_latency_ns
 from moeopt.arithmetic import Number, ceil_div, either, round_up, where
 from moeopt.layout import Degrees
 from moeopt.problem.architecture import FLASH_MLA_HEADS, Architecture
@@ -47,12 +46,17 @@ def projections(architecture: Architecture, tokens: Tokens, degrees: Degrees) ->
     """Linears with an input gradient: both down-projections, the query's up-projection, the output's."""
     heads, _ = local_heads(architecture, degrees)
     hidden, query = architecture.hidden_size, architecture.q_lora_rank or 0
-    down = query + (architecture.kv_lora_rank or 0) + architecture.qk_rope_head_dim
     return (
-        product(tokens.local, down, hidden)
+        product(tokens.local, _down_width(architecture), hidden)
         + product(tokens.attention, heads * architecture.qk_head_dim, query)
         + product(tokens.attention, hidden, heads * architecture.v_head_dim)
     )
+
+
+def _down_width(architecture: Architecture) -> int:
+    """Of both down-projections."""
+    a = architecture
+    return (a.q_lora_rank or 0) + (a.kv_lora_rank or 0) + a.qk_rope_head_dim
 
 
 def index_projections(architecture: Architecture, tokens: Tokens) -> Products:
@@ -78,12 +82,11 @@ def gemm_inputs(architecture: Architecture, tokens: Tokens, degrees: Degrees) ->
     a = architecture
     heads, _ = local_heads(a, degrees)
     query = a.q_lora_rank or 0
-    down = query + (a.kv_lora_rank or 0) + a.qk_rope_head_dim
     inputs = tokens.local * (2 * a.hidden_size) + tokens.attention * (
         2 * query + heads * a.v_head_dim + 2 * a.hidden_size
     )
     index = a.index_width + a.index_head_dim + a.index_n_heads
-    gradients = tokens.local * down + tokens.attention * (heads * a.qk_head_dim + a.hidden_size + index)
+    gradients = tokens.local * _down_width(a) + tokens.attention * (heads * a.qk_head_dim + a.hidden_size + index)
     return inputs, gradients
 
 
@@ -135,10 +138,8 @@ def loss_ns(problem: Problem, degrees: Degrees, rates: Rates) -> Number:
     gradients = _ns(3 * pairs * a.index_width, shares.indexer_backward, rates)
     t = degrees.tp
     moved = ceil_div(8 * chosen * (t - 1), t)
-    added = transfer_ns(moved, ring_bytes_per_us(problem, degrees, rates, t, 1)) + 2 * ring_latency_ns(
-        problem, degrees, t, 1
-    )
-    return again + gradients + memory_ns(chosen * LOSS_BYTES, rates) + where(t > 1, added, 0)
+    added = ring_ns(problem, degrees, rates, moved, t, 1, 2)
+    return again + gradients + memory_ns(chosen * LOSS_BYTES, rates) + added
 
 
 def _pairs(problem: Problem, degrees: Degrees) -> tuple[Number, Number]:
@@ -163,12 +164,11 @@ def core_ns(problem: Problem, degrees: Degrees, rates: Rates) -> tuple[Number, N
     return _ns(forward, shares.forward, rates), _ns(backward, shares.backward, rates) + memory_ns(copied, rates)
 
 
-def gather_ns(problem: Problem, degrees: Degrees, tokens: Tokens, rates: Rates, sharded: Number) -> Number:
-    """Tensor parallelism, forward: the indexer gathers its two inputs in 16 bits; no gradient goes back."""
+def gather_ns(problem: Problem, degrees: Degrees, tokens: Tokens, rates: Rates) -> Number:
+    """Sequence parallelism, forward: the indexer gathers its two inputs in 16 bits; no gradient goes back."""
     a, t = problem.architecture, degrees.tp
     moved = ceil_div(tokens.attention * (2 * (a.hidden_size + (a.q_lora_rank or 0))), t) * (t - 1)
-    time = transfer_ns(moved, ring_bytes_per_us(problem, degrees, rates, t, 1))
-    return where(sharded, time + 2 * ring_latency_ns(problem, degrees, t, 1), 0)
+    return ring_ns(problem, degrees, rates, moved, t, 1, 2)
 
 
 def exchange_ns(problem: Problem, degrees: Degrees, tokens: Tokens, rates: Rates) -> Number:
@@ -177,5 +177,4 @@ def exchange_ns(problem: Problem, degrees: Degrees, tokens: Tokens, rates: Rates
     a, c = problem.architecture, degrees.cp
     width = (a.kv_lora_rank or 0) + a.qk_rope_head_dim + a.index_head_dim
     moved = tokens.attention * (c - 1) * (2 * width)
-    time = transfer_ns(moved, ring_bytes_per_us(problem, degrees, rates, c, degrees.tp))
-    return where(c > 1, time + 2 * ring_latency_ns(problem, degrees, c, degrees.tp), 0)
+    return ring_ns(problem, degrees, rates, moved, c, degrees.tp, 2)
