@@ -13,8 +13,20 @@ is exact in whole layers, whatever kinds of layers there are (`walks`); x is one
 (`grid`); the weights are raised by subgradient steps (`ascent`), for all candidates of one order of operations at once.
 """
 
-from moeopt.dual.bounds import filled, paired, raised, sampled
+from moeopt.dual.bounds import filled, paired, raised, relaxed, sampled
 from moeopt.dual.by_neighbours import NARROW, WIDE, WIDEST, Width
 from moeopt.dual.part import Answer, Question
 
-__all__ = ["NARROW", "WIDE", "WIDEST", "Answer", "Question", "Width", "filled", "paired", "raised", "sampled"]
+__all__ = [
+    "NARROW",
+    "WIDE",
+    "WIDEST",
+    "Answer",
+    "Question",
+    "Width",
+    "filled",
+    "paired",
+    "raised",
+    "relaxed",
+    "sampled",
+]

@@ -1,9 +1,10 @@
 """Weights of the rows, raised by projected subgradient steps (Polyak's length towards the limit)."""
 
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 
 import numpy as np
 
+from moeopt.dual.first_weights import FirstWeights
 from moeopt.dual.grid import Array, on_simplex
 from moeopt.dual.listing import Listing
 from moeopt.dual.prices import MEASURES, Prices, Rows, duration_ns, ub2_at
@@ -12,8 +13,6 @@ from moeopt.dual.tables import NEVER, Index, Mask, Tables
 from moeopt.dual.tops import SLACK
 from moeopt.dual.walks import Dual, Placements, Walks, Weights
 
-_SHARPNESS = 30.0
-"""First weights: exp of this times how close a row is to the largest, at even stages."""
 _STEP = 1.5
 _MEMORY = 4.0
 """Step of memory weights beside those of time rows (both scaled to their limits)."""
@@ -82,6 +81,8 @@ class Ascent:
     of: Index
     """The candidate of each row."""
     best: Best
+    first: InitVar[FirstWeights]
+    """Of each row."""
     open: list[Mask] = field(init=False)
     """Layers before each stage that are not ruled out: rows x band."""
     rho: Array = field(init=False)
@@ -92,27 +93,16 @@ class Ascent:
     value: Array = field(init=False)
     scale: Array = field(init=False)
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, first: FirstWeights) -> None:
         self.grid, self.rows = self.tables.grid, self.tables.rows
         totals = self.tables.prices.totals
         self.scale = np.maximum(duration_ns(totals) * self.rows.schedule[2] / self.grid.pp, 1.0)
-        self.rho = self._first_weights(totals)
-        self.mu = np.zeros((len(self.of), len(self.rows.resident)))
+        self.rho, self.mu = first.rho, first.mu
         self.nu = np.zeros((len(self.of), self.grid.pp))
         self.most = np.zeros_like(self.nu)
         self.value = np.full(len(self.of), -NEVER)
         widths = [high - low + 1 for low, high in zip(self.tables.low, self.tables.high, strict=True)]
         self.open = [np.ones((len(self.of), width), dtype=bool) for width in widths]
-
-    def _first_weights(self, totals: Array) -> Array:
-        """Those that are given, or more for rows that are long when all stages hold the same."""
-        if self.rows.start is not None:
-            return np.tile(self.rows.start, (len(self.of), 1))
-        sums = self.rows.time.reshape(len(self.rows.time), 2, -1).sum(axis=2)
-        shares = totals[:, :2] / self.grid.stages
-        even = shares @ sums.T + self.tables.prices.hop_ns[:, None] * self.rows.hops
-        weights = np.exp(_SHARPNESS * (even / even.max(axis=1, keepdims=True) - 1))
-        return np.asarray(weights / weights.sum(axis=1, keepdims=True))
 
     def run(self, rounds: int) -> None:
         """Raise the weights so many times, dropping rows above their limit."""

@@ -30,12 +30,16 @@ def raised(
     rounds: int,
     most: int | None = None,
     by_rank: bool = True,
+    by_program: bool = False,
     pause: Callable[[], None] = lambda: None,
 ) -> Answer:
     """Bounds of a question's candidates, and what is left of them: all placements where they are at most `most`
-    (default: some for every round; 0: nothing is listed). With `by_rank`, what is ruled out rank by rank is not walked,
-    from a second round on. `pause` is called now and then, and may raise."""
+    (default: some for every round; 0: nothing is listed). Not walked is, with `by_rank` and from a second round on,
+    what is ruled out rank by rank; with `by_program`, what linear programs rule out, whose weights the others begin
+    with. `pause` is called now and then, and may raise."""
     part = Part(question)
+    if by_program:
+        part.relax()
     if by_rank and rounds >= _BY_RANK_FROM:
         part.settle_by_rank(rounds)
     low = np.full(part.size, NEVER)
@@ -59,6 +63,18 @@ def raised(
         np.where(found, bound.astype(np.int64), question.time_ns + 1),
         [part.layouts(placed) + ([] if complete else part.met(i)) for i, (placed, complete) in enumerate(few)],
         [complete for _, complete in few],
+    )
+
+
+def relaxed(question: Question) -> Answer:
+    """The candidates that linear programs rule out; no better bounds of the others, and no placements."""
+    part = Part(question)
+    part.relax()
+    open_ = [part.is_open(index) for index in range(part.size)]
+    return Answer(
+        np.where(open_, 0, question.time_ns + 1),
+        [[] for _ in open_],
+        [not each for each in open_],
     )
 
 

@@ -10,6 +10,7 @@ from moeopt.dual.ascent import Ascent, Best, Listed, Measured
 from moeopt.dual.by_neighbours import ByNeighbours, Width
 from moeopt.dual.by_rank import ByRank
 from moeopt.dual.contents import Holding, TooMany
+from moeopt.dual.first_weights import FirstWeights
 from moeopt.dual.grid import Array, Grid, grid_of
 from moeopt.dual.prices import Prices, Rows, duration_ns, ub2_at
 from moeopt.dual.tables import NEVER, Index, Tables
@@ -79,6 +80,9 @@ class Part:
         self.size = len(question.time_ns)
         counts = np.zeros((self.size, self.grid.stages), dtype=np.int64)
         self.best = Best(np.full(self.size, NEVER), counts, np.zeros(self.size, dtype=np.int64))
+        self._open = np.ones(self.size, dtype=bool)
+        """Candidates that no linear program ruled out."""
+        self._first: FirstWeights | None = None
         self._bases: tuple[Index, Array] | None = None
         """Base times that are left: whose, and which."""
 
@@ -87,11 +91,16 @@ class Part:
         """Most layers of a stage."""
         return deepest_stage(self.grid, self.prices)
 
+    def relax(self) -> None:
+        """Take the weights of linear programs to begin with, and leave out the candidates that these rule out alone."""
+        self._first, least_ns = FirstWeights.relaxed(self.grid, self.rows, self.prices)
+        self._open &= least_ns <= self.prices.target_ns * (1 + SLACK)
+
     def settle_by_rank(self, rounds: int) -> None:
         """Leave out the base times of candidates with which no placement is within the target, rank by rank."""
         if not self.grid.has_placements(self.deepest) or (self.rows.replayed and self.rows.timed):
             return
-        of, base = base_times(self.grid, self.rows, self.prices, self.deepest, one=False)
+        of, base = self._base_times(one=False)
         mine = [np.flatnonzero(of == index) for index in np.unique(of)]
         keep = np.ones(len(of), dtype=bool)
         left = side_by_side(lambda at: self._left_by_rank(int(of[at[0]]), base[at], rounds), mine)
@@ -130,7 +139,7 @@ class Part:
 
     def is_open(self, index: int) -> bool:
         """Whether a candidate has base times that are left, as far as that was looked at."""
-        return self._bases is None or index in self._bases[0]
+        return bool(self._open[index]) and (self._bases is None or index in self._bases[0])
 
     def _take(self, of: Index, base: Array, placed: Placements) -> None:
         """A placement that was met."""
@@ -174,11 +183,18 @@ class Part:
         if not grid.has_placements(deepest):
             return
         if self._bases is None:
-            self._bases = base_times(grid, rows, self.prices, deepest, one=most_tops is not None)
+            self._bases = self._base_times(one=most_tops is not None)
+        first = FirstWeights.guessed(grid, rows, self.prices) if self._first is None else self._first
         for of, base in _parts(*self._bases):
             mine = self.prices.only(of)
             tops = self._tops(mine, base, most_tops)
-            yield Ascent(Tables.of(grid, rows, mine, base, tops, deepest), of, self.best)
+            yield Ascent(Tables.of(grid, rows, mine, base, tops, deepest), of, self.best, first.only(of))
+
+    def _base_times(self, one: bool) -> tuple[Index, Array]:
+        """Base times of the candidates that are not ruled out."""
+        index = np.flatnonzero(self._open)
+        of, base = base_times(self.grid, self.rows, self.prices.only(index), self.deepest, one)
+        return index[of], base
 
     def met(self, index: int) -> list[PipelineLayout]:
         """The best placement that was met of a candidate, if one fitted."""

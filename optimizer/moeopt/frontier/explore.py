@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from itertools import islice
 
+from moeopt.dual import linear_program
 from moeopt.frontier.boxes import Boxes, Corner, Point, Resolution, dominates, inside
 from moeopt.frontier.candidates import Candidates, Entry, Key, Stopped, Undecided
 from moeopt.frontier.goals import Goals, Region
@@ -38,6 +39,7 @@ class Exploration:
 
     def run(self) -> bool:
         """Whether the frontier was completed; the points so far are kept either way."""
+        linear_program.load()
         try:
             for found in sketch(self.goals, self.candidates):
                 self._take(found)

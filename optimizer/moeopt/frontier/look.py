@@ -17,7 +17,12 @@ from moeopt.solving.queue import Queue
 _CLOSE = 0.92
 """One round of duality settles some of the rows whose bound is above this share of the allowed time, cheaply (all where
 any time is allowed); ..."""
-_STEPS = partial(filled, rounds=12), partial(raised, rounds=12), partial(raised, rounds=40), partial(raised, rounds=120)
+_STEPS = (
+    partial(filled, rounds=12),
+    partial(raised, rounds=12, by_program=True),
+    partial(raised, rounds=40, by_program=True),
+    partial(raised, rounds=120, by_program=True),
+)
 """... these settle the others."""
 _NEAR = 1.4
 """A box that allows more than this times its fastest bound is first searched at so much, then so much more ..."""
@@ -50,9 +55,7 @@ class Look:
             found = (self._near(queue) or self._raise(queue)) if len(queue) else []
         except Stopped:
             return Seen(stopped=True)
-        problem = self.candidates.problem  # without what a candidate has worked out: results are sent
-        found = [replace(each, candidate=replace(each.candidate, problem=problem)) for each in found]
-        return Seen(found, queue.open_pairs())
+        return Seen([each.sent for each in found], queue.open_pairs())
 
     def _near(self, queue: Queue) -> list[Found]:
         """The fastest layout that a sample of the rows has in the box, if any. Where far more time is allowed than the

@@ -1,7 +1,7 @@
 """A good placement of one candidate's layers, fast: what the search starts from and compares bounds with."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
 
@@ -37,6 +37,11 @@ class Found:
     def own_value(self, objective: str) -> int:
         """Value of an objective; step time and cost of the layout's own step."""
         return self.candidate.own_value(objective, self.time_ns, self.peak_bytes)
+
+    @property
+    def sent(self) -> "Found":
+        """The same without what its candidate has worked out, which other processes need not be sent."""
+        return replace(self, candidate=replace(self.candidate))
 
     @classmethod
     def judge(cls, candidate: Candidate, pipeline: PipelineLayout) -> "Found":

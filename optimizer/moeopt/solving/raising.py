@@ -4,8 +4,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from moeopt.candidate import Candidate
-from moeopt.dual import raised
-from moeopt.parallel import side_by_side
+from moeopt.dual import linear_program, raised, relaxed
 from moeopt.solving.best import Best
 from moeopt.solving.incumbent import Found, placed_side_by_side
 from moeopt.solving.queue import Queue
@@ -23,11 +22,10 @@ this, memory is tight and duality meets few placements that fit ..."""
 _AT_EACH, _IN_VAIN = 8, 120
 """... so further candidates at each fill level are placed by heuristics, so many at a time, until that is so no more or
 so many gave no better layout."""
-_RELAXED, _WORTH = 16, 3
-"""Linear programs look at so many candidates of the lowest bounds, some milliseconds each, and at twice as many as
-before each time, while they settle every so many-th."""
 _ROUNDS = (1, 12)
 """Then bounds are raised by so many rounds, for all that are left each time; ..."""
+_BY_PROGRAM_FROM = 12
+"""from so many rounds on they begin with the weights of linear programs, which take some milliseconds each; ..."""
 _FEW, _FURTHER = 8, (40, 120)
 """... if only so few are left, without a look rank by rank, which takes as long as 50 rounds, and then by so many more.
 (More than a few are settled faster by the solver, which takes a third of a second to import.)"""
@@ -53,10 +51,10 @@ class Raising:
         if self._is_tight:
             self._relax()
         for rounds in (*_ROUNDS, *_FURTHER):
-            if rounds > 1 and len(self.queue) > _FEW:
-                self._relax()
             if rounds in _FURTHER and len(self.queue) > _FEW:
                 return
+            if rounds >= _BY_PROGRAM_FROM and len(self.queue):
+                linear_program.load()
             for positions in self.queue.batches():
                 self.bound = self.queue.least
                 self.pause()
@@ -113,34 +111,16 @@ class Raising:
         return True
 
     def _relax(self) -> None:
-        """Close what linear programs settle, memory and time together: where memory is tight walks take hundreds of
-        rounds for that. Those of the lowest bounds first, and on while they settle many."""
-        if not self.best.limits.timed:
-            return
-        seen, width, settled = 0, _RELAXED, _RELAXED
-        lowest = self.queue.lowest(len(self.queue))
-        while seen < len(lowest) and settled * _WORTH >= width:
+        """Close what linear programs rule out by themselves: where memory is tight that is most."""
+        linear_program.load()
+        for positions in self.queue.batches():
             self.pause()
-            width = min(2 * seen, len(lowest) - seen) if seen else width
-            some = lowest[seen : seen + width]
-            settled = self._relaxed(some)
-            seen += len(some)
-
-    def _relaxed(self, positions: Sequence[int]) -> int:
-        """The same of some candidates; how many were closed."""
-        from moeopt.cpsat.ledger_bound import least_step_ns  # imports a solver
-
-        candidates = [self.queue.candidate(at) for at in positions]
-        least_ns = side_by_side(partial(least_step_ns, limit_bytes=self.best.limits.memory_bytes), candidates)
-        every = zip(positions, candidates, least_ns, strict=True)
-        gone = [at for at, candidate, ns in every if ns > self.best.horizon_ns(candidate)]
-        self.queue.close(gone)
-        return len(gone)
+            self.queue.raise_bounds(positions, self.best.limits, relaxed)
 
     def _raise(self, positions: list[int], rounds: int) -> None:
         known = self.best.threshold
         by_rank = rounds in _FURTHER or len(self.queue) > _FEW
-        ask = partial(raised, rounds=rounds, by_rank=by_rank, pause=self.pause)
+        ask = partial(raised, rounds=rounds, by_rank=by_rank, by_program=rounds >= _BY_PROGRAM_FROM, pause=self.pause)
         for left in self.queue.raise_bounds(positions, self.best.limits, ask):
             self.pause()
             judged = [self.best.judged(left.candidate, pipeline) for pipeline in left.placed]
