@@ -1,5 +1,6 @@
 # make        the default problem's best layout, in a virtual environment of its own
 # make test   everything that continuous integration runs: lint, types, tests
+# make test-oldest PYTHON=python3.10   the tests on the oldest versions of everything that is supported
 # make results  every problem of problems/ solved, and the table of results/README.md
 # make docs   what the documents show written anew: docs/commands.md and the outputs of docs/tutorial.md
 # make site   the documentation as a site, in build/site
@@ -8,7 +9,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: all test results docs site clean
+.PHONY: all test test-oldest results docs site clean
 
 all: $(VENV)/.run
 	$(BIN)/moeopt solve --gpus 512
@@ -18,6 +19,11 @@ test: $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n auto --dist worksteal
+
+test-oldest:
+	$(PYTHON) -m venv $(VENV)-oldest
+	$(VENV)-oldest/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[test]' --constraint tests/oldest.txt
+	$(VENV)-oldest/bin/python -m pytest -n auto --dist worksteal
 
 results: $(VENV)/.run
 	$(BIN)/python benchmarks/results.py
@@ -42,4 +48,4 @@ $(VENV)/.test: pyproject.toml | $(BIN)/python
 	touch $@ $(VENV)/.run
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-oldest .pytest_cache .mypy_cache .ruff_cache .hypothesis

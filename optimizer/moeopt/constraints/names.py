@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from moeopt.constraints.tree import Kind, Quantity
 from moeopt.layout import Choices, Degrees
-from moeopt.problem.base import Input
+from moeopt.problem.base import Input, is_input
 
 PRODUCTS = {"gpus": ("tp", "cp", "dp", "pp"), "global_batch_size": ("micro_batch_size", "dp", "num_microbatches")}
 """What some names are the product of."""
@@ -74,7 +74,7 @@ def _fields(kind: type[Input], prefix: str) -> list[Choice]:
     found: list[Choice] = []
     for name, field in kind.model_fields.items():
         inner = _base(field.annotation)
-        if isinstance(inner, type) and issubclass(inner, Input):
+        if is_input(inner):
             found += _fields(inner, f"{prefix}{name}.")
         else:
             found += _choice(prefix + name, field.annotation, inner)

@@ -66,7 +66,7 @@ Compared: TypeAlias = tuple[Operand, Operand]
 
 def plain_number(text: str) -> Number:
     """A number without a unit."""
-    value = Fraction(text)
+    value = Fraction(text.replace("_", ""))  # which Python 3.10 does not read
     whole = value.denominator == 1
     return Number(int(value) if whole else value, "integer" if whole else "fraction", text)
 

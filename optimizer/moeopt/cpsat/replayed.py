@@ -8,7 +8,7 @@ means that there is none.
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from ortools.sat.python import cp_model
 
@@ -32,8 +32,8 @@ class Outcome:
     pipeline: PipelineLayout | None = None
 
     @classmethod
-    def of(cls, status: cp_model.CpSolverStatus, read: Callable[[], PipelineLayout]) -> "Outcome":
-        """From the solver's status; `read` is asked for the placement where there is one."""
+    def of(cls, status: Any, read: Callable[[], PipelineLayout]) -> "Outcome":
+        """From the solver's status (`cpsat.solve.run`); `read` is asked for the placement where there is one."""
         if status == cp_model.INFEASIBLE:
             return cls("none")
         if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):

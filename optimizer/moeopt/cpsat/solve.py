@@ -2,6 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 from ortools.sat.python import cp_model
 
@@ -71,10 +72,12 @@ def run(
     model: cp_model.CpModel,
     callback: cp_model.CpSolverSolutionCallback | None = None,
     keep: bool = False,
-) -> cp_model.CpSolverStatus:
-    """Solve; Ctrl-C stops the solver, and is passed on unless its best solution is to be kept (status FEASIBLE or
-    UNKNOWN then). CP-SAT's own handler would leave the process without Python's, and the next Ctrl-C end it at once; so
-    that one is off, and the solver runs beside the main thread, which is the one that Python interrupts."""
+) -> Any:
+    """Solve, and how that ended: a status of `cp_model`, whose type differs between releases.
+
+    Ctrl-C stops the solver, and is passed on unless its best solution is to be kept (status FEASIBLE or UNKNOWN then).
+    CP-SAT's own handler would leave the process without Python's, and the next Ctrl-C end it at once; so that one is
+    off, and the solver runs beside the main thread, which is the one that Python interrupts."""
     solver.parameters.catch_sigint_signal = False
     with ThreadPoolExecutor(1) as pool:
         solving = pool.submit(solver.solve, model, callback)

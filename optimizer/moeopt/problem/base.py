@@ -1,7 +1,7 @@
 """What every input object shares: frozen pydantic models whose errors become one sentence each."""
 
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeGuard, TypeVar, get_origin
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -120,12 +120,16 @@ def sentence(kind: type[Input], error: ValidationError, where: str) -> str:
     return f"{field}: {shown(first['input'])} is refused: {first['msg'][:1].lower()}{first['msg'][1:]}"
 
 
+def is_input(annotation: Any) -> TypeGuard[type[Input]]:
+    """Whether a field's type is a mapping with fields of its own. (Python 3.10 takes `tuple[int, ...]` for a class.)"""
+    return get_origin(annotation) is None and isinstance(annotation, type) and issubclass(annotation, Input)
+
+
 def _owner(kind: type[Input], path: tuple[int | str, ...]) -> list[str]:
     """Names of the fields of the object that holds an unknown key, for the suggestion."""
     for part in path:
         field = kind.model_fields.get(str(part))
-        annotation = field.annotation if field is not None else None
-        if not (isinstance(annotation, type) and issubclass(annotation, Input)):
+        if field is None or not is_input(field.annotation):
             return []
-        kind = annotation
+        kind = field.annotation
     return list(kind.model_fields)
