@@ -91,6 +91,8 @@ def test_linear_programs_change_no_optimum(first: int, monkeypatch: pytest.Monke
     monkeypatch.setattr("moeopt.solving.raising._SAMPLES", ())
     monkeypatch.setattr("moeopt.solving.raising._ROUNDS", (2, 12))
     monkeypatch.setattr("moeopt.solving.raising._FEW", 0)
+    monkeypatch.setattr(Raising, "_is_tight", property(lambda raising: len(raising.queue) > 0))
+    monkeypatch.setattr("moeopt.solving.raising._IN_VAIN", 0)
     for seed in SEEDS[first : first + BATCH]:
         check(seed)
     assert sum(looked) > 50
