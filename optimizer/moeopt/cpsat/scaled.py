@@ -77,7 +77,16 @@ class ScaledModel:
 
     def _add_memory(self, limit_bytes: int) -> None:
         """Rows of every rank and vector of micro-batches in flight."""
-        prices, fixed = memory_rows(self.candidate)
+        candidate, memory = self.candidate, self.candidate.ledger.memory_terms
+        rows, problem = Rows.untimed(candidate.schedule), candidate.problem
+        resident, flight = rows.resident.astype(np.int64), rows.flight.astype(np.int64)
+        grid = grid_of(problem.architecture.layers, *candidate.grid, problem.mtp_layers)
+        fixed = fixed_bytes(grid, rows, costs_of(candidate))[0].astype(np.int64)
+
+        def prices(piece: Piece) -> Integers:
+            kept = int(candidate.kept_bytes[piece])
+            return np.asarray(resident * int(static_bytes(memory, piece)) + flight * kept)
+
         self._add(prices, limit_bytes - fixed, max(limit_bytes >> _BITS, 1))
 
     def _end(self, unit_ns: int) -> Expression:
@@ -197,19 +206,6 @@ class ScaledLedger(ScaledModel):
             price = (int(terms.forward_ns[piece]) + int(terms.backward_ns[piece])) // unit
             times[stage] = times[stage] + price * count
         return times
-
-
-def memory_rows(candidate: Candidate) -> tuple[PricesOf, Integers]:
-    """Rows of every rank and vector of micro-batches in flight: bytes of one piece, and those of no piece."""
-    rows, problem, memory = Rows.untimed(candidate.schedule), candidate.problem, candidate.ledger.memory_terms
-    resident, flight = rows.resident.astype(np.int64), rows.flight.astype(np.int64)
-    grid = grid_of(problem.architecture.layers, *candidate.grid, problem.mtp_layers)
-
-    def prices(piece: Piece) -> Integers:
-        kept = int(candidate.kept_bytes[piece])
-        return np.asarray(resident * int(static_bytes(memory, piece)) + flight * kept)
-
-    return prices, fixed_bytes(grid, rows, costs_of(candidate))[0].astype(np.int64)
 
 
 def costs_of(candidate: Candidate) -> Costs:

@@ -70,21 +70,21 @@ def relaxed(question: Question) -> Answer:
     """The candidates that linear programs rule out; no better bounds of the others, and no placements."""
     part = Part(question)
     part.relax()
-    open_ = [part.is_open(index) for index in range(part.size)]
-    return Answer(
-        np.where(open_, 0, question.time_ns + 1),
-        [[] for _ in open_],
-        [not each for each in open_],
-    )
+    return _settled(part)
 
 
 def filled(question: Question, rounds: int) -> Answer:
     """The candidates that are settled rank by rank, and placements of the others that were met; no better bounds."""
     part = Part(question)
     part.settle_by_rank(rounds)
+    return _settled(part)
+
+
+def _settled(part: Part) -> Answer:
+    """The candidates that are settled before any walk, and placements that were met; no better bounds of the others."""
     open_ = [part.is_open(index) for index in range(part.size)]
     return Answer(
-        np.where(open_, 0, question.time_ns + 1),
+        np.where(open_, 0, part.question.time_ns + 1),
         [part.met(index) for index in range(part.size)],
         [not each for each in open_],
     )

@@ -9,17 +9,15 @@ A program may exceed memory at a price, so that there are weights where nothing 
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from moeopt.dual.grid import Array, Grid
 from moeopt.dual.linear_program import dual_values
 from moeopt.dual.prices import Prices, Rows, duration_ns
+from moeopt.dual.tables import Index
 from moeopt.dual.tops import SLACK
 
-Index: TypeAlias = NDArray[np.int64]
 _OVERFLOW = 1000.0
 """Price of exceeding a memory row by the largest room of one, in means of a rank's time."""
 _MOST_CELLS = 20_000
@@ -129,12 +127,11 @@ class _Program:
         further = self._with_ub2() if self.rows.surrogate else self._rows_alone()
         self._further = np.vstack([further, np.zeros((len(shares.counts), further.shape[1]))])
         """Coefficients of the variables after the shares."""
-        of_piece = np.equal.outer(np.arange(len(shares.counts)), shares.piece)
         self._ends = (
             np.equal.outer(np.arange(shares.grid.stages), stage),
             np.zeros((shares.grid.stages + 1, len(stage))),
         )
-        self._pieces = of_piece.astype(float)
+        self._pieces = np.equal.outer(np.arange(len(shares.counts)), shares.piece).astype(float)
         self._price = np.zeros(len(stage) + further.shape[1])
         self._price[len(stage) : len(stage) + 2] = 1.0, _OVERFLOW
 
