@@ -25,6 +25,7 @@ from moeopt.accounting.time.attention import HALF_SPEED_SEQUENCE
 from moeopt.accounting.time.efficiency import Efficiency, load_efficiency, using
 from moeopt.problem.base import read_fields
 from moeopt.problem.cluster import Cluster
+from moeopt.problem.formats import FORMATS, Format, Precision
 from moeopt.problem.loading import load_cluster, preset_fields
 from step_time import ROWS, predict, summary
 
@@ -34,6 +35,10 @@ SYSTEMS = {
     "blackwell-ultra": ("b300_sxm", "b300"),
 }
 """Our table: their system and our cluster preset."""
+KINDS: dict[Precision, str] = {"bf16": "bfloat16", "fp8": "fp8", "nvfp4": "nvfp4"}
+"""Our precision: their name of it."""
+LIKE: dict[str, Precision] = {"fp16": "bf16", "mxfp8": "fp8"}
+"""Precisions that they have not, and the nearest that they have."""
 LONG_SIDE, LONG_SEQUENCES, LARGE_ELEMENTS = 4096, (8192, 32768), 2**26
 
 
@@ -50,19 +55,20 @@ def rows(system: str, pattern: str, columns: list[str]) -> list[dict[str, Any]]:
     return found
 
 
-def product_share(system: str, cluster: Cluster, kind: str, memory: float, weight_memory: float) -> float:
-    """Share of the dense peak of large products, beside one pass over their weights; of fp8 ones (whose timings include
-    the quantisation of the input) also beside that and a pass over inputs and outputs, as `gemm` prices them."""
-    peak, width = (cluster.peak_flops.bf16, 2) if kind == "bfloat16" else (cluster.peak_flops.fp8, 1)
+def product_share(system: str, cluster: Cluster, form: Format, memory: float, weight_memory: float) -> float:
+    """Share of the dense peak of large products, beside one pass over their weights; of quantised ones (whose timings
+    include the quantisation of the input) also beside that and a pass over inputs and outputs, as `gemm` prices
+    them."""
+    peak, width = getattr(cluster.peak_flops, form.peak), float(form.product_bytes)
     bandwidth = cluster.memory_bandwidth_bytes_per_s
-    assert peak is not None
+    kind = KINDS.get(form.name)
     shares = []
     for row in rows(system, "gemm/trtllm/*/gemm_perf.parquet", ["gemm_dtype", "m", "n", "k", "latency"]):
         m, n, k = row["m"], row["n"], row["k"]
         if row["gemm_dtype"] == kind and min(m, n, k) >= LONG_SIDE:
-            moved = width * n * k + (m * k + 2 * m * n if width == 1 else 0)
+            moved = width * n * k + (width * m * k + 2 * m * n if form.quantized else 0)
             seconds = row["latency"] / 1000 - moved / (bandwidth * weight_memory)
-            seconds -= 3 * m * k / (bandwidth * memory) if width == 1 else 0
+            seconds -= (2 + width) * m * k / (bandwidth * memory) if form.quantized else 0
             shares.append(2 * m * n * k / seconds / peak)
     return float(statistics.median(shares))
 
@@ -101,9 +107,10 @@ def measured(table: str) -> dict[str, Any]:
     fields = preset_fields("efficiency", table)
     fields.pop("calibration", None)
     bandwidths = float(fields["memory"]), float(fields["weight_memory"])
-    bf16 = round(product_share(system, cluster, "bfloat16", *bandwidths), 3)
-    fp8 = round(product_share(system, cluster, "fp8", *bandwidths), 3)
-    fields["gemm"] = {name: bf16 if name in ("bf16", "fp16") else fp8 for name in fields["gemm"]}
+    measurable = {name: FORMATS[LIKE.get(name, name)] for name in fields["gemm"]}
+    fields["gemm"] = {
+        name: round(product_share(system, cluster, form, *bandwidths), 3) for name, form in measurable.items()
+    }
     fields["attention"] = round(attention_share(system, cluster), 3)
     fields["nvlink"] = round(min(1.0, nvlink_share(system, cluster)), 3)
     source = f"measured: aiconfigurator-core, systems/data/{system}, read by benchmarks/kernel_tables.py"

@@ -103,7 +103,9 @@ def fields(problem: Problem, layout: Layout) -> dict[str, Any]:
         }
     else:
         given["num_query_groups"] = a.num_key_value_heads
-    if work.precision != "bf16":
+    if work.precision == "nvfp4":
+        given |= {"fp4": "e2m1", "fp4_recipe": "nvfp4", "fp4_param": True}
+    elif work.precision != "bf16":
         given |= {"fp8": "e4m3", "fp8_recipe": "mxfp8" if work.precision == "mxfp8" else "tensorwise"}
     return given | _experts(problem, layout) | _passes(problem, layout)
 

@@ -26,6 +26,10 @@ def work(**changes: Any) -> dict[str, Any]:
 EP_OVERLAP = {"ep": 2, "overlap": {"ep_all_to_all": True}}
 MTP2 = arch(num_nextn_predict_layers=2)
 FP8 = work(precision="fp8")
+NVFP4 = {
+    **work(precision="nvfp4"),
+    "cluster": {"compute_capability": "10.0", "peak_flops": {"bf16": 2250e12, "fp8": 4500e12, "fp4": 9000e12}},
+}
 LEARNED = {"position_embedding": "learned", "max_position_embeddings": 4096}
 SEQ6K = work(sequence_length=6144)
 WITNESSES = (
@@ -208,17 +212,24 @@ WITNESSES = (
         "moe_act_recompute_needs_experts", arch(**DENSE), {"recompute": {"modules": ["moe_act"]}}, {"recompute": "none"}
     ),
     Witness(
-        "offload_without_mxfp8",
+        "offload_without_quantized_parameters",
         {**work(precision="mxfp8"), "cluster": {"compute_capability": "10.0"}},
         {"optimizer": {"offload_fraction": 0.5, "precision_aware": True}},
         {"optimizer": {"precision_aware": True}},
     ),
     Witness(
-        "mxfp8_needs_distributed_optimizer",
+        "quantized_parameters_need_distributed_optimizer",
         {**work(precision="mxfp8"), "cluster": {"compute_capability": "10.0"}},
         {"distributed_optimizer": False, "overlap": {"param_gather": False}},
         {"distributed_optimizer": True},
     ),
+    Witness(
+        "precision_aware_without_nvfp4",
+        NVFP4,
+        {"optimizer": {"precision_aware": True}},
+        {"optimizer": {"moments": "fp32"}},
+    ),
+    Witness("fsdp_without_nvfp4", NVFP4, {"fsdp": "optim"}, {"fsdp": "none"}),
     Witness(
         "fsdp_needs_distributed_optimizer",
         {},
@@ -312,13 +323,13 @@ WITNESSES = (
         {"etp": 1},
     ),
     Witness(
-        "fp8_needs_gpu",
+        "precision_needs_units",
         {**FP8, "cluster": {"peak_flops": {"bf16": 312e12}}},
         {},
         {},
         {"cluster": {"peak_flops": {"bf16": 989e12, "fp8": 1979e12}}},
     ),
-    Witness("mxfp8_needs_blackwell", work(precision="mxfp8"), {}, {}, {"cluster": {"compute_capability": "10.0"}}),
+    Witness("precision_needs_blackwell", work(precision="mxfp8"), {}, {}, {"cluster": {"compute_capability": "10.0"}}),
     Witness(
         "grouped_gemm_needs_ampere",
         {"cluster": {"compute_capability": "7.0"}},
@@ -326,10 +337,10 @@ WITNESSES = (
         {},
         {"cluster": {"compute_capability": "8.0"}},
     ),
-    Witness("fp8_widths", {**FP8, **arch(hidden_size=1032)}, {}, {}, arch(hidden_size=1040)),
-    Witness("fp8_widths_by_tp", {**FP8, **arch(shared_expert_intermediate_size=1056)}, {"tp": 4}, {"tp": 2}),
-    Witness("fp8_widths_by_etp", {**FP8, **arch(moe_intermediate_size=1056)}, {"etp": 4}, {"etp": 2}),
-    Witness("fp8_rows", work(precision="fp8", sequence_length=4100), {}, {"micro_batch_size": 2}),
+    Witness("quantized_widths", {**FP8, **arch(hidden_size=1032)}, {}, {}, arch(hidden_size=1040)),
+    Witness("quantized_widths_by_tp", {**FP8, **arch(shared_expert_intermediate_size=1056)}, {"tp": 4}, {"tp": 2}),
+    Witness("quantized_widths_by_etp", {**FP8, **arch(moe_intermediate_size=1056)}, {"etp": 4}, {"etp": 2}),
+    Witness("quantized_rows", work(precision="fp8", sequence_length=4100), {}, {"micro_batch_size": 2}),
     Witness("limit_ep", {"limits": {"ep": {"max": 8}}}, {"ep": 16}, {"ep": 8}),
     Witness("fix_tp", {"fix": {"tp": 2}}, {"tp": 4}, {"tp": 2}),
     Witness(

@@ -56,6 +56,7 @@ def test_the_record_covers_what_the_issue_names() -> None:
         [each.layout.recompute.method == "block" for each in jobs],
         [each.problem.workload.precision == "fp8" for each in jobs],
         [each.problem.workload.precision == "mxfp8" for each in jobs],
+        [each.problem.workload.precision == "nvfp4" for each in jobs],
         [each.layout.fsdp == "optim_grads_params" for each in jobs],
         [each.layout.offload != () for each in jobs],
         *([a.rope_scaling.rope_type == kind for a in architectures if a.rope_scaling] for kind in SCALINGS),

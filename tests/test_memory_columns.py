@@ -78,7 +78,7 @@ ROUTING: list[Any] = ["balanced", "worst", {"imbalance": 1.37}, {"capacity_facto
 WORKLOADS = st.fixed_dictionaries(
     {
         "sequence_length": st.sampled_from([1024, 4096, 1_048_576]),
-        "precision": st.sampled_from(["bf16", "fp16", "fp8", "mxfp8"]),
+        "precision": st.sampled_from(["bf16", "fp16", "fp8", "mxfp8", "nvfp4"]),
         "cross_entropy": st.sampled_from(["unfused", "native", "te"]),
         "attention_backend": st.sampled_from(["fused", "unfused"]),
         "routing": st.sampled_from(ROUTING),

@@ -28,6 +28,7 @@ from moeopt.problem.architecture import LayerKind
         ("bf16", {"precision_aware": True, "moments": "fp8", "main_grads": "bf16"}, (2, 2, 4)),
         ("fp8", {"precision_aware": True, "moments": "bf16"}, (2, 4, 8)),
         ("mxfp8", {"precision_aware": True, "moments": "bf16", "main_params": "fp16"}, (2, 4, 6)),
+        ("nvfp4", {"main_grads": "bf16"}, (2, 2, 12)),
         ("fp16", {}, (2, 4, 12)),
     ],
 )
@@ -58,15 +59,16 @@ def test_shards() -> None:
 
 def test_quantized_weights() -> None:
     """fp8 caches two one-byte copies of each linear, one where GEMMs take any layout (compute capability 10); mxfp8
-    exceeds two bytes by its scales (1/16); 16-bit training by nothing. The routed experts of a DeepSeek-V3 layer at ep
-    64: 4 * 3 * 7168 * 2048 elements."""
+    exceeds two bytes by its scales (1/16); nvfp4 keeps 9/8 bytes, 7/8 less; 16-bit training exceeds by nothing. The
+    routed experts of a DeepSeek-V3 layer at ep 64: 4 * 3 * 7168 * 2048 elements."""
     layer, at = LayerKind("moe"), degrees(ep=64)
     bytes_of = {
         precision: memory_terms(problem(DEEPSEEK_V3, precision=precision), at, Choices()).quantized_bytes[layer]
-        for precision in ("bf16", "fp8", "mxfp8")
+        for precision in ("bf16", "fp8", "mxfp8", "nvfp4")
     }
     assert bytes_of["bf16"] == 0
     assert bytes_of["fp8"] == 32 * bytes_of["mxfp8"]
+    assert 16 * bytes_of["nvfp4"] == -7 * bytes_of["fp8"]
     attention = 1536 * 7168 + 24576 * 1536 + 576 * 7168 + 32768 * 512 + 7168 * 16384
     assert bytes_of["fp8"] == 2 * (attention + 5 * 3 * 7168 * 2048)
     asked = problem(DEEPSEEK_V3, precision="fp8")

@@ -145,7 +145,8 @@ def test_flops_per_token(name: str, mtp: bool, gflops: float) -> None:
 
 def test_token_counts() -> None:
     """DeepSeek-V3 at micro-batch 1 and 4,096 tokens: 128 x EP rows an expert when balanced; ETP multiplies rows, fp8
-    pads each expert to 16, mxfp8 to 32, imbalance and capacity factor scale them; tp and cp share the tokens out."""
+    pads each expert to 16, mxfp8 to 32, nvfp4 to 128, imbalance and capacity factor scale them; tp and cp share the
+    tokens out."""
     for ep in (8, 32, 64):
         counts = tokens(problem(), degrees(ep=ep), Choices())
         assert counts.local_experts == 256 // ep
@@ -156,7 +157,7 @@ def test_token_counts() -> None:
     assert (half.attention, half.local, half.expert_rows) == (1024, 512, 512 * 8)
     assert tokens(problem(), degrees(tp=2), Choices(sequence_parallel=False)).local == 4096
     short = {"sequence_length": 1000}
-    for precision, block in (("bf16", 1), ("fp8", 16), ("mxfp8", 32)):
+    for precision, block in (("bf16", 1), ("fp8", 16), ("mxfp8", 32), ("nvfp4", 128)):
         rows = tokens(problem(precision=precision, **short), degrees(ep=8), Choices()).expert_rows
         assert rows == 32 * -(-250 // block) * block
     assert tokens(problem(routing={"imbalance": 1.5}), degrees(ep=8), Choices()).expert_rows == 1.5 * 4096 * 8

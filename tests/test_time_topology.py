@@ -1,3 +1,5 @@
+from fractions import Fraction
+
 import pytest
 
 from moeopt.accounting.time.collectives import context_ring_ns, expert_tensor_ns, hop_ns, tensor_block_ns
@@ -70,7 +72,7 @@ def test_no_group_no_communication() -> None:
     choices = Choices()
     counts, rate = tokens(asked, one, choices), rates(asked)
     assert dispatch_ns(asked, one, choices, counts, rate) == 0
-    assert tensor_block_ns(asked, one, choices, counts, rate, gathered_bytes=2) == (0, 0)
+    assert tensor_block_ns(asked, one, choices, counts, rate, gathered_bytes=Fraction(2)) == (0, 0)
     assert expert_tensor_ns(asked, one, counts, rate) == 0
     assert context_ring_ns(asked, one, counts, rate, 1024, (10**6, 10**6)) == (0, 0)
     assert hop_ns(asked, one, counts, rate) == 0
@@ -96,13 +98,13 @@ def test_tensor_parallel_transfers() -> None:
     asked, given = problem("qwen3-235b-a22b", "h100-sxm"), degrees(tp=4)
     counts, rate = tokens(asked, given, Choices()), rates(asked)
     moving, filling = 2 * 4096 * 4096 * 3 // 4 * 1000 // rate.nvlink_bytes_per_us, 4 * 10_000 // 2
-    forward, backward = tensor_block_ns(asked, given, Choices(), counts, rate, 2)
+    forward, backward = tensor_block_ns(asked, given, Choices(), counts, rate, Fraction(2))
     assert forward == pytest.approx(2 * (moving + filling), abs=4)
     assert backward == pytest.approx(2.5 * (moving + filling), abs=4)
-    eight = tensor_block_ns(asked, given, Choices(), counts, rate, 1)
+    eight = tensor_block_ns(asked, given, Choices(), counts, rate, Fraction(1))
     assert eight[0] == pytest.approx(1.5 * moving + 2 * filling, abs=4)
     assert eight[1] == pytest.approx(1.75 * moving + 2.5 * filling, abs=4)
-    hidden = tensor_block_ns(asked, given, Choices(overlap=Overlap(tp_comm=True)), counts, rate, 2)
+    hidden = tensor_block_ns(asked, given, Choices(overlap=Overlap(tp_comm=True)), counts, rate, Fraction(2))
     assert hidden[0] == pytest.approx(0.4 * forward, abs=2)
 
 
@@ -211,7 +213,7 @@ def test_gradients_across_nodes_hide_only_under_one_micro_batch() -> None:
 
 
 def test_precision_that_the_gpu_lacks_is_refused() -> None:
-    """fp8 on A100 and mxfp8 on Hopper have no rate; the error names the field."""
-    for cluster, precision in (("a100-80g", "fp8"), ("h100-sxm", "mxfp8")):
+    """fp8 on A100 and mxfp8 and nvfp4 on Hopper have no rate; the error names the field."""
+    for cluster, precision in (("a100-80g", "fp8"), ("h100-sxm", "mxfp8"), ("h100-sxm", "nvfp4")):
         with pytest.raises(InputError, match=r"workload\.precision: .* cannot be timed"):
             rates(problem("qwen3-30b-a3b", cluster, precision=precision))

@@ -73,8 +73,10 @@ def some_choices(draw: st.DrawFn) -> Choices:
 def some_problems() -> st.SearchStrategy[Problem]:
     """Architectures with MLA, sparse attention, Mamba, windows, delta nets, biases, shared experts, on machines of
     every shape."""
+    machines = [(cluster, name) for cluster in ("h100-sxm", "gb200-nvl72", "b300") for name in ("bf16", "fp8")]
     return st.builds(
-        problem,
+        lambda machine, **given: problem(cluster=machine[0], precision=machine[1], **given),
+        machine=st.sampled_from([*machines, ("gb200-nvl72", "nvfp4"), ("b300", "nvfp4")]),
         architecture=st.sampled_from(
             [
                 "deepseek-v3",
@@ -86,8 +88,6 @@ def some_problems() -> st.SearchStrategy[Problem]:
                 "llama-3-8b",
             ]
         ),
-        cluster=st.sampled_from(["h100-sxm", "gb200-nvl72", "b300"]),
-        precision=st.sampled_from(["bf16", "fp8"]),
         sequence_length=st.sampled_from([4096, 1_048_576]),
         routing=st.sampled_from([{}, {"imbalance": 1.37}, {"capacity_factor": 1.25}]),
     )

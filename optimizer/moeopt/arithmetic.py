@@ -6,6 +6,7 @@ stay one formula.
 """
 
 import math
+from fractions import Fraction
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -22,6 +23,11 @@ def is_column(value: Number) -> bool:
 def ceil_div(numerator: Number, denominator: Number) -> Number:
     """Quotient rounded up: money is rounded once, and pessimistically."""
     return -(-numerator // denominator)
+
+
+def times(value: Number, share: Fraction) -> Number:
+    """A multiple or a part of the value, rounded up."""
+    return ceil_div(value * share.numerator, share.denominator)
 
 
 def round_up(value: Number, multiple: Number) -> Number:

@@ -73,6 +73,6 @@ def precisions() -> Iterable[str]:
     """Precisions of a workload."""
     from typing import get_args
 
-    from moeopt.problem.workload import Precision
+    from moeopt.problem.formats import Precision
 
     return get_args(Precision)

@@ -66,7 +66,7 @@ def problem_options(command: Command) -> Command:
             click.option(
                 "--precision",
                 metavar="P",
-                help="bf16, fp16, fp8 or mxfp8.",
+                help="bf16, fp16, fp8, mxfp8 or nvfp4.",
                 shell_complete=completing.words_of(completing.precisions),
             ),
             click.option(

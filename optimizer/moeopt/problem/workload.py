@@ -7,8 +7,7 @@ from pydantic import Field, field_validator, model_validator
 from moeopt.errors import InputError
 from moeopt.problem.base import Input, Positive
 from moeopt.problem.batches import Batches, GlobalBatch, read_batch
-
-Precision = Literal["bf16", "fp16", "fp8", "mxfp8"]
+from moeopt.problem.formats import FORMATS, Format, Precision
 
 
 class Routing(Input):
@@ -45,7 +44,8 @@ class Workload(Input):
     global_batch_size: GlobalBatch = 2048
     """Sequences an optimizer step, over all GPUs: a number, or a range or list that the search chooses from."""
     precision: Precision = "bf16"
-    """bf16 or fp16; fp8 = per-tensor or block scaling on bf16 weights; mxfp8 = block-32 scaling (Blackwell)."""
+    """bf16 or fp16; fp8 = per-tensor or block scaling on bf16 weights; mxfp8 = scales for blocks of 32, nvfp4 = 4 bits
+    with scales for blocks of 16 (both Blackwell, both with quantised parameters)."""
     framework: Literal["megatron-core"] = "megatron-core"
     routing: Routing = Routing()
     cross_entropy: Literal["unfused", "native", "te"] = "native"
@@ -57,6 +57,11 @@ class Workload(Input):
     """Train the architecture's MTP modules."""
     software: str = "latest"
     """Software generation that the step-time data refers to."""
+
+    @property
+    def format(self) -> Format:
+        """What the precision asks and costs."""
+        return FORMATS[self.precision]
 
     @property
     def batches(self) -> Batches:

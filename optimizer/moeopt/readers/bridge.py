@@ -159,8 +159,8 @@ def _plain(name: str, value: Any, spelled: str, flags: Flags) -> None:
         )
     elif isinstance(value, bool):
         flags.put(flag, "true" if value else "false", spelled=spelled)
-    elif flag == "fp8":
-        flags.put("fp8-format", str(value), spelled=spelled)
+    elif flag in ("fp8", "fp4"):
+        flags.put(f"{flag}-format", str(value), spelled=spelled)
     else:
         flags.put(flag, _TYPES.get(str(value), str(value)), spelled=spelled)
 
@@ -184,10 +184,12 @@ def _precision(text: str, flags: Flags) -> None:
     flags.put("fp16" if text.startswith("fp16") else "bf16", spelled="mixed_precision")
     if "mxfp8" in text:
         flags.put("fp8-recipe", "mxfp8", spelled="mixed_precision")
+        flags.put("fp8-param-gather", spelled="mixed_precision")
     if "fp8" in text:
         flags.put("fp8-format", "hybrid", spelled="mixed_precision")
     if "fp4" in text:
         flags.put("fp4-format", "e2m1", spelled="mixed_precision")
+        flags.put("fp4-param-gather", spelled="mixed_precision")
 
 
 def _trainer(values: Mapping[str, Any], flags: Flags, reading: Reading, where: str) -> None:

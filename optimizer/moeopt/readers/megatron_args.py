@@ -68,6 +68,8 @@ _MEANS = {
     "fp16": "precision",
     "fp8-format": "precision",
     "fp8-recipe": "precision",
+    "fp4-format": "precision",
+    "fp4-recipe": "precision",
     "tensor-model-parallel-size": "tp",
     "pipeline-model-parallel-size": "pp",
     "context-parallel-size": "cp",

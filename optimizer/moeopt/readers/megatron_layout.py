@@ -10,6 +10,8 @@ from typing import Any
 from moeopt.errors import InputError
 from moeopt.layout import FLEX_DISPATCHERS, RECOMPUTE_MODULES
 from moeopt.pipeline import PipelineLayout
+from moeopt.problem.base import shown
+from moeopt.problem.formats import FORMATS, Precision
 from moeopt.readers.flags import Flags
 from moeopt.readers.megatron_architecture import hybrid_segments
 from moeopt.readers.megatron_sharding import read_sharding
@@ -100,15 +102,32 @@ def _workload(flags: Flags, reading: Reading) -> None:
             raise InputError(f"--moe-expert-capacity-factor: {capacity!r} is not a number") from None
 
 
-def _precision(flags: Flags, reading: Reading) -> str:
-    if flags.given("fp4-format"):
-        raise InputError("--fp4-format: fp4 training is not priced (known: bf16, fp16, fp8, mxfp8)")
-    eight = flags.given("fp8-format") or flags.given("fp8")
-    recipe = flags.text("fp8-recipe")
-    for name in ("fp8-format", "fp8"):
+def _precision(flags: Flags, reading: Reading) -> Precision:
+    found = _format(flags, reading)
+    gather = f"{FORMATS[found].peak}-param-gather"
+    if FORMATS[found].keeps_parameters and not flags.on(gather):
+        reading.warn(
+            f"--{gather}",
+            "not given: Megatron then keeps 16-bit parameters beside the quantised ones; priced without them, 2 bytes "
+            "an element of the linears less",
+            f"add --{gather}",
+        )
+    return found
+
+
+def _format(flags: Flags, reading: Reading) -> Precision:
+    eight, four = flags.given("fp8-format") or flags.given("fp8"), flags.given("fp4-format")
+    recipe, packed = flags.text("fp8-recipe"), flags.text("fp4-recipe")
+    for name in ("fp8-format", "fp8", "fp4-format"):
         if flags.given(name):
             flags.used.add(name)
     half, brain = flags.on("fp16"), flags.on("bf16")
+    if four and eight:
+        raise InputError("--fp4-format and --fp8-format: Megatron takes one of them (arguments.py:1099-1101)")
+    if four:
+        if packed not in (None, "nvfp4"):
+            raise InputError(f"--fp4-recipe: {shown(packed)} is not priced (known: nvfp4)")
+        return "nvfp4"
     if eight:
         return "mxfp8" if recipe == "mxfp8" else "fp8"
     if not half and not brain:

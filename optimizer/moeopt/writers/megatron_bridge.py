@@ -21,6 +21,8 @@ from moeopt.writers.shell import comment, words
 
 REVISION = "067f987"
 _RENAMED = {
+    "fp8-format": "fp8",
+    "fp4-format": "fp4",
     "num-experts": "num_moe_experts",
     "microbatch-group-size-per-virtual-pipeline-stage": "microbatch_group_size_per_vp_stage",
     "te-rng-tracker": "use_te_rng_tracker",
@@ -66,6 +68,9 @@ _ELSEWHERE = {
     "fp8-format": "mixed_precision",
     "fp8-recipe": "mixed_precision",
     "fp8-param-gather": "mixed_precision",
+    "fp4-format": "mixed_precision",
+    "fp4-recipe": "mixed_precision",
+    "fp4-param-gather": "mixed_precision",
     "reuse-grad-buf-for-mxfp8-param-ag": "mixed_precision",
 }
 """Sections of the arguments that are not fields of the architecture's provider."""
@@ -131,7 +136,7 @@ def sections(job: Job) -> dict[str, dict[str, Any]]:
             found["model"].update(_MEANINGS[name])
             continue
         section = _ELSEWHERE.get(name, "model")
-        field = "fp8" if name == "fp8-format" else _RENAMED.get(name, name.replace("-", "_"))
+        field = _RENAMED.get(name, name.replace("-", "_"))
         found[section][field] = _value(field, values)
     _fixed(job, found)
     if job.problem.workload.cross_entropy == "te":

@@ -129,24 +129,28 @@ def _batch(job: Job) -> list[Flag]:
 
 def _precision(job: Job) -> list[Flag]:
     """fp8 keeps 16-bit parameters (the ledger's assumption): block scaling on Hopper, whose kernels have it, else per
-    tensor with current scaling. mxfp8 keeps its parameters quantised and gathers them through the gradient buffer."""
-    precision = job.problem.workload.precision
+    tensor with current scaling. mxfp8 keeps its parameters quantised and gathers them through the gradient buffer,
+    nvfp4 keeps and gathers them packed."""
+    form = job.problem.workload.format
+    precision = form.name
     if precision == "fp16":
         return [flag("--fp16")]
     flags = [flag("--bf16")]
     if precision == "fp8":
         recipe = "blockwise" if (compute_capability(job.problem) or (0, 0))[0] == 9 else "tensorwise"
         flags += [flag("--fp8-format", "e4m3" if recipe == "blockwise" else "hybrid"), flag("--fp8-recipe", recipe)]
+    if form.keeps_parameters and not job.layout.distributed_optimizer:
+        raise InputError(
+            f"distributed_optimizer: megatron-lm cannot express false with precision {precision}: quantised parameters "
+            f"(--{form.peak}-param-gather) need it"
+        )
+    if precision == "nvfp4":
+        flags += [flag("--fp4-format", "e2m1"), flag("--fp4-recipe", "nvfp4"), flag("--fp4-param-gather")]
     if precision == "mxfp8":
-        if not job.layout.distributed_optimizer:
-            raise InputError(
-                "distributed_optimizer: megatron-lm cannot express false with precision mxfp8: quantised parameters "
-                "(--fp8-param-gather) need it"
-            )
         flags += [flag("--fp8-format", "e4m3"), flag("--fp8-recipe", "mxfp8"), flag("--fp8-param-gather")]
         flags.append(flag("--reuse-grad-buf-for-mxfp8-param-ag"))
     gathered = job.layout.dispatcher == "allgather"  # pads inside the experts instead (transformer_config.py:2649-2659)
-    if precision in ("fp8", "mxfp8") and job.problem.architecture.is_moe and not gathered:
+    if form.quantized and job.problem.architecture.is_moe and not gathered:
         flags.append(flag("--moe-router-padding-for-quantization"))
     return flags
 

@@ -109,7 +109,7 @@ def _architecture_refusals(job: Job) -> list[Refusal]:
             a.tie_word_embeddings and (a.is_mla or job.layout.pp > 1),
             "a tied head works without a pipeline only",
         ),
-        ("precision", workload.precision == "fp16", "it trains in bfloat16"),
+        ("precision", workload.precision in ("fp16", "nvfp4"), "it trains in bfloat16, fp8 and mxfp8"),
         ("routing.capacity_factor", workload.routing.capacity_factor is not None, "it drops no tokens"),
         ("attention_backend", workload.attention_backend == "unfused", "it always fuses attention"),
     ]

@@ -23,7 +23,8 @@ def all_tensors(problem: Problem, sizes: Symbols, piece: Piece, choices: Choices
     if isinstance(piece, LayerKind):
         return layer_attention(problem, sizes, piece, recipe) + layer_ffn(problem, sizes, piece, choices, recipe)
     if piece == "mtp":
-        return _mtp_entry(sizes) + all_tensors(problem, sizes, problem.architecture.mtp_kind, choices, recipe)
+        own = sizes.of_mtp(problem)
+        return _mtp_entry(own) + all_tensors(problem, own, problem.architecture.mtp_kind, choices, recipe)
     if piece == "embedding":
         ids = [tensor(sizes, "token ids", "8*A", (), "megatron/core/tensor_parallel/layers.py")]
         mask = [tensor(sizes, "dropout mask of the embedding", "T*h", (), "language_model_embedding.py")]

@@ -182,7 +182,9 @@ def _states(
                 yield _state(choices, terms, f"chunk {index}, {kind}", held, int(shards), None if sharded else exact)
         quantized = sum(number * int(terms.quantized_bytes[piece]) for piece, number in chunk.items())
         if quantized:
-            yield {"name": f"chunk {index}, 8-bit copies of weights", "weights_bytes": quantized}
+            kept = problem.workload.format.keeps_parameters
+            name = "quantised weights over 16-bit ones" if kept else "8-bit copies of weights"
+            yield {"name": f"chunk {index}, {name}", "weights_bytes": quantized}
 
 
 def _state(

@@ -1,4 +1,4 @@
-"""Shapes of the linears of a piece on one GPU: what their 8-bit copies and their dummy gradients are made of.
+"""Shapes of the linears of a piece on one GPU: what their quantised copies and their dummy gradients are made of.
 
 A shape is (output rows, input columns) of the local weight, as Transformer Engine holds it.
 """
@@ -75,9 +75,9 @@ def projection_shape(sizes: Symbols) -> Shape:
 
 
 def linear_elements(problem: Problem, sizes: Symbols, piece: Piece) -> Number:
-    """Weight elements of a piece that 8-bit training quantises: every linear but the output head and the router
-    (Megatron keeps both in 16 bits)."""
-    if piece in ("embedding", "loss"):
+    """Weight elements of a piece that the precision quantises: every linear but the output head and the router
+    (Megatron keeps both in 16 bits), and those of MTP modules where it covers them."""
+    if piece in ("embedding", "loss") or (piece == "mtp" and not problem.workload.format.covers_mtp):
         return 0
     kind = piece if isinstance(piece, LayerKind) else problem.architecture.mtp_kind
     elements = _sum(layer_shapes(problem, sizes, kind))

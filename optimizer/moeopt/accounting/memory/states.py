@@ -14,7 +14,7 @@ from moeopt.accounting.memory.linears import linear_elements
 from moeopt.accounting.memory.recipe import Recipe
 from moeopt.accounting.memory.symbols import Symbols
 from moeopt.accounting.pieces import Piece
-from moeopt.arithmetic import Number, ceil_div
+from moeopt.arithmetic import Number, ceil_div, times
 from moeopt.layout import Choices, Degrees
 from moeopt.problem.problem import Problem
 
@@ -85,7 +85,8 @@ def host_bytes_per_shard_element(choices: Choices) -> Fraction:
 
 
 def quantized_weight_bytes(problem: Problem, sizes: Symbols, piece: Piece) -> Number:
-    """Bytes beside the 16-bit weights that 8-bit training holds for the linears of one piece.
+    """Bytes beside the 16-bit weights that quantised training holds for the linears of one piece (below zero: what
+    quantised parameters save).
 
     fp8: Transformer Engine caches an 8-bit copy of each weight over the micro-batches of a step (module/linear.py:
     1955-2071, extensions/transformer_engine.py:1338-1345 of Megatron), and one more in the other direction where its
@@ -93,14 +94,16 @@ def quantized_weight_bytes(problem: Problem, sizes: Symbols, piece: Piece) -> Nu
     355-380). Per-block scales (4 bytes for each 128 x 128) are left out.
     mxfp8: those two copies *are* the parameters and the 16-bit values live in the gradient buffer
     (param_and_grad_buffer.py:1160-1179), so only the scales (1 byte in 32, twice) exceed two bytes.
+    nvfp4: so are its copies, of half a byte and a scale byte in 16 each, the row-wise one in the parameters' buffer
+    (:1084-1118, 1256-1271), the other made of it after every gather: 9/8 bytes instead of two.
     Read from the code of Transformer Engine d0067d0, validated by no measured run.
     """
-    elements = linear_elements(problem, sizes, piece)
-    if problem.workload.precision == "fp8":
-        return (1 if _multiplies_any_layout(problem) else 2) * elements
-    if problem.workload.precision == "mxfp8":
-        return ceil_div(elements, 16)
-    return 0 * elements
+    elements, form = linear_elements(problem, sizes, piece), problem.workload.format
+    if not form.quantized:
+        return 0 * elements
+    if form.keeps_parameters:
+        return times(elements, 2 * form.element_bytes - 2)
+    return (1 if _multiplies_any_layout(problem) else 2) * elements
 
 
 def _multiplies_any_layout(problem: Problem) -> bool:

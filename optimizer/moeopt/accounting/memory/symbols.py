@@ -1,7 +1,7 @@
 """The letters that every memory formula is written in, as one GPU sees them."""
 
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any, TypeVar
 
@@ -112,10 +112,21 @@ class Symbols:
     pp: Number
     sequence_parallel: Number
     """Whether sequence parallelism is on (a boolean, or a column)."""
-    quantized: bool
-    """Whether linears compute in 8 bits, so that they save 8-bit inputs."""
+    element_bytes: Fraction
+    """Bytes of an element of a linear's saved input, with its scales: 2 where linears compute in 16 bits."""
     made: dict[Hashable, Any] = field(default_factory=dict, compare=False, repr=False)
     """What `once` has made."""
+
+    @property
+    def quantized(self) -> bool:
+        """Whether linears compute in fewer than 16 bits, so that they save quantised inputs."""
+        return self.element_bytes < 2
+
+    def of_mtp(self, problem: Problem) -> "Symbols":
+        """The sizes of MTP modules, which some formats leave in 16 bits."""
+        if not self.quantized or problem.workload.format.covers_mtp:
+            return self
+        return self.once("mtp", lambda: replace(self, element_bytes=Fraction(2), made={}))
 
     def once(self, key: Hashable, make: Callable[[], Made]) -> Made:
         """What is made of these sizes, made at the first call with a key."""
@@ -123,13 +134,6 @@ class Symbols:
             self.made[key] = make()
         found: Made = self.made[key]
         return found
-
-
-QUANTIZED_NUMERATOR, QUANTIZED_DENOMINATOR = 33, 32
-"""Bytes an element of an 8-bit tensor with its scales: one scale byte in 32 for MXFP8 (OCP MX specification v1.0) and
-4 bytes in 128 for 1x128 blocks (Transformer Engine's Float8 block scaling); per-tensor scaling needs less."""
-_PADDING = {"fp8": 16, "mxfp8": 32}
-"""Rows of each local expert are padded to this multiple (megatron/core/fp8_utils.py, get_fp8_align_size)."""
 
 
 def symbols(problem: Problem, degrees: Degrees, choices: Choices) -> Symbols:
@@ -141,7 +145,7 @@ def symbols(problem: Problem, degrees: Degrees, choices: Choices) -> Symbols:
     local = where(sharded, ceil_div(tokens, t), tokens)
     sent, received = _routed_rows(problem, local, e)
     experts_local = ceil_div(a.num_experts, e)
-    padding = (_PADDING.get(work.precision, 1) - 1) * experts_local
+    padding = (work.format.expert_rows - 1) * experts_local
     multiple = work.make_vocab_size_divisible_by * t
     return Symbols(
         A=tokens,
@@ -199,7 +203,7 @@ def symbols(problem: Problem, degrees: Degrees, choices: Choices) -> Symbols:
         q=q,
         pp=degrees.pp,
         sequence_parallel=sharded,
-        quantized=work.precision in ("fp8", "mxfp8"),
+        element_bytes=work.format.element_bytes,
     )
 
 

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from moeopt.accounting.memory.symbols import QUANTIZED_DENOMINATOR, QUANTIZED_NUMERATOR, Symbols
-from moeopt.arithmetic import Number, ceil_div, where
+from moeopt.accounting.memory.symbols import Symbols
+from moeopt.arithmetic import Number, times, where
 from moeopt.layout import Choices, OffloadModule, RecomputeModule
 
 MIN_OFFLOADED_ELEMENTS = 2**20
@@ -18,7 +18,7 @@ class TensorBytes:
     name: str
     bytes: Number
     arithmetic: str
-    """The product in the letters of `Symbols`; the factor 33/32 is an 8-bit element with its scales."""
+    """The product in the letters of `Symbols`; a factor 33/32 or 9/16 is a quantised element with its scales."""
     dropped_by: tuple[RecomputeModule, ...]
     """Selective recomputation of any of these modules drops the tensor."""
     source: str
@@ -51,14 +51,14 @@ def tensor(
 ) -> TensorBytes:
     """A tensor of `factors` bytes, such as "2*T*h": literals and names of `Symbols`, multiplied.
 
-    `quantized` says that the factors count elements, each of which takes 8 bits and its share of a scale.
+    `quantized` says that the factors count elements, each of which takes its bits and its share of a scale.
     """
     product: Number = 1
     for factor in factors.split("*"):
         product = product * (int(factor) if factor.isdigit() else getattr(sizes, factor))
     if quantized:
-        product = ceil_div(product * QUANTIZED_NUMERATOR, QUANTIZED_DENOMINATOR)
-        factors = f"{factors}*{QUANTIZED_NUMERATOR}/{QUANTIZED_DENOMINATOR}"
+        product = times(product, sizes.element_bytes)
+        factors = f"{factors}*{sizes.element_bytes}"
     return TensorBytes(name, product, factors, dropped_by, source, offload, 1 if quantized else width)
 
 

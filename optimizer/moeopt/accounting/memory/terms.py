@@ -29,7 +29,7 @@ class MemoryTerms:
     dense_elements: dict[Piece, Number]
     expert_elements: dict[Piece, Number]
     quantized_bytes: dict[Piece, Number]
-    """Weight bytes beside the 16-bit buffers, once for each such piece (0 in bf16 and fp16)."""
+    """Weight bytes beside the 16-bit buffers, once for each such piece (0 in bf16 and fp16; below zero in nvfp4)."""
     kept_bytes: dict[Piece, Number]
     freed_bytes: dict[RecomputeModule, dict[Piece, Number]]
     """What each selective module takes off kept_bytes, chosen or not: without full recompute kept_bytes is that of

@@ -30,6 +30,8 @@ def moments(problem: Problem, sizes: Symbols, piece: Piece, choices: Choices, re
         return loss_moments(problem, sizes)
     if piece == "embedding":
         return {"output of the embedding": 2 * sizes.A * sizes.h}
+    if piece == "mtp":
+        sizes = sizes.of_mtp(problem)
     kind = piece if isinstance(piece, LayerKind) else problem.architecture.mtp_kind
     if not is_recomputed(piece, choices.recompute):
         return layer_moments(problem, sizes, kind, choices, recipe)

@@ -1,5 +1,7 @@
 """What every block adds to its two passes: products, memory-bound bytes, tensor-parallel communication."""
 
+from fractions import Fraction
+
 from moeopt.accounting.time import gemm
 from moeopt.accounting.time.memory_bound import BACKWARD_PASSES, memory_ns, quantize_bytes
 from moeopt.accounting.time.scene import Scene, Timed
@@ -11,10 +13,10 @@ def products_ns(scene: Scene, work: gemm.Products, bf16: bool = False) -> Number
     return gemm.forward_ns(work, *_precision(scene, bf16), scene.rates)
 
 
-def _precision(scene: Scene, bf16: bool) -> tuple[int, int]:
-    """FLOP a nanosecond, and bytes of a weight."""
-    rates = scene.rates
-    return (rates.bf16_gemm_flops_per_ns, 2) if bf16 else (rates.gemm_flops_per_ns, rates.weight_bytes)
+def _precision(scene: Scene, bf16: bool) -> tuple[int, Fraction]:
+    """FLOP a nanosecond, and bytes of an operand's element."""
+    rates = scene.rates.in_16_bits if bf16 else scene.rates
+    return rates.gemm_flops_per_ns, rates.format.product_bytes
 
 
 def add_products(scene: Scene, timed: Timed, work: gemm.Products, bf16: bool = False) -> Number:

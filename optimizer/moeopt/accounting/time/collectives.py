@@ -1,9 +1,11 @@
 """Tensor, expert-tensor and context parallel communication of one layer, and the pipeline hop."""
 
+from fractions import Fraction
+
 from moeopt.accounting.time.efficiency import Rates
 from moeopt.accounting.time.tokens import Tokens
 from moeopt.accounting.time.topology import domains, pipeline_crosses, ring_bytes_per_us, ring_latency_ns
-from moeopt.arithmetic import Number, ceil_div, maximum, where
+from moeopt.arithmetic import Number, ceil_div, maximum, times, where
 from moeopt.layout import Choices, Degrees
 from moeopt.problem.problem import Problem
 
@@ -29,20 +31,21 @@ def ring_ns(
 
 
 def tensor_block_ns(
-    problem: Problem, degrees: Degrees, choices: Choices, tokens: Tokens, rates: Rates, gathered_bytes: int
+    problem: Problem, degrees: Degrees, choices: Choices, tokens: Tokens, rates: Rates, gathered_bytes: Fraction
 ) -> tuple[Number, Number]:
     """Exposed tensor-parallel time of one block, forward and backward.
 
-    A gather moves `gathered_bytes` A h (t-1)/t bytes (1 in 8-bit recipes: Transformer Engine quantises first,
-    pytorch/distributed.py:989-1080, 1527-1665), a reduce-scatter 2. Forward exposes one of each, backward one of each
-    and half of the gather for the weight gradient. Without sequence parallelism the two all-reduces move as much.
+    A gather moves `gathered_bytes` A h (t-1)/t bytes (1 in 8-bit recipes, 9/16 in nvfp4: Transformer Engine quantises
+    first, pytorch/distributed.py:989-1080, 1332-1540, 1527-1665), a reduce-scatter 2. Forward exposes one of each,
+    backward one of each and half of the gather for the weight gradient. Without sequence parallelism the two
+    all-reduces move as much.
     """
     t = degrees.tp
     elements = ceil_div(tokens.attention * problem.architecture.hidden_size, t) * (t - 1)
     rate = ring_bytes_per_us(problem, degrees, rates, t, 1)
     latency = ring_latency_ns(problem, degrees, t, 1)
-    forward = transfer_ns(elements * (gathered_bytes + 2), rate) + 2 * latency
-    backward = transfer_ns(ceil_div(elements * (3 * gathered_bytes + 4), 2), rate) + ceil_div(5 * latency, 2)
+    forward = transfer_ns(times(elements, gathered_bytes + 2), rate) + 2 * latency
+    backward = transfer_ns(times(elements, (3 * gathered_bytes + 4) / 2), rate) + ceil_div(5 * latency, 2)
     return _shown(forward, t, choices), _shown(backward, t, choices)
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
@@ -13,6 +13,7 @@ from pydantic import Field
 
 from moeopt.errors import InputError
 from moeopt.problem.base import Bandwidth, Input, Nanoseconds, Positive, read_fields
+from moeopt.problem.formats import FORMATS, Format
 from moeopt.problem.loading import preset_fields
 from moeopt.problem.problem import Problem
 from moeopt.problem.reading import read_file
@@ -31,6 +32,7 @@ class Gemm(Input):
     fp16: Share
     fp8: Share | None = None
     mxfp8: Share | None = None
+    nvfp4: Share | None = None
 
 
 class DispatchLatency(Input):
@@ -144,10 +146,14 @@ class Rates:
     delta_rule_bytes_per_us: int
     nvlink_bytes_per_us: int
     network_bytes_per_us: int
-    weight_bytes: int
-    """Bytes of one weight that a matrix product reads."""
-    quantized: bool
+    format: Format
+    """What linears compute in."""
     efficiency: Efficiency
+
+    @property
+    def in_16_bits(self) -> "Rates":
+        """Those of what stays in bf16 in every recipe."""
+        return replace(self, gemm_flops_per_ns=self.bf16_gemm_flops_per_ns, format=FORMATS["bf16"])
 
 
 def exact(value: float) -> Fraction:
@@ -157,14 +163,13 @@ def exact(value: float) -> Fraction:
 
 def rates(problem: Problem) -> Rates:
     """Rates of the problem's GPU and precision. Raises InputError where the GPU lacks the precision."""
-    cluster, precision = problem.cluster, problem.workload.precision
+    cluster, form = problem.cluster, problem.workload.format
     table = load_efficiency(cluster.efficiency)
-    kind = "fp8" if precision == "mxfp8" else precision
-    peak, share = getattr(cluster.peak_flops, kind), getattr(table.gemm, precision)
+    peak, share = getattr(cluster.peak_flops, form.peak), getattr(table.gemm, form.name)
     if peak is None or share is None:
         raise InputError(
-            f"workload.precision: {precision} cannot be timed on {cluster.gpu}: its peak_flops or its efficiency table "
-            f"{cluster.efficiency!r} has no {precision}"
+            f"workload.precision: {form.name} cannot be timed on {cluster.gpu}: its peak_flops or its efficiency table "
+            f"{cluster.efficiency!r} has no {form.name}"
         )
     bf16 = exact(cluster.peak_flops.bf16)
     bandwidth = exact(cluster.memory_bandwidth_bytes_per_s) / 10**6
@@ -177,8 +182,7 @@ def rates(problem: Problem) -> Rates:
         delta_rule_bytes_per_us=_delta_rule(bandwidth, table.delta_rule_bytes_per_s),
         nvlink_bytes_per_us=int(exact(cluster.nvlink_bandwidth_bytes_per_s) * exact(table.nvlink) / 10**6),
         network_bytes_per_us=int(exact(cluster.network_bandwidth_bytes_per_s) * exact(table.network) / 10**6),
-        weight_bytes=1 if kind == "fp8" else 2,
-        quantized=kind == "fp8",
+        format=form,
         efficiency=table,
     )
 

@@ -33,7 +33,7 @@ EXPERT_LAUNCHES, QUANTIZED_EXPERT_LAUNCHES = 6, 9
 
 def moe_launches(problem: Problem, degrees: Degrees, choices: Choices, rates: Rates) -> Number:
     """Launch-equivalents of a MoE block, forward and backward."""
-    each = QUANTIZED_EXPERT_LAUNCHES if rates.quantized else EXPERT_LAUNCHES
+    each = QUANTIZED_EXPERT_LAUNCHES if rates.format.quantized else EXPERT_LAUNCHES
     nccl = NCCL_DISPATCH_LAUNCHES if choices.dispatcher in ("alltoall", "allgather") else 0
     return ceil_div(problem.architecture.num_experts, degrees.ep) * each + (MOE_LAUNCHES + nccl)
 

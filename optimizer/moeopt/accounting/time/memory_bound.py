@@ -1,12 +1,10 @@
 """Kernels whose time is their bytes over the memory bandwidth; a backward pass moves twice the forward's bytes."""
 
 from moeopt.accounting.time.efficiency import Rates
-from moeopt.arithmetic import Number, ceil_div
+from moeopt.arithmetic import Number, ceil_div, times
 
 BACKWARD_PASSES = 2
 """Backward bytes over forward bytes: gradients are read and written beside the values."""
-QUANTIZE_BYTES = 4
-"""A GEMM input element in fp8 recipes: 2 bytes read, one row-wise and one column-wise copy written."""
 
 
 def memory_ns(count_bytes: Number, rates: Rates) -> Number:
@@ -16,4 +14,4 @@ def memory_ns(count_bytes: Number, rates: Rates) -> Number:
 
 def quantize_bytes(elements: Number, rates: Rates) -> Number:
     """Bytes that quantising those elements moves; none in 16-bit recipes."""
-    return elements * QUANTIZE_BYTES if rates.quantized else 0
+    return times(elements, rates.format.quantize_bytes)

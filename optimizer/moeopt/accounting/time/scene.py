@@ -1,6 +1,7 @@
 """What the formulas of one evaluation share: the problem at hand, and how a piece's time is written down."""
 
 from dataclasses import dataclass, field
+from fractions import Fraction
 from functools import cached_property
 
 from moeopt.accounting.time.collectives import tensor_block_ns
@@ -80,12 +81,12 @@ class Scene:
     @cached_property
     def tensor_block(self) -> tuple[Number, Number]:
         """Tensor-parallel communication of a layer's block, forward and backward: the same for every block."""
-        return self._tensor_block(1 if self.rates.quantized else 2)
+        return self._tensor_block(self.rates.format.product_bytes)
 
     @cached_property
     def tensor_block_bf16(self) -> tuple[Number, Number]:
         """The same of the output head, which stays in bf16 in every recipe."""
-        return self._tensor_block(2)
+        return self._tensor_block(self.rates.in_16_bits.format.product_bytes)
 
-    def _tensor_block(self, gathered_bytes: int) -> tuple[Number, Number]:
+    def _tensor_block(self, gathered_bytes: Fraction) -> tuple[Number, Number]:
         return tensor_block_ns(self.problem, self.degrees, self.choices, self.tokens, self.rates, gathered_bytes)

@@ -6,6 +6,7 @@ overlap leaves exposed is a maximum of linear rows.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Protocol
 
 from moeopt.accounting.buffers import bucket_elements
@@ -13,7 +14,7 @@ from moeopt.accounting.fsdp import shards_gradients, shards_parameters, shards_s
 from moeopt.accounting.time.efficiency import Rates
 from moeopt.accounting.time.gemm import gradient_bytes
 from moeopt.accounting.time.topology import ring_bytes_per_us, ring_latency_ns
-from moeopt.arithmetic import Number, ceil_div, maximum, where
+from moeopt.arithmetic import Number, ceil_div, maximum, times, where
 from moeopt.layout import Choices, Degrees
 from moeopt.problem.problem import Problem
 
@@ -86,10 +87,11 @@ def optimizer_bytes(choices: Choices) -> int:
     return gradient_bytes(choices) + 2 * optimizer_state_bytes(choices) + 2
 
 
-def _ring_price(bytes_each: int, size: Number, rate: Number, fill: Number) -> Number:
+def _ring_price(bytes_each: int | Fraction, size: Number, rate: Number, fill: Number) -> Number:
     """ns for UNIT elements of a ring reduce-scatter or all-gather: (n-1)/n of the bytes, and their share `fill` of what
     filling the ring costs a bucket."""
-    return ceil_div(UNIT * 1000 * bytes_each * (size - 1), size * rate) + (fill if bytes_each else 0)
+    moved = times(UNIT * 1000, Fraction(bytes_each))
+    return ceil_div(moved * (size - 1), size * rate) + (fill if bytes_each else 0)
 
 
 def _update_price(problem: Problem, choices: Choices, rates: Rates, shards: Number) -> Number:
@@ -121,15 +123,17 @@ def _gather_rows(choices: Choices, gather: Sequence[Number]) -> tuple[Row, ...]:
 
 def step_end(problem: Problem, degrees: Degrees, choices: Choices, rates: Rates) -> StepEnd:
     """Linear pieces of one problem and layout. Reduction over dp*cp ranks (dense) and edp ranks (experts); without the
-    distributed optimizer an all-reduce, every rank updating everything. Ignored: the norm's all-reduce, tied
-    embeddings, the small tensor-parallel gradients."""
+    distributed optimizer an all-reduce, every rank updating everything. Of quantised parameters the experts' are
+    gathered as such, dense ones are taken as 16 bits (embeddings are). Ignored: the norm's all-reduce, tied embeddings,
+    the small tensor-parallel gradients, quantising what was gathered."""
     grads = gradient_bytes(choices)
     instances = choices.optimizer.instances
     sizes, rings = _rings(problem, degrees, rates)
     sharded = shards_state(choices)
     fill = _fill_prices(problem, degrees, choices)
     reduce = [_ring_price(grads * (1 if sharded else 2), sizes[i], rings[i], fill[i]) for i in range(2)]
-    gather = [_ring_price(2 if sharded else 0, sizes[i], rings[i], fill[i]) for i in range(2)]
+    gathered = (2, problem.workload.format.gather_bytes) if sharded else (0, 0)
+    gather = [_ring_price(gathered[i], sizes[i], rings[i], fill[i]) for i in range(2)]
     if shards_gradients(choices):
         # Every micro-batch has reduced already: what is left is the all-reduce of shards between instances.
         shard = [_ring_price(2 * grads, instances, rings[i], 0) for i in range(2)]

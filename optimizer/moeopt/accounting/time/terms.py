@@ -1,7 +1,7 @@
 """Step-time terms of a layout: what one micro-batch costs on each piece, one pipeline hop, and the step's end."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from moeopt.accounting.distinct import Distinct
 from moeopt.accounting.pieces import Piece, Recomputed, is_recomputed
@@ -52,12 +52,20 @@ def _pieces(scene: Scene) -> dict[Piece, Timed]:
     timed: dict[Piece, Timed] = {kind: layer(scene, kind) for kind in architecture.kinds}
     timed["embedding"] = special.embedding(scene)
     if scene.problem.mtp_layers:
-        timed["mtp"] = special.mtp(scene, timed[architecture.mtp_kind])
+        timed["mtp"] = _mtp(scene, timed[architecture.mtp_kind])
     timed["loss"] = special.loss(scene)
     for piece, run in timed.items():
         add_sharded_communication(scene, piece, run)
         add_offload(scene, piece, run)
     return timed
+
+
+def _mtp(scene: Scene, last_layer: Timed) -> Timed:
+    """An MTP module, in 16 bits where the precision leaves it out."""
+    if scene.rates.format.covers_mtp:
+        return special.mtp(scene, last_layer)
+    plain = replace(scene, rates=scene.rates.in_16_bits, blocks={})
+    return special.mtp(plain, layer(plain, scene.problem.architecture.mtp_kind))
 
 
 def _add_recompute(timed: Mapping[Piece, Timed], recompute: Recompute) -> None:

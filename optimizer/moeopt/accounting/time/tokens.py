@@ -8,10 +8,9 @@ from moeopt.arithmetic import Number, ceil_div, round_up
 from moeopt.layout import Choices, Degrees
 from moeopt.problem.problem import Problem
 
-PADDING = {"fp8": 16, "mxfp8": 32}
-"""Rows of an expert are padded to this for fp8 GEMMs (Megatron-Core get_align_size_for_quantization: 16, 32)."""
 FUSED_PADDING = 256
-"""The same for the fused grouped MLP of full-iteration graphs (Megatron-Bridge 26.06 mxfp8 recipes)."""
+"""Rows of an expert are padded to this for the fused grouped MLP of full-iteration graphs (Megatron-Bridge 26.06 mxfp8
+recipes)."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ def load(problem: Problem, ep: Number) -> tuple[Number, int]:
 
 def fused_experts(problem: Problem, choices: Choices) -> bool:
     """Quantised full-iteration-graph recipes run the fused grouped MLP (Megatron-Bridge 26.06 and later)."""
-    return choices.cuda_graphs == "full_iteration" and problem.workload.precision in PADDING
+    return choices.cuda_graphs == "full_iteration" and problem.workload.format.quantized
 
 
 def tokens(problem: Problem, degrees: Degrees, choices: Choices) -> Tokens:
@@ -57,6 +56,6 @@ def tokens(problem: Problem, degrees: Degrees, choices: Choices) -> Tokens:
     experts = ceil_div(architecture.num_experts, degrees.ep)
     visits = local * architecture.num_experts_per_tok * degrees.etp
     each = ceil_div(visits * degrees.ep * numerator, architecture.num_experts * denominator)
-    block = FUSED_PADDING if fused_experts(problem, choices) else PADDING.get(workload.precision, 1)
+    block = FUSED_PADDING if fused_experts(problem, choices) else workload.format.expert_rows
     routed = ceil_div(visits * numerator, denominator)
     return Tokens(inside, local, routed, round_up(each, block) * experts, experts)

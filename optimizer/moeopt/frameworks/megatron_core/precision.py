@@ -2,7 +2,7 @@
 
 The sizes are Transformer Engine's to check [TE]: its FP8 kernels take matrices whose widths are multiples of 16 (32
 under MXFP8: megatron/core/fp8_utils.py:356-361 of Megatron-LM d98e8a6) and whose heights are multiples of 8 (32 under
-MXFP8).
+MXFP8). NVFP4 kernels take multiples of 32 both ways: an address of 16 bytes is 32 values (fp4_utils.py:174-183).
 """
 
 from collections.abc import Iterator
@@ -12,7 +12,10 @@ from moeopt.frameworks.rules import Rule
 from moeopt.layout import Choices, Degrees
 from moeopt.problem.problem import Problem
 
-_TE = "Transformer Engine, assert_dim_for_fp8_exec and the MXFP8 quantizer [TE]; megatron/core/fp8_utils.py:356-361"
+_TE = (
+    "Transformer Engine, assert_dim_for_fp8_exec, the MXFP8 and the NVFP4 quantizer [TE]; "
+    "megatron/core/fp8_utils.py:356-361, fp4_utils.py:174-183"
+)
 
 
 def compute_capability(problem: Problem) -> tuple[int, int] | None:
@@ -23,16 +26,21 @@ def compute_capability(problem: Problem) -> tuple[int, int] | None:
     return int(parts[0]), int(parts[1])
 
 
-def _eight_bit(problem: Problem, _choices: Choices) -> bool:
-    return problem.workload.precision in ("fp8", "mxfp8")
+def _quantized(problem: Problem, _choices: Choices) -> bool:
+    return problem.workload.format.quantized
 
 
 def _multiple(problem: Problem) -> int:
-    return 32 if problem.workload.precision == "mxfp8" else 16
+    return problem.workload.format.width_multiple
 
 
 def _height(problem: Problem) -> int:
-    return 32 if problem.workload.precision == "mxfp8" else 8
+    return problem.workload.format.height_multiple
+
+
+def _peak(problem: Problem) -> float | None:
+    found: float | None = getattr(problem.cluster.peak_flops, problem.workload.format.peak)
+    return found
 
 
 def _at_least(problem: Problem, major: int) -> bool:
@@ -130,29 +138,32 @@ def _rows_sentence(problem: Problem, degrees: Degrees, _choices: Choices) -> str
 
 PRECISION = (
     Rule(
-        "fp8_needs_gpu",
-        "FP8 training needs GPUs with FP8 matrix units",
+        "precision_needs_units",
+        "quantised training needs GPUs with matrix units of that type",
         (),
-        lambda problem, _d, _: problem.cluster.peak_flops.fp8 is not None,
+        lambda problem, _d, _: _peak(problem) is not None,
         lambda problem, _d, _: (
             f"precision {problem.workload.precision} on {problem.cluster.gpu}: "
-            + ("peak_flops.fp8 is given" if problem.cluster.peak_flops.fp8 else "the cluster has no peak_flops.fp8")
+            + ("peak_flops.{} is given" if _peak(problem) else "the cluster has no peak_flops.{}").format(
+                problem.workload.format.peak
+            )
         ),
         "the cluster's peak_flops",
         "moeopt",
-        _eight_bit,
+        _quantized,
     ),
     Rule(
-        "mxfp8_needs_blackwell",
-        "MXFP8 needs compute capability 10 (Blackwell) or later",
+        "precision_needs_blackwell",
+        "MXFP8 and NVFP4 need compute capability 10 (Blackwell) or later",
         (),
-        lambda problem, _d, _: _at_least(problem, 10),
+        lambda problem, _d, _: _at_least(problem, problem.workload.format.capability or 0),
         lambda problem, _d, _: (
-            f"precision mxfp8 on compute capability {problem.cluster.compute_capability}, needs 10.0 or later"
+            f"precision {problem.workload.precision} on compute capability {problem.cluster.compute_capability}, "
+            f"needs {problem.workload.format.capability}.0 or later"
         ),
-        "Transformer Engine, check_mxfp8_support [TE]",
+        "Transformer Engine, check_mxfp8_support and check_nvfp4_support [TE]",
         "run",
-        lambda problem, _: problem.workload.precision == "mxfp8",
+        lambda problem, _: problem.workload.format.capability is not None,
     ),
     Rule(
         "grouped_gemm_needs_ampere",
@@ -167,43 +178,43 @@ PRECISION = (
         lambda problem, _: problem.architecture.is_moe,
     ),
     Rule(
-        "fp8_widths",
-        "widths that no degree splits suit the FP8 kernels",
+        "quantized_widths",
+        "widths that no degree splits suit the quantised kernels",
         (),
         lambda problem, _d, _: all(width % _multiple(problem) == 0 for _, width in _replicated(problem)),
         _replicated_sentence,
         _TE,
         "run",
-        _eight_bit,
+        _quantized,
     ),
     Rule(
-        "fp8_widths_by_tp",
-        "widths that tensor parallelism splits still suit the FP8 kernels",
+        "quantized_widths_by_tp",
+        "widths that tensor parallelism splits still suit the quantised kernels",
         ("tp",),
         _tp_holds,
         _tp_sentence,
         _TE,
         "run",
-        _eight_bit,
+        _quantized,
     ),
     Rule(
-        "fp8_widths_by_etp",
-        "the expert width that expert tensor parallelism splits still suits the FP8 kernels",
+        "quantized_widths_by_etp",
+        "the expert width that expert tensor parallelism splits still suits the quantised kernels",
         ("etp",),
         _etp_holds,
         _etp_sentence,
         _TE,
         "run",
-        lambda problem, choices: _eight_bit(problem, choices) and problem.architecture.is_moe,
+        lambda problem, choices: _quantized(problem, choices) and problem.architecture.is_moe,
     ),
     Rule(
-        "fp8_rows",
-        "tokens of a micro-batch on a rank suit the FP8 kernels",
+        "quantized_rows",
+        "tokens of a micro-batch on a rank suit the quantised kernels",
         ("cp", "micro_batch_size"),
         _rows_hold,
         _rows_sentence,
         _TE,
         "run",
-        _eight_bit,
+        _quantized,
     ),
 )

@@ -52,6 +52,15 @@ FSDP = (
         lambda _problem, choices: choices.distributed_optimizer,
         "never",
     ),
+    _requires(
+        "fsdp_without_nvfp4",
+        "Megatron-FSDP's buffers hold 8-bit tensors but no packed 4-bit ones",
+        "fsdp without precision nvfp4",
+        f"no line of megatron/core/distributed/fsdp/src names fp4 tensors; version 2 refuses them: {_ADAPTER}:676-677",
+        _fsdp,
+        lambda problem, _choices: problem.workload.precision != "nvfp4",
+        "never",
+    ),
     Rule(
         "fsdp_ep_overlap_needs_pp_1",
         "Megatron-FSDP runs the overlapped expert all-to-all without a pipeline only",

@@ -119,9 +119,7 @@ SPARSE_ATTENTION = (
         "recompute module mla_up_proj and an 8-bit precision",
         f"{_FOLDER}/absorbed_mla.py:652-655",
         "run",
-        lambda problem, choices: (
-            choices.recompute.drops("mla_up_proj") and problem.workload.precision in ("fp8", "mxfp8")
-        ),
+        lambda problem, choices: choices.recompute.drops("mla_up_proj") and problem.workload.format.quantized,
     ),
     _without(
         "sparse_without_delayed_wgrad",

@@ -112,19 +112,30 @@ OPTIMIZER = (
         lambda _problem, choices: choices.optimizer.precision_aware,
     ),
     _requires(
-        "offload_without_mxfp8",
-        "quantised parameters that are gathered as such exclude an optimizer in host memory",
-        "optimizer.offload_fraction above 0 without precision mxfp8",
-        "megatron/training/arguments.py:1889-1892 (--fp8-param-gather, which mxfp8 launches use)",
-        lambda _problem, choices: choices.optimizer.offload_fraction > 0,
-        lambda problem, _choices: problem.workload.precision != "mxfp8",
+        "precision_aware_without_nvfp4",
+        "the precision-aware optimizer holds no master weights of packed parameters",
+        "optimizer.precision_aware without precision nvfp4",
+        "megatron/core/optimizer/distrib_optimizer.py:405-452: neither a shard of an nvfp4 parameter nor its master "
+        "weight is made then (optimizer_config.py:407-414: no fp8 recipe, so the optimizer itself is to hold it)",
+        lambda _problem, choices: choices.optimizer.precision_aware,
+        lambda problem, _choices: problem.workload.precision != "nvfp4",
     ),
     _requires(
-        "mxfp8_needs_distributed_optimizer",
-        "parameters kept in mxfp8 are gathered by the distributed optimizer",
-        "precision mxfp8 with distributed_optimizer true",
-        "megatron/training/arguments.py:1095-1097 (--fp8-param-gather, which mxfp8 launches use)",
-        lambda problem, _choices: problem.workload.precision == "mxfp8",
+        "offload_without_quantized_parameters",
+        "quantised parameters that are gathered as such exclude an optimizer in host memory",
+        "optimizer.offload_fraction above 0 without precision mxfp8 or nvfp4",
+        "megatron/training/arguments.py:1889-1892 (--fp8-param-gather, which mxfp8 launches use); for nvfp4 see "
+        "precision_aware_without_nvfp4",
+        lambda _problem, choices: choices.optimizer.offload_fraction > 0,
+        lambda problem, _choices: not problem.workload.format.keeps_parameters,
+    ),
+    _requires(
+        "quantized_parameters_need_distributed_optimizer",
+        "parameters kept in mxfp8 or nvfp4 are gathered by the distributed optimizer",
+        "precision mxfp8 or nvfp4 with distributed_optimizer true",
+        "megatron/training/arguments.py:1095-1097 (--fp8-param-gather, which mxfp8 launches use); "
+        "megatron/core/distributed/param_and_grad_buffer.py:1181-1190 (packed nvfp4 parameters)",
+        lambda problem, _choices: problem.workload.format.keeps_parameters,
         lambda _problem, choices: choices.distributed_optimizer,
     ),
     _requires(
