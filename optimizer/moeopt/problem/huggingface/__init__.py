@@ -18,7 +18,10 @@ from moeopt.problem.huggingface.defaults import DEFAULTS
 from moeopt.problem.huggingface.refused import REFUSED
 
 FAMILIES: dict[str, Callable[[Config], Fields]] = {
+    "bailing_moe": deepseek.bailing_moe,
+    "bailing_moe_v2": deepseek.bailing_moe,
     "dbrx": moe.dbrx,
+    "deepseek": deepseek.deepseek_moe,
     "deepseek_v2": deepseek.deepseek_v2,
     "deepseek_v3": deepseek.deepseek_v3,
     "deepseek_v32": deepseek.deepseek_v32,
@@ -54,6 +57,8 @@ FAMILIES: dict[str, Callable[[Config], Fields]] = {
     "qwen3_omni_moe_text": qwen.qwen3_vl_moe,
     "qwen3_vl_moe_text": qwen.qwen3_vl_moe,
     "qwen3_vl_text": dense.qwen3_vl,
+    "sarvam_mla": deepseek.deepseek_v3,
+    "sarvam_moe": deepseek.sarvam_moe,
     "solar_open": deepseek.solar_open,
 }
 

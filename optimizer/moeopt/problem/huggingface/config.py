@@ -28,9 +28,10 @@ class Config:
         return self.values[name] if name in self.values else self.defaults.get(name)
 
     def integer(self, *names: str, default: int | None = None) -> int:
-        """The first of the names that is given, as an integer. Two of them may not contradict each other."""
+        """The first of the names that is given, as an integer; one that is written comes before a family's default of
+        another. Two of them may not contradict each other."""
         found: dict[str, int] = {}
-        for name in names:
+        for name in [name for name in names if self.written(name)] or names:
             if self.given(name):
                 value = self.value(name)
                 if isinstance(value, bool) or not isinstance(value, int):

@@ -1,4 +1,4 @@
-"""DeepSeek's families, and those that name routed and shared experts as they do: GLM, dots.llm1, Solar, Mistral 4."""
+"""DeepSeek's families, and those whose experts are as theirs: GLM, dots.llm1, Solar, Mistral 4, Ling, Sarvam."""
 
 from moeopt.errors import InputError
 from moeopt.problem.architecture import INDEX_FIELDS
@@ -21,14 +21,14 @@ def _experts(config: Config) -> Fields:
     expert = config.integer("moe_intermediate_size")
     return {
         **routing(config),
-        "num_experts": config.integer("n_routed_experts", "num_local_experts"),
+        "num_experts": config.integer("n_routed_experts", "num_local_experts", "num_experts"),
         "num_experts_per_tok": config.integer("num_experts_per_tok"),
         "moe_intermediate_size": expert,
-        "shared_expert_intermediate_size": config.integer("n_shared_experts", default=0) * expert,
+        "shared_expert_intermediate_size": config.integer("n_shared_experts", "num_shared_experts", default=0) * expert,
         "first_k_dense_replace": config.integer("first_k_dense_replace", default=0),
         "n_group": config.optional("n_group"),
         "topk_group": config.optional("topk_group"),
-        "num_nextn_predict_layers": config.integer("num_nextn_predict_layers", default=0),
+        "num_nextn_predict_layers": config.integer("num_nextn_predict_layers", "num_mtp_layers", default=0),
     }
 
 
@@ -48,6 +48,18 @@ def _deepseek(config: Config) -> Fields:
         **_experts(config),
         "intermediate_size": config.integer("intermediate_size"),
         "moe_layer_freq": config.integer("moe_layer_freq", default=1),
+    }
+
+
+def deepseek_moe(config: Config) -> Fields:
+    """DeepSeekMoE, the first of them (deepseek-moe-16b): multi-head attention, softmax scores."""
+    return {
+        **transformer(config),
+        **attention_biases(config),
+        **_experts(config),
+        "intermediate_size": config.integer("intermediate_size"),
+        "moe_layer_freq": config.integer("moe_layer_freq", default=1),
+        "router_score_function": "softmax",
     }
 
 
@@ -110,6 +122,29 @@ def glm4_moe(config: Config) -> Fields:
         "intermediate_size": config.integer("intermediate_size"),
         "router_score_function": "sigmoid",
         "router_correction_bias": True,
+    }
+
+
+def sarvam_moe(config: Config) -> Fields:
+    """Sarvam-30B: GLM-4.5's layers; its own names for their fields too."""
+    bias = config.flag("attention_bias") if config.written("attention_bias") else config.flag("use_qkv_bias")
+    return {**glm4_moe(config), "attention_bias": bias}
+
+
+def bailing_moe(config: Config) -> Fields:
+    """Ling and Ring, first and second generation: what differs between them (norms on the heads of queries and keys,
+    sigmoid scores with a correction bias, dense layers first) is in the config."""
+    if config.flag("norm_head"):
+        raise InputError(f"{config.where}.norm_head: true is refused: Megatron-Core's output head is not normalised")
+    return {
+        **transformer(config),
+        **_experts(config),
+        "attention_bias": config.flag("use_qkv_bias"),
+        "attention_output_bias": config.flag("use_bias"),
+        "qk_norm": "head" if config.flag("use_qk_norm") else "none",
+        "intermediate_size": config.integer("intermediate_size"),
+        "router_score_function": config.value("score_function") or "softmax",
+        "router_correction_bias": config.flag("moe_router_enable_expert_bias"),
     }
 
 

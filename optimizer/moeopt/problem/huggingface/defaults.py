@@ -30,6 +30,19 @@ _EPSILON = {"rms_norm_eps": 1e-6}
 _EPSILON_5 = {"rms_norm_eps": 1e-5}
 
 DEFAULTS: dict[str, dict[str, Any]] = {
+    "bailing_moe_v2": {
+        **_EPSILON,
+        "num_key_value_heads": 4,
+        "head_dim": 128,
+        "n_group": 8,
+        "topk_group": 4,
+        "num_shared_experts": 1,
+        "first_k_dense_replace": 1,
+        "use_qk_norm": True,
+        "score_function": "sigmoid",
+        "moe_router_enable_expert_bias": True,
+        "rope_theta": 6e5,
+    },
     "deepseek_v2": {
         **_EPSILON,
         "q_lora_rank": 1536,
@@ -163,6 +176,27 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "rope_theta": 5e5,
     },
     "qwen3_vl_text": {**_EPSILON, "num_key_value_heads": 32, "head_dim": 128, "rope_theta": 5e5},
+    "sarvam_mla": {
+        **_EPSILON,
+        "n_shared_experts": 1,
+        "first_k_dense_replace": 1,
+        "norm_topk_prob": True,
+        "routed_scaling_factor": 2.5,
+        "rope_theta": 1e4,
+    },
+    "sarvam_moe": {
+        **_EPSILON,
+        "num_key_value_heads": 4,
+        "head_dim": 64,
+        "n_group": 1,
+        "topk_group": 1,
+        "n_shared_experts": 1,
+        "first_k_dense_replace": 1,
+        "norm_topk_prob": True,
+        "routed_scaling_factor": 2.5,
+        "use_qk_norm": True,
+        "rope_theta": 8e6,
+    },
     "solar_open": {
         **_EPSILON_5,
         "num_key_value_heads": 8,
