@@ -218,7 +218,9 @@ def test_phimoe_biases_follow_the_config():
 
 def test_unknown_family_is_refused_by_name():
     """A family that nobody registered is never guessed; the refusal names it and what is known."""
-    with pytest.raises(InputError, match=r"architecture\.model_type: the family 'mixtrall'.*'mixtral'.*known: bailing_moe"):
+    with pytest.raises(
+        InputError, match=r"architecture\.model_type: the family 'mixtrall'.*'mixtral'.*known: bailing_moe"
+    ):
         architecture_fields(_with(LLAMA, model_type="mixtrall"), "architecture")
 
 
