@@ -104,18 +104,21 @@ def random_problem(seed: int) -> Problem:
 
 
 def _hybrid(rng: random.Random, layers: int, moe: bool) -> dict[str, Any]:
-    """Layers of one block each, in any order (the last with experts where the problem has them)."""
-    pattern = "".join(rng.choice("M*-E" if moe else "M*-") for _ in range(layers - 1))
-    return {
-        "hybrid_pattern": pattern + ("E" if moe else "-"),
+    """Layers of one block each, in any order (the last with experts where the problem has them); some with MTP modules
+    of two layers."""
+    pattern = "".join(rng.choice("M*-E" if moe else "M*-") for _ in range(layers - 1)) + ("E" if moe else "-")
+    fields = {
+        "hybrid_pattern": pattern,
         "first_k_dense_replace": 0,
-        "num_nextn_predict_layers": 0,
         "gated": False,
         "mamba_num_heads": rng.choice([4, 8]),
         "mamba_head_dim": 32,
         "mamba_num_groups": rng.choice([1, 4]),
         "mamba_state_dim": 16,
+        "num_nextn_predict_layers": rng.choice([0, 0, 1, 2]),
     }
+    modules = {"mtp_hybrid_pattern": pattern[-2:], "mtp_use_repeated_layer": rng.random() < 0.5}
+    return fields | (modules if fields["num_nextn_predict_layers"] else {})
 
 
 def _delta_nets(rng: random.Random, layers: int) -> dict[str, Any]:
@@ -197,7 +200,7 @@ def placements(problem: Problem, pp: int, vpp: int) -> list[PipelineLayout]:
     """Every split of the layers: inner stages hold at least one, none comes after the MTP modules."""
     layers, stages = problem.architecture.num_hidden_layers, pp * vpp
     mtp_stages = [stages - 1]
-    if problem.mtp_layers:
+    if problem.mtp_layers and not problem.architecture.is_hybrid:
         mtp_stages = [s for s in range((vpp - 1) * pp, stages) if s % pp or pp == 1]
     found = []
     for cuts in combinations(range(layers + stages - 1), stages - 1):

@@ -229,6 +229,13 @@ WITNESSES = (
         {"optimizer": {"precision_aware": True}},
         {"optimizer": {"moments": "fp32"}},
     ),
+    Witness(
+        "fsdp_without_repeated_mtp",
+        arch(num_nextn_predict_layers=1, mtp_use_repeated_layer=True),
+        {"fsdp": "optim_grads"},
+        {},
+        arch(mtp_use_repeated_layer=False),
+    ),
     Witness("fsdp_without_nvfp4", NVFP4, {"fsdp": "optim"}, {"fsdp": "none"}),
     Witness(
         "fsdp_needs_distributed_optimizer",
@@ -381,6 +388,12 @@ WITNESSES = (
         arch(num_nextn_predict_layers=1, intermediate_size=4096, moe_layer_freq=[1] * 15 + [0]),
         {"pp": 2, "pipeline_layout": "Et*16|mL"},
         {"pipeline_layout": "Et*15|tmL"},
+    ),
+    Witness(
+        "pipeline_mtp_of_hybrid",
+        arch(**HYBRID, num_nextn_predict_layers=1, mtp_hybrid_pattern="*E"),
+        {"pp": 4, "pipeline_layout": "Et*5|t*5|t*6m|L"},
+        {"pipeline_layout": "Et*5|t*5|t*5|tmL"},
     ),
     Witness(
         "recompute_layers_in_chunk",

@@ -1,13 +1,16 @@
 """Hybrids of Mamba-2 layers, attention, dense blocks and experts (Nemotron-H, Nemotron 3 Nano)."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from enumeration import exhaustive_best
 from launch_cases import solution
 from moeopt import launch
 from moeopt.accounting.memory.activations import kept_tensors
+from moeopt.accounting.memory.terms import memory_terms
 from moeopt.accounting.parameters import count
 from moeopt.accounting.time import mamba
 from moeopt.accounting.time.efficiency import rates
@@ -176,19 +179,88 @@ def test_other_frameworks_refuse_it_by_its_field(framework: str, tmp_path: Path)
         launch(answer, tmp_path / "run", framework=framework)
 
 
+MODULES = {"num_nextn_predict_layers": 2, "mtp_hybrid_pattern": "*E"}
+
+
+def test_an_mtp_module_is_the_layers_of_its_pattern() -> None:
+    """A module has two norms, a projection, the layers of its pattern and a norm; one that serves every depth counts
+    once, and a stage holds its bytes once but keeps, and computes, every depth of it."""
+    plain, apart = load_architecture(SUPER), load_architecture({"base": SUPER, **MODULES})
+    shared = load_architecture({"base": SUPER, **MODULES, "mtp_use_repeated_layer": True})
+    layers = {layer.kind: layer.total for layer in count(plain).layers}
+    module = 3 * plain.hidden_size + 2 * plain.hidden_size**2 + layers[ATTENTION] + layers[EXPERTS]
+    assert (count(shared).mtp, count(apart).mtp) == (module, 2 * module)
+    assert count(shared).total == count(apart).total == count(plain).total
+    at, chosen = degrees(tp=2, ep=64), Choices()
+    asked = [
+        problem({"base": SUPER, **MODULES, **more}, "gb200-nvl72") for more in ({}, {"mtp_use_repeated_layer": True})
+    ]
+    memory = [memory_terms(each, at, chosen) for each in asked]
+    assert memory[0].dense_elements["mtp"] == 2 * memory[1].dense_elements["mtp"]
+    assert memory[0].expert_elements["mtp"] == 2 * memory[1].expert_elements["mtp"]
+    assert memory[0].kept_bytes["mtp"] == memory[1].kept_bytes["mtp"]
+    times = [time_terms(each, at, chosen).forward_ns for each in asked]
+    assert times[0] == times[1]
+    assert times[0]["mtp"] > times[0][ATTENTION] + times[0][EXPERTS]
+
+
+@pytest.mark.parametrize("objective", ["step_time", "peak_memory"])
+def test_a_search_keeps_the_modules_of_a_hybrid_with_the_loss(objective: str) -> None:
+    """On a pipeline the optimum has them in the last stage, as every layout that enumeration lists."""
+    small = {
+        **{"base": NANO, "num_hidden_layers": 6, "hybrid_pattern": "ME*MEM", "hidden_size": 512, "num_experts": 8},
+        **{
+            "moe_intermediate_size": 256,
+            "shared_expert_intermediate_size": 256,
+            "num_attention_heads": 8,
+            "vocab_size": 8192,
+        },
+        **{"mamba_num_heads": 16, "num_nextn_predict_layers": 2, "mtp_hybrid_pattern": "*E"},
+    }
+    asked = load_problem(
+        {
+            "architecture": small,
+            "cluster": "h100-sxm",
+            "gpus": 8,
+            "workload": {"sequence_length": 2048, "global_batch_size": 32},
+            "fix": {"pp": 4, "recompute": "none", "dispatcher": "alltoall"},
+            "limits": {"micro_batch_size": {"max": 1}, "cp": {"max": 1}, "vpp": {"max": 1}},
+            "objective": objective,
+        }
+    )
+    answer = solve(asked, workers=1)
+    best = exhaustive_best(asked)
+    assert answer["status"] == "optimal"
+    assert best is not None
+    assert answer["objective"]["value"] == best[0]
+    assert answer["layout"]["pipeline_layout"].endswith("mmL")
+
+
+def test_modules_come_from_a_config() -> None:
+    """Hugging Face's pattern of a module is read; one serves every depth unless the config says otherwise."""
+    hub = json.loads((Path(__file__).parent / "data" / "hub_configs.json").read_text())["configs"]
+    config = {**hub[SUPER], "num_nextn_predict_layers": 2, "mtp_hybrid_override_pattern": "*E"}
+    read = load_architecture(config)
+    assert (read.mtp_hybrid_pattern, read.mtp_use_repeated_layer, read.mtp_copies) == ("*E", True, 1)
+    assert load_architecture({**config, "mtp_use_repeated_layer": False}).mtp_copies == 2
+    with pytest.raises(InputError, match="mtp_hybrid_override_pattern: missing"):
+        load_architecture({**config, "mtp_hybrid_override_pattern": None})
+
+
 NEEDED = ["--hidden-size", "64", "--num-attention-heads", "4", "--vocab-size", "100"]
 
 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--hybrid-layer-pattern", "M*/*-"], "MTP modules of hybrids are not priced"),
+        (["--hybrid-layer-pattern", "M*/*/M"], "MTP modules that differ are refused"),
+        (["--hybrid-layer-pattern", "M*/*/*", "--mtp-num-layers", "1"], "1 contradicts the 2 modules"),
         (["--hybrid-layer-pattern", "M|*|-", "--pipeline-model-parallel-size", "2"], r"3 segments % pp 2 = 1"),
         (["--num-layers", "4", "--hybrid-attention-ratio", "0.5"], "write --hybrid-layer-pattern"),
     ],
 )
 def test_arguments_that_are_not_priced_are_refused(arguments: list[str], sentence: str) -> None:
-    """MTP modules, bars that the stages do not divide, arguments that Megatron removed."""
+    """MTP modules that differ or are miscounted, bars that the stages do not divide, what Megatron removed."""
     with pytest.raises(InputError, match=sentence):
         read_arguments([*NEEDED, *arguments], "arguments")
 
@@ -205,7 +277,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"num_hidden_layers": 2, "hybrid_pattern": "MX"}, "hybrid_pattern: 'X' is none of"),
     ({"mamba_state_dim": 0}, "hybrid_pattern has an M and needs mamba_state_dim above 0"),
     ({"mamba_num_heads": 12}, "mamba_num_heads 12 is not a multiple of mamba_num_groups 8"),
-    ({"num_nextn_predict_layers": 1}, "hybrid_pattern excludes num_nextn_predict_layers"),
+    ({"num_nextn_predict_layers": 1}, "num_nextn_predict_layers of a hybrid needs mtp_hybrid_pattern"),
+    ({"num_nextn_predict_layers": 1, "mtp_hybrid_pattern": "*-"}, "'-' is no layer of hybrid_pattern"),
 ]
 
 

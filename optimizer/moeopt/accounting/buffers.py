@@ -182,7 +182,8 @@ def _tensors(
         order = [kind for kind, count in counts.items() if isinstance(kind, LayerKind) for _ in range(count)]
     of_kind = {kind: list(_trainable(problem, degrees, kind)) for kind in dict.fromkeys(order)}
     layers = [of_kind[kind] for kind in order]
-    block = [parameter for parameter in modules if parameter.origin != "pipeline_copy"] * counts.get("mtp", 0)
+    copies = min(counts.get("mtp", 0), problem.architecture.mtp_copies)
+    block = [parameter for parameter in modules if parameter.origin != "pipeline_copy"] * copies
     held = "loss" in counts if with_final_norm is None else with_final_norm
     norm = final_norm(problem.architecture) if held else ()
     head = [p for p in _trainable(problem, degrees, "loss") if p.component != "norms"] if "loss" in counts else []

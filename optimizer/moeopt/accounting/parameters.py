@@ -68,8 +68,8 @@ class Parameter:
 def piece_parameters(architecture: Architecture, piece: Piece) -> tuple[Parameter, ...]:
     """The tensors of one piece, in Megatron's registration order. Ignored: nothing that either framework trains.
 
-    An MTP piece is one module: two norms, the projection from 2h to h, one decoder layer (a copy of the last one's
-    kind) and a norm; its embedding and head are shared with the architecture's own.
+    An MTP piece is one module: two norms, the projection from 2h to h, its layers (a copy of the last decoder layer's
+    kind, or what a hybrid's pattern says) and a norm; its embedding and head are shared with the architecture's own.
     """
     if isinstance(piece, LayerKind):
         return tuple(_layer(architecture, piece))
@@ -118,7 +118,7 @@ def _mtp(architecture: Architecture) -> Iterator[Parameter]:
         *_norm(architecture, "mtp.enorm.", hidden),
         *_norm(architecture, "mtp.hnorm.", hidden),
         Parameter("mtp.eh_proj.weight", "mtp", 2 * hidden * hidden, "tensor"),
-        *_layer(architecture, architecture.mtp_kind),
+        *(parameter for kind in architecture.mtp_kinds for parameter in _layer(architecture, kind)),
         *_norm(architecture, "mtp.final_layernorm.", hidden),
     ]
     yield from (replace(parameter, component="mtp") for parameter in module)
@@ -354,7 +354,7 @@ def count(architecture: Architecture) -> ParameterCount:
             components[parameter.component] += parameter.total
             active += parameter.total
     total = sum(components.values())
-    mtp = sum(parameter.total for parameter in _own(architecture, "mtp")) * architecture.num_nextn_predict_layers
+    mtp = sum(parameter.total for parameter in _own(architecture, "mtp")) * architecture.mtp_copies
     components["mtp"] = mtp
     return ParameterCount(total, active, active - components["embedding"], mtp, components, layers)
 

@@ -67,7 +67,8 @@ def piece_elements(problem: Problem, piece: Piece, degrees: Degrees) -> Elements
     """Elements of one piece on one GPU.
 
     Buffers without gradient are left out. With pp > 1 a tied head is a copy of the embedding; the MTP block holds one
-    too, of which each of its modules carries an equal share (rounded up). The final norm counts with the loss.
+    too, of which each of its modules carries an equal share (rounded up), and so they do of weights that all of them
+    use. The final norm counts with the loss.
     """
     return _elements(problem, piece, degrees, alignment=1)
 
@@ -93,6 +94,8 @@ def _elements(problem: Problem, piece: Piece, degrees: Degrees, alignment: int) 
             copied = copied + numel
         else:
             dense = dense + numel
+    if piece == "mtp" and problem.architecture.mtp_use_repeated_layer:
+        dense, expert = (ceil_div(shared, max(1, problem.mtp_layers)) for shared in (dense, expert))
     if isinstance(copied, int) and copied == 0:
         return Elements(dense, expert)
     if piece == "mtp":
@@ -110,8 +113,9 @@ def contents_elements(problem: Problem, counts: Mapping[Piece, int], degrees: De
 
 def holds_final_norm(problem: Problem, chunk: Chunk) -> bool:
     """Whether Megatron puts the final norm in this chunk: that of the loss, or, with MTP modules, that of the last
-    decoder layer (transformer_block.py, has_final_layernorm_in_this_stage)."""
-    if not problem.mtp_layers:
+    decoder layer (transformer_block.py, has_final_layernorm_in_this_stage); a hybrid's is always the loss's
+    (hybrid_block.py)."""
+    if not problem.mtp_layers or problem.architecture.is_hybrid:
         return chunk.loss
     return chunk.layers > 0 and chunk.last == problem.architecture.num_hidden_layers
 

@@ -24,7 +24,7 @@ class Placement:
         self.cp, self.pp, self.vpp = cp, pp, vpp
         self.stages = pp * vpp
         self._architecture = problem.architecture
-        self._mtp_layers = problem.mtp_layers
+        self._mtp_layers, self._mtp_stages = problem.mtp_layers, problem.mtp_stages(pp, vpp)
         self._name = f"pp{pp}v{vpp}"
         total = problem.architecture.num_hidden_layers
         last = self.stages - 1
@@ -49,11 +49,10 @@ class Placement:
         self._by_block: dict[int, dict[Piece, list[Expression]]] = {}
 
     def _mtp_variables(self) -> dict[int, cp_model.IntVar]:
-        """One literal a stage that may hold the MTP modules: the last chunk of any rank but the first."""
+        """One literal a stage that may hold the MTP modules."""
         if not self._mtp_layers:
             return {}
-        first = (self.vpp - 1) * self.pp
-        candidates = [stage for stage in range(first, self.stages) if stage % self.pp or self.pp == 1]
+        candidates = self._mtp_stages
         literals = {stage: self.cp.new_bool_var(f"{self._name}_mtp_{stage}") for stage in candidates}
         self.cp.add_exactly_one(literals.values())
         return literals

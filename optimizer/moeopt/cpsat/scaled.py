@@ -26,7 +26,7 @@ from moeopt.cpsat.placement import Placement
 from moeopt.cpsat.prices import longest_end_ns
 from moeopt.cpsat.replayed import Outcome
 from moeopt.cpsat.solve import configure, hurry, run
-from moeopt.dual.grid import grid_of
+from moeopt.dual.grid import problem_grid
 from moeopt.dual.prices import Rows, fixed_bytes
 from moeopt.pipeline import PipelineLayout
 from moeopt.schedule.bounds import lower_bound_rows
@@ -80,7 +80,7 @@ class ScaledModel:
         candidate, memory = self.candidate, self.candidate.ledger.memory_terms
         rows, problem = Rows.untimed(candidate.schedule), candidate.problem
         resident, flight = rows.resident.astype(np.int64), rows.flight.astype(np.int64)
-        grid = grid_of(problem.architecture.layers, *candidate.grid, problem.mtp_layers)
+        grid = problem_grid(problem, *candidate.grid)
         fixed = fixed_bytes(grid, rows, costs_of(candidate))[0].astype(np.int64)
 
         def prices(piece: Piece) -> Integers:

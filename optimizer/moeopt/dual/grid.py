@@ -7,7 +7,9 @@ from functools import cached_property, lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from moeopt.pipeline import mtp_stages
 from moeopt.problem.architecture import LayerKind
+from moeopt.problem.problem import Problem
 
 Array = NDArray[np.float64]
 Composition = tuple[int, ...]
@@ -22,13 +24,15 @@ class Grid:
     """`pp` ranks of `vpp` chunks for layers in order; stage = chunk * pp + rank.
 
     As in `moeopt.cpsat.placement`: every stage between the first and the MTP modules' (or the last) holds a layer, and
-    none holds one after the MTP modules, which are in the last chunk of any rank but the first.
+    none holds one after the MTP modules, which are in the last chunk of any rank but the first, or in the last stage.
     """
 
     layers: tuple[LayerKind, ...]
     pp: int
     vpp: int
     mtp_layers: int
+    mtp_with_loss: bool = False
+    """Whether the MTP modules must sit in the last stage."""
 
     @property
     def stages(self) -> int:
@@ -46,9 +50,7 @@ class Grid:
 
     def may_end(self, stage: int) -> bool:
         """Whether a stage may hold the MTP modules (without any: whether it is the last)."""
-        if not self.mtp_layers:
-            return stage == self.stages - 1
-        return stage >= self.final and (stage % self.pp > 0 or self.pp == 1)
+        return stage in self._endings
 
     @cached_property
     def kinds(self) -> tuple[LayerKind, ...]:
@@ -121,13 +123,22 @@ class Grid:
     @cached_property
     def certain(self) -> int:
         """Stages before this one hold a layer wherever the MTP modules are."""
-        return next(stage for stage in range(self.stages) if self.may_end(stage))
+        return self._endings[0]
+
+    @cached_property
+    def _endings(self) -> list[int]:
+        return mtp_stages(self.pp, self.vpp, self.mtp_with_loss) if self.mtp_layers else [self.stages - 1]
 
 
 @lru_cache(maxsize=256)
-def grid_of(layers: tuple[LayerKind, ...], pp: int, vpp: int, mtp_layers: int) -> Grid:
+def grid_of(layers: tuple[LayerKind, ...], pp: int, vpp: int, mtp_layers: int, mtp_with_loss: bool = False) -> Grid:
     """The grid, with what it has computed."""
-    return Grid(layers, pp, vpp, mtp_layers)
+    return Grid(layers, pp, vpp, mtp_layers, mtp_with_loss)
+
+
+def problem_grid(problem: Problem, pp: int, vpp: int) -> Grid:
+    """The grid of a problem's layers."""
+    return grid_of(problem.architecture.layers, pp, vpp, problem.mtp_layers, problem.architecture.is_hybrid)
 
 
 def on_simplex(points: Array) -> Array:

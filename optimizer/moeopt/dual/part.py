@@ -11,7 +11,7 @@ from moeopt.dual.by_neighbours import ByNeighbours, Width
 from moeopt.dual.by_rank import ByRank
 from moeopt.dual.contents import Holding, TooMany
 from moeopt.dual.first_weights import FirstWeights
-from moeopt.dual.grid import Array, Grid, grid_of
+from moeopt.dual.grid import Array, Grid, problem_grid
 from moeopt.dual.prices import Prices, Rows, duration_ns, ub2_at
 from moeopt.dual.tables import NEVER, Index, Tables
 from moeopt.dual.tops import SLACK, base_times, deepest_stage, tops_of
@@ -56,7 +56,7 @@ class Question:
     def grid(self) -> Grid:
         """The grid of all candidates."""
         pp, vpp, *_ = self.rows.schedule
-        return grid_of(self.problem.architecture.layers, pp, vpp, self.problem.mtp_layers)
+        return problem_grid(self.problem, pp, vpp)
 
 
 @dataclass(frozen=True)

@@ -35,4 +35,4 @@ def _mtp_stages(candidate: Candidate) -> list[int]:
     pp, vpp = candidate.grid
     if not candidate.problem.mtp_layers:
         return [pp * vpp - 1]
-    return [stage for stage in range((vpp - 1) * pp, pp * vpp) if stage % pp or pp == 1]
+    return candidate.problem.mtp_stages(pp, vpp)

@@ -67,6 +67,13 @@ HYBRID_SYMBOLS: dict[str, tuple[Block, Mixer]] = {
     "E": ("moe", "none"),
 }
 """A layer of a hybrid by its symbol (megatron/core/models/hybrid/hybrid_layer_allocation.py:14-26)."""
+
+
+def _hybrid_kind(symbol: str) -> LayerKind:
+    block, mixer = HYBRID_SYMBOLS[symbol]
+    return LayerKind(block, mixer=mixer)
+
+
 DELTA_CHUNK = 64
 """Tokens that its kernels treat at once (megatron/core/ssm/gated_delta_net/gdn.py:67; flash-linear-attention)."""
 
@@ -202,6 +209,11 @@ class Architecture(Input):
     """An integer N: layer i is MoE when i % N == 0 (Megatron, DeepSeek); or one 0 or 1 a layer."""
     num_nextn_predict_layers: Annotated[NonNegative, Field(le=MAX_LAYERS)] = 0
     """Multi-token-prediction (MTP) modules."""
+    mtp_hybrid_pattern: str | None = None
+    """The layers inside an MTP module of a hybrid, in the symbols of `hybrid_pattern` (Megatron writes them behind a
+    slash: `M*ME/*E`)."""
+    mtp_use_repeated_layer: bool = False
+    """One MTP module's weights serve every depth (Megatron's --mtp-use-repeated-layer)."""
 
     @model_validator(mode="before")
     @classmethod
@@ -297,6 +309,8 @@ class Architecture(Input):
     def _check_hybrid(self) -> None:
         pattern = self.hybrid_pattern
         if pattern is None:
+            if self.mtp_hybrid_pattern is not None:
+                raise ValueError("mtp_hybrid_pattern needs hybrid_pattern: other MTP modules copy the last layer")
             return
         if len(pattern) != self.num_hidden_layers:
             raise ValueError(
@@ -314,7 +328,12 @@ class Architecture(Input):
             )
         if "E" in pattern and not self.num_experts:
             raise ValueError("hybrid_pattern has an E and needs num_experts above 0")
-        others = ("window_pattern", "linear_attention_pattern", "kv_lora_rank", "num_nextn_predict_layers")
+        for symbol in self.mtp_hybrid_pattern or "":
+            if symbol not in pattern:
+                raise ValueError(f"mtp_hybrid_pattern: {symbol!r} is no layer of hybrid_pattern")
+        if self.num_nextn_predict_layers and not self.mtp_hybrid_pattern:
+            raise ValueError("num_nextn_predict_layers of a hybrid needs mtp_hybrid_pattern, the layers of a module")
+        others = ("window_pattern", "linear_attention_pattern", "kv_lora_rank")
         for field in (*others, "first_k_dense_replace", "sliding_window", "attention_output_gate"):
             if getattr(self, field):
                 raise ValueError(f"hybrid_pattern excludes {field}: layers of a hybrid are counted without it")
@@ -423,10 +442,18 @@ class Architecture(Input):
         """How many decoder layers there are of each kind, in order of first appearance."""
         return dict(Counter(self.layers))
 
+    @cached_property
+    def mtp_kinds(self) -> tuple[LayerKind, ...]:
+        """The layers inside an MTP module: those of a hybrid's own pattern, else one, as Megatron copies the last
+        decoder layer."""
+        if self.mtp_hybrid_pattern is None:
+            return (self.layers[-1],)
+        return tuple(_hybrid_kind(symbol) for symbol in self.mtp_hybrid_pattern)
+
     @property
-    def mtp_kind(self) -> LayerKind:
-        """The kind of layer inside an MTP module: Megatron copies the last decoder layer."""
-        return self.layers[-1]
+    def mtp_copies(self) -> int:
+        """MTP modules with weights of their own: one where every depth uses the same."""
+        return min(1, self.num_nextn_predict_layers) if self.mtp_use_repeated_layer else self.num_nextn_predict_layers
 
     @property
     def has_router(self) -> bool:
@@ -437,12 +464,13 @@ class Architecture(Input):
     def mtp_kind_by_stage(self) -> bool:
         """Whether the kind inside an MTP module depends on its stage: on one without decoder layers Megatron gives it
         experts and plain attention (gpt_builders.py:59-67), also where the last layer is dense or attention sparse."""
-        return (self.is_moe and self.mtp_kind.ffn == "dense") or self.has_indexer
+        if self.is_hybrid:
+            return False
+        return (self.is_moe and self.layers[-1].ffn == "dense") or self.has_indexer
 
     def _kind(self, index: int) -> LayerKind:
         if self.hybrid_pattern is not None:
-            block, mixer = HYBRID_SYMBOLS[self.hybrid_pattern[index]]
-            return LayerKind(block, mixer=mixer)
+            return _hybrid_kind(self.hybrid_pattern[index])
         ffn: Block = "moe" if self._is_moe_layer(index) else "dense"
         if self.linear_attention_pattern is not None and self.linear_attention_pattern[index]:
             return LayerKind(ffn, mixer="delta_net")

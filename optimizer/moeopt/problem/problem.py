@@ -15,6 +15,7 @@ from pydantic import (
 )
 
 from moeopt.errors import InputError
+from moeopt.pipeline import mtp_stages
 from moeopt.problem.architecture import Architecture
 from moeopt.problem.base import Bytes, Input, NonNegative, Positive, sentence, shown
 from moeopt.problem.cluster import Cluster
@@ -196,6 +197,10 @@ class Problem(Input):
     def mtp_layers(self) -> int:
         """MTP modules that are trained."""
         return self.architecture.num_nextn_predict_layers if self.workload.mtp else 0
+
+    def mtp_stages(self, pp: int, vpp: int) -> list[int]:
+        """Stages that may hold the MTP modules: a hybrid's sit with the loss."""
+        return mtp_stages(pp, vpp, self.architecture.is_hybrid)
 
     def at_batch(self, batch: int) -> "Problem":
         """The same problem with the global batch decided."""

@@ -7,6 +7,7 @@ positions by default), 3546-3570 (MLA's defaults); transformer_config.py:247-255
 from typing import Any
 
 from moeopt.errors import InputError
+from moeopt.problem.base import shown
 from moeopt.readers.flags import Flags
 from moeopt.readers.megatron_constants import number, read_constants
 from moeopt.readers.patterns import read_pattern
@@ -69,7 +70,7 @@ def read_architecture(flags: Flags, reading: Reading) -> None:
     _variant(flags, fields, reading)
     _hybrid(flags, fields, segments)
     read_constants(flags, fields)
-    fields["num_nextn_predict_layers"] = 0 if segments else flags.integer("mtp-num-layers") or 0
+    _modules(flags, fields)
     reading.architecture = fields
 
 
@@ -338,10 +339,27 @@ def hybrid_segments(flags: Flags) -> list[str]:
     names = [name for name in ("hybrid-layer-pattern", "hybrid-override-pattern") if flags.given(name)]
     if not names:
         return []
-    text = flags.joined(names[0]) or ""
-    if "/" in text:
-        raise InputError(f"--{names[0]}: MTP modules of hybrids are not priced; leave out what follows the slash")
-    return text.split("|")
+    return (flags.joined(names[0]) or "").partition("/")[0].split("|")
+
+
+def _modules(flags: Flags, fields: dict[str, Any]) -> None:
+    """MTP modules; a hybrid's stand behind slashes, one a depth and all alike (hybrid_layer_allocation.py), or in two
+    older arguments (arguments.py:774-786)."""
+    depths = flags.integer("mtp-num-layers") or 0
+    name = next((name for name in ("hybrid-layer-pattern", "hybrid-override-pattern") if flags.given(name)), None)
+    if name is not None:
+        patterns = (flags.joined(name) or "").split("/")[1:]
+        older = flags.text("mtp-hybrid-override-pattern")
+        if not patterns and older and depths:
+            patterns = [older] * depths
+        if len(set(patterns)) > 1:
+            raise InputError(f"--{name}: MTP modules that differ are refused, and {shown('/'.join(patterns))} do")
+        if patterns and depths not in (0, len(patterns)):
+            raise InputError(f"--mtp-num-layers: {depths} contradicts the {len(patterns)} modules of --{name}")
+        depths = len(patterns)
+        fields["mtp_hybrid_pattern"] = patterns[0] if patterns else None
+    fields["num_nextn_predict_layers"] = depths
+    fields["mtp_use_repeated_layer"] = bool(depths) and flags.on("mtp-use-repeated-layer")
 
 
 def _hybrid(flags: Flags, fields: dict[str, Any], segments: list[str]) -> None:
@@ -357,7 +375,7 @@ def _hybrid(flags: Flags, fields: dict[str, Any], segments: list[str]) -> None:
             fields[field] = flags.integer(field.replace("_", "-")) or default
         heads = flags.integer("mamba-num-heads")
         fields["mamba_num_heads"] = heads or 2 * fields["hidden_size"] // fields["mamba_head_dim"]
-    for name in ("num-layers", "moe-layer-freq", "mtp-num-layers", "spec", "is-hybrid-model"):
+    for name in ("num-layers", "moe-layer-freq", "spec", "is-hybrid-model"):
         if flags.given(name):
             flags.used.add(name)
 

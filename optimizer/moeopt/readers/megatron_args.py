@@ -22,6 +22,8 @@ _MEANS = {
     "moe-router-num-groups": "n_group",
     "moe-router-group-topk": "topk_group",
     "mtp-num-layers": "num_nextn_predict_layers",
+    "mtp-hybrid-override-pattern": "mtp_hybrid_pattern",
+    "mtp-use-repeated-layer": "mtp_use_repeated_layer",
     "swiglu": "gated",
     "quick-geglu": "gated",
     "normalization": "norm",

@@ -174,7 +174,7 @@ def _pipeline(flags: Flags, reading: Reading) -> None:
     layers = reading.architecture.get("num_hidden_layers")
     segments = hybrid_segments(flags)
     if len(segments) > 1:
-        pipeline = _cut_by_bars(segments, pp)
+        pipeline = _cut_by_bars(segments, pp, reading.architecture["num_nextn_predict_layers"])
         layout["vpp"], layout["pipeline_layout"] = pipeline.vpp, str(pipeline)
         return
     layout["vpp"] = _virtual_stages(flags, layers, pp)
@@ -198,13 +198,13 @@ def _pipeline(flags: Flags, reading: Reading) -> None:
     layout["pipeline_layout"] = str(pipeline)
 
 
-def _cut_by_bars(segments: Sequence[str], pp: int) -> PipelineLayout:
-    """A hybrid's chunks. Raises InputError where they do not divide by the stages."""
+def _cut_by_bars(segments: Sequence[str], pp: int, mtp: int) -> PipelineLayout:
+    """A hybrid's chunks; its MTP modules are in the last. Raises InputError where they do not divide by the stages."""
     if len(segments) % pp:
         raise InputError(
             f"--hybrid-layer-pattern: {len(segments)} segments % pp {pp} = {len(segments) % pp}, must be 0"
         )
-    return PipelineLayout.from_counts(pp, [len(segment) for segment in segments])
+    return PipelineLayout.from_counts(pp, [len(segment) for segment in segments], mtp)
 
 
 def _virtual_stages(flags: Flags, layers: int | None, pp: int) -> int:

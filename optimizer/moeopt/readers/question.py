@@ -17,6 +17,8 @@ _COMPARED = (
     "q_lora_rank",
     "index_topk",
     "hybrid_pattern",
+    "mtp_hybrid_pattern",
+    "mtp_use_repeated_layer",
     "num_experts",
     "num_experts_per_tok",
     "moe_intermediate_size",

@@ -131,5 +131,6 @@ def _backward_ns(candidate: Candidate) -> list[int]:
 
 
 def _mtp_stages(candidate: Candidate) -> list[int]:
-    pp, last = candidate.degrees.pp, candidate.degrees.pp * candidate.degrees.vpp - 1
-    return [last, last - 1] if candidate.problem.mtp_layers and pp > 2 else [last]
+    """The last two of those that may hold the MTP modules; the last of all without any."""
+    pp, vpp = candidate.degrees.pp, candidate.degrees.vpp
+    return candidate.problem.mtp_stages(pp, vpp)[:-3:-1] if candidate.problem.mtp_layers else [pp * vpp - 1]

@@ -27,7 +27,10 @@ def architecture_groups(problem: Problem, framework: str) -> list[Group]:
     if architecture.is_moe:
         groups.append(Group("experts", tuple(_experts(problem))))
     if problem.mtp_layers:
-        groups.append(Group("multi token prediction", (flag("--mtp-num-layers", problem.mtp_layers),)))
+        flags = [flag("--mtp-num-layers", problem.mtp_layers)]
+        if architecture.mtp_use_repeated_layer:
+            flags.append(flag("--mtp-use-repeated-layer"))
+        groups.append(Group("multi token prediction", tuple(flags)))
     return groups
 
 

@@ -115,9 +115,11 @@ def _parallelism(job: Job) -> list[Flag]:
 
 def hybrid_pattern(job: Job) -> str:
     """A hybrid's layers, chunk by chunk: its stages and virtual stages follow from the bars
-    (megatron/training/arguments.py:849-862)."""
-    pattern = job.problem.architecture.hybrid_pattern or ""
-    return "|".join(pattern[chunk.first : chunk.last] for chunk in job.pipeline.chunks)
+    (megatron/training/arguments.py:849-862); behind slashes the layers of every MTP module."""
+    architecture = job.problem.architecture
+    pattern, module = architecture.hybrid_pattern or "", architecture.mtp_hybrid_pattern or ""
+    chunks = "|".join(pattern[chunk.first : chunk.last] for chunk in job.pipeline.chunks)
+    return "/".join([chunks, *[module] * job.problem.mtp_layers])
 
 
 def _batch(job: Job) -> list[Flag]:

@@ -1,5 +1,7 @@
 """What one piece keeps for one micro-batch: the list behind every activation byte."""
 
+from itertools import chain
+
 from moeopt.accounting.memory.activations_attention import attention_tensors
 from moeopt.accounting.memory.activations_delta_net import delta_net_tensors
 from moeopt.accounting.memory.activations_ffn import dense_tensors, moe_tensors
@@ -24,7 +26,8 @@ def all_tensors(problem: Problem, sizes: Symbols, piece: Piece, choices: Choices
         return layer_attention(problem, sizes, piece, recipe) + layer_ffn(problem, sizes, piece, choices, recipe)
     if piece == "mtp":
         own = sizes.of_mtp(problem)
-        return _mtp_entry(own) + all_tensors(problem, own, problem.architecture.mtp_kind, choices, recipe)
+        inside = [all_tensors(problem, own, kind, choices, recipe) for kind in problem.architecture.mtp_kinds]
+        return [*_mtp_entry(own), *chain.from_iterable(inside)]
     if piece == "embedding":
         ids = [tensor(sizes, "token ids", "8*A", (), "megatron/core/tensor_parallel/layers.py")]
         mask = [tensor(sizes, "dropout mask of the embedding", "T*h", (), "language_model_embedding.py")]

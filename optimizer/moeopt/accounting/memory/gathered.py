@@ -69,7 +69,7 @@ def commonest(problem: Problem) -> LayerKind:
     """A layer kind of those that most units are of (MTP modules' layers count with theirs): units of equal parameters
     are alike, whatever window their attention has."""
     architecture = problem.architecture
-    blocks = [kind.ffn for kind in (*architecture.layers, *[architecture.mtp_kind] * problem.mtp_layers)]
+    blocks = [kind.ffn for kind in (*architecture.layers, *architecture.mtp_kinds * problem.mtp_layers)]
     return max(architecture.kinds, key=lambda kind: blocks.count(kind.ffn))
 
 
@@ -88,7 +88,7 @@ def _buffered(
     weight = 2 if shards_parameters(choices) else 0
     if piece == "embedding":
         return Gathered(gradient_bytes * held.outside, 0 * held.outside, weight * held.outside)
-    kind = problem.architecture.mtp_kind if piece == "mtp" else plain(piece)
+    kind = problem.architecture.mtp_kinds[-1] if piece == "mtp" else plain(piece)
     own = 0 if kind == shared or piece == "loss" else (weight + gradient_bytes) * held.unit
     modules = problem.mtp_layers if piece == "mtp" else 1
     return Gathered(own, 0 * held.outside, (weight + gradient_bytes) * held.outside * modules)

@@ -79,13 +79,19 @@ def linear_elements(problem: Problem, sizes: Symbols, piece: Piece) -> Number:
     (Megatron keeps both in 16 bits), and those of MTP modules where it covers them."""
     if piece in ("embedding", "loss") or (piece == "mtp" and not problem.workload.format.covers_mtp):
         return 0
-    kind = piece if isinstance(piece, LayerKind) else problem.architecture.mtp_kind
+    if isinstance(piece, LayerKind):
+        return _layer_elements(problem, sizes, piece)
+    module = _sum([projection_shape(sizes)])
+    for kind in problem.architecture.mtp_kinds:
+        module = module + _layer_elements(problem, sizes, kind)
+    return ceil_div(module, problem.mtp_layers) if problem.architecture.mtp_use_repeated_layer else module
+
+
+def _layer_elements(problem: Problem, sizes: Symbols, kind: LayerKind) -> Number:
     elements = _sum(layer_shapes(problem, sizes, kind))
     if kind.ffn == "moe":
-        elements = elements + sizes.experts_local * _sum(routed_shapes(sizes)) + _sum(beside_shapes(problem, sizes))
-    elif kind.ffn == "dense":
-        elements = elements + _sum(dense_shapes(sizes))
-    return elements if isinstance(piece, LayerKind) else elements + _sum([projection_shape(sizes)])
+        return elements + sizes.experts_local * _sum(routed_shapes(sizes)) + _sum(beside_shapes(problem, sizes))
+    return elements + (_sum(dense_shapes(sizes)) if kind.ffn == "dense" else 0)
 
 
 def distinct_elements(shapes: Sequence[Shape], known: Sequence[Shape] = ()) -> Number:

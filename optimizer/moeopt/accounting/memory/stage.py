@@ -118,5 +118,5 @@ def piece_features(problem: Problem, piece: Piece) -> set[Feature]:
     if isinstance(piece, LayerKind):
         return set(layer_features(piece))
     if piece == "mtp":
-        return {"mtp", *layer_features(problem.architecture.mtp_kind)}
+        return {"mtp", *(feature for kind in problem.architecture.mtp_kinds for feature in layer_features(kind))}
     return {piece}

@@ -5,6 +5,8 @@ tensors of the same piece that backward has already freed. The moments at which 
 of the MoE forward pass, the first dense block of the backward pass, the head's backward pass) are among them.
 """
 
+from collections.abc import Sequence
+
 from moeopt.accounting.memory.activations import layer_attention, layer_ffn, unit_layers, without_recompute
 from moeopt.accounting.memory.recipe import Recipe
 from moeopt.accounting.memory.symbols import Symbols
@@ -30,16 +32,30 @@ def moments(problem: Problem, sizes: Symbols, piece: Piece, choices: Choices, re
         return loss_moments(problem, sizes)
     if piece == "embedding":
         return {"output of the embedding": 2 * sizes.A * sizes.h}
-    if piece == "mtp":
-        sizes = sizes.of_mtp(problem)
-    kind = piece if isinstance(piece, LayerKind) else problem.architecture.mtp_kind
+    if isinstance(piece, LayerKind):
+        kinds: tuple[LayerKind, ...] = (piece,)
+    else:
+        sizes, kinds = sizes.of_mtp(problem), problem.architecture.mtp_kinds
     if not is_recomputed(piece, choices.recompute):
-        return layer_moments(problem, sizes, kind, choices, recipe)
+        return _largest(problem, sizes, kinds, choices, recipe)
     plain = without_recompute(choices)
-    layer = total(layer_attention(problem, sizes, kind, recipe)) + total(layer_ffn(problem, sizes, kind, plain, recipe))
-    replayed = unit_layers(choices.recompute) * (layer - 2 * sizes.T * sizes.h) + 2 * sizes.T * sizes.h
-    found = {"nothing but the layer computed again": 0 * sizes.T, **layer_moments(problem, sizes, kind, plain, recipe)}
+    layers: Number = 0
+    for kind in kinds:
+        layers = layers + total(layer_attention(problem, sizes, kind, recipe))
+        layers = layers + total(layer_ffn(problem, sizes, kind, plain, recipe))
+    replayed = unit_layers(choices.recompute) * (layers - 2 * sizes.T * sizes.h) + 2 * sizes.T * sizes.h
+    found = {"nothing but the layer computed again": 0 * sizes.T, **_largest(problem, sizes, kinds, plain, recipe)}
     return {f"{name}, the layer computed again": size + replayed for name, size in found.items()}
+
+
+def _largest(problem: Problem, sizes: Symbols, kinds: Sequence[LayerKind], choices: Choices, recipe: Recipe) -> Moments:
+    """Moments of layers one after the other, as if nothing of a later one were freed yet (MTP modules of hybrids have
+    several)."""
+    found: Moments = {}
+    for kind in dict.fromkeys(kinds):
+        for name, size in layer_moments(problem, sizes, kind, choices, recipe).items():
+            found[name] = maximum(found[name], size) if name in found else size
+    return found
 
 
 def layer_moments(problem: Problem, sizes: Symbols, kind: LayerKind, choices: Choices, recipe: Recipe) -> Moments:

@@ -77,7 +77,7 @@ def feed_forward_weights(architecture: Architecture, kind: LayerKind) -> int:
 def sequence_flops(problem: Problem) -> int:
     """FLOP of one whole sequence, forward and backward."""
     architecture, sequence = problem.architecture, problem.workload.sequence_length
-    kinds = [*architecture.layers, *[architecture.mtp_kind] * problem.mtp_layers]
+    kinds = [*architecture.layers, *architecture.mtp_kinds * problem.mtp_layers]
     vocabulary: int = round_up(architecture.vocab_size, problem.workload.make_vocab_size_divisible_by)
     mixers = {
         "attention": attention_weights(architecture),

@@ -1,5 +1,9 @@
 """The pieces that are not decoder layers: embedding, output head with the loss, MTP modules."""
 
+from collections.abc import Sequence
+from functools import reduce
+from operator import add
+
 from moeopt.accounting.time import gemm
 from moeopt.accounting.time.additions import add_bytes, add_products, add_tensor_block
 from moeopt.accounting.time.memory_bound import memory_ns
@@ -48,10 +52,10 @@ def loss(scene: Scene) -> Timed:
     return timed
 
 
-def mtp(scene: Scene, last_layer: Timed) -> Timed:
-    """One MTP module: a projection from 2h to h, a layer like the last one, its own pass through head and loss."""
+def mtp(scene: Scene, layers: Sequence[Timed]) -> Timed:
+    """One MTP module: a projection from 2h to h, its layers, its own pass through head and loss."""
     architecture = scene.problem.architecture
-    timed = last_layer + Timed()
+    timed = reduce(add, layers, Timed())
     width = ceil_div(architecture.hidden_size, scene.degrees.tp)
     add_products(scene, timed, gemm.product(scene.tokens.attention, width, 2 * architecture.hidden_size))
     add_bytes(scene, timed, scene.tokens.local * (PROJECTION_BYTES * architecture.hidden_size))

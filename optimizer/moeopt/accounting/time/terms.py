@@ -47,12 +47,12 @@ def _parts(timed: Mapping[Piece, Pass], spread: Callable[[Number], Number]) -> d
 
 
 def _pieces(scene: Scene) -> dict[Piece, Timed]:
-    """Every piece that the problem has, nothing recomputed; MTP modules copy the last layer."""
+    """Every piece that the problem has, nothing recomputed."""
     architecture = scene.problem.architecture
     timed: dict[Piece, Timed] = {kind: layer(scene, kind) for kind in architecture.kinds}
     timed["embedding"] = special.embedding(scene)
     if scene.problem.mtp_layers:
-        timed["mtp"] = _mtp(scene, timed[architecture.mtp_kind])
+        timed["mtp"] = _mtp(scene)
     timed["loss"] = special.loss(scene)
     for piece, run in timed.items():
         add_sharded_communication(scene, piece, run)
@@ -60,12 +60,11 @@ def _pieces(scene: Scene) -> dict[Piece, Timed]:
     return timed
 
 
-def _mtp(scene: Scene, last_layer: Timed) -> Timed:
+def _mtp(scene: Scene) -> Timed:
     """An MTP module, in 16 bits where the precision leaves it out."""
-    if scene.rates.format.covers_mtp:
-        return special.mtp(scene, last_layer)
-    plain = replace(scene, rates=scene.rates.in_16_bits, blocks={})
-    return special.mtp(plain, layer(plain, scene.problem.architecture.mtp_kind))
+    if not scene.rates.format.covers_mtp:
+        scene = replace(scene, rates=scene.rates.in_16_bits, blocks={})
+    return special.mtp(scene, [layer(scene, kind) for kind in scene.problem.architecture.mtp_kinds])
 
 
 def _add_recompute(timed: Mapping[Piece, Timed], recompute: Recompute) -> None:

@@ -133,7 +133,9 @@ SEQUENCE = (
         "megatron/core/transformer/multi_token_prediction.py:1148-1155 (on a stage without decoder layers it builds "
         "attention: not accepted here)",
         "launch",
-        lambda problem, _: problem.mtp_layers > 0 and problem.architecture.mtp_kind.mixer == "delta_net",
+        lambda problem, _: (
+            problem.mtp_layers > 0 and any(kind.mixer == "delta_net" for kind in problem.architecture.mtp_kinds)
+        ),
     ),
     Rule(
         "mtp_positions",

@@ -53,6 +53,15 @@ FSDP = (
         "never",
     ),
     _requires(
+        "fsdp_without_repeated_mtp",
+        "what Megatron-FSDP gathers of one MTP module that serves every depth is not counted",
+        "fsdp without mtp_use_repeated_layer",
+        "moeopt: a unit would be gathered once a depth (megatron_fsdp.py), which no formula here says",
+        _fsdp,
+        lambda problem, _choices: not (problem.mtp_layers and problem.architecture.mtp_use_repeated_layer),
+        "moeopt",
+    ),
+    _requires(
         "fsdp_without_nvfp4",
         "Megatron-FSDP's buffers hold 8-bit tensors but no packed 4-bit ones",
         "fsdp without precision nvfp4",

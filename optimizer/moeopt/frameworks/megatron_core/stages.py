@@ -187,6 +187,17 @@ PIPELINE = (
         lambda problem, stages, choices: _with_mtp(problem, stages, choices) and stages.pp > 1,
     ),
     PipelineRule(
+        "pipeline_mtp_of_hybrid",
+        "MTP modules of a hybrid sit in the last stage, with the loss",
+        lambda _problem, stages, _: _mtp_stages(stages) == [len(stages.stages or ()) - 1],
+        lambda _problem, stages, _: (
+            f"m in stage {_mtp_stages(stages)[0]} (from 0) of {len(stages.stages or ())}, must be the last"
+        ),
+        "megatron/core/models/hybrid/hybrid_model.py:219-232 (forced there, whatever is asked for)",
+        "never",
+        lambda problem, stages, choices: _with_mtp(problem, stages, choices) and problem.architecture.is_hybrid,
+    ),
+    PipelineRule(
         "pipeline_mtp_kind",
         "MTP modules copy sparse attention, or a dense last layer beside experts, only on a stage with decoder layers",
         _mtp_kind_holds,

@@ -53,10 +53,6 @@ def _experts(config: Config) -> Fields:
 def nemotron_h(config: Config) -> Fields:
     """Nemotron-H (dense), Nemotron 3 Nano and Super (with experts): no positions, no biases but the convolution's, the
     square of ReLU. Its embeddings are never tied, whatever the config says."""
-    if config.integer("num_nextn_predict_layers", default=0):
-        raise InputError(
-            f"{config.where}.num_nextn_predict_layers: MTP modules of hybrids are not counted: 0 leaves them out"
-        )
     if config.integer("conv_kernel", default=MAMBA_CONV) != MAMBA_CONV:
         raise InputError(f"{config.where}.conv_kernel: Megatron-Core's Mamba layers have {MAMBA_CONV} taps")
     if config.flag("use_bias"):
@@ -85,4 +81,22 @@ def nemotron_h(config: Config) -> Fields:
         fields["head_dim"] = config.integer("head_dim", "attention_head_dim")
     if "-" in pattern:
         fields["intermediate_size"] = config.integer("intermediate_size")
-    return {**fields, **(_experts(config) if "E" in pattern else {})}
+    return {**fields, **(_experts(config) if "E" in pattern else {}), **_modules(config)}
+
+
+def _modules(config: Config) -> Fields:
+    """MTP modules, of which one serves every depth unless the config says otherwise (Megatron-Bridge 067f987,
+    nemotron_h_bridge.py:274-330)."""
+    depths = config.integer("num_nextn_predict_layers", default=0)
+    if not depths:
+        return {}
+    pattern = config.value("mtp_hybrid_override_pattern")
+    if not isinstance(pattern, str) or not pattern:
+        raise InputError(
+            f"{config.where}.mtp_hybrid_override_pattern: missing, and num_nextn_predict_layers {depths} needs it"
+        )
+    return {
+        "num_nextn_predict_layers": depths,
+        "mtp_hybrid_pattern": pattern,
+        "mtp_use_repeated_layer": config.flag("mtp_use_repeated_layer", True),
+    }
