@@ -96,3 +96,19 @@ def test_linear_programs_change_no_optimum(first: int, monkeypatch: pytest.Monke
     for seed in SEEDS[first : first + BATCH]:
         check(seed)
     assert sum(looked) > 50
+
+
+def test_steps_that_the_clock_cuts_short_change_no_optimum(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a long step leaves open because the time is over is open, and no more: the same optima where every such step
+    finds the time to be over."""
+    asked: list[bool] = []
+
+    def over() -> bool:
+        asked.append(True)
+        return True
+
+    monkeypatch.setattr("moeopt.dual.bounds._BY_RANK_FROM", 0)
+    monkeypatch.setattr("moeopt.clock.is_over", over)
+    for seed in range(60):
+        check(seed)
+    assert len(asked) >= 10

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from moeopt import clock
 from moeopt.dual.contents import Contents, Filling, Holding, TooMany
 from moeopt.dual.grid import Array, Grid, on_simplex
 from moeopt.dual.maxima import Maxima, least_excess_ns, maxima
@@ -59,7 +60,7 @@ class ByRank:
         of each chunk position; `rounds`: weights of the time rows are raised so many times. Raises TooMany."""
         steps = [self._step(rank, base_ns, tops) for rank in range(self.grid.pp)]
         placed = self._left_of(steps, base_ns, tops, rounds)
-        if placed is None or rounds < _PARTED_FROM:
+        if placed is None or rounds < _PARTED_FROM or clock.is_over():
             return placed
         parts = (self._left_of(part, base_ns, tops, rounds) for part in self._parts(steps))
         return next((found for found in parts if found is not None), None)

@@ -6,6 +6,7 @@ from functools import cached_property
 
 import numpy as np
 
+from moeopt import clock
 from moeopt.dual.ascent import Ascent, Best, Listed, Measured
 from moeopt.dual.by_neighbours import ByNeighbours, Width
 from moeopt.dual.by_rank import ByRank
@@ -116,7 +117,7 @@ class Part:
         by replays where these leave few: infinite where none is within the target, zero where that is not looked at;
         and the placements that are left, where they are few."""
         prices = self.prices.only(np.array([index]))
-        if prices.by_block or not self.grid.has_placements(self.deepest):
+        if prices.by_block or not self.grid.has_placements(self.deepest) or clock.is_over():
             return 0.0, None  # by block, ways of a rank do not know the prices of a stage's first layers
         try:
             ranks = ByNeighbours(self.grid, self.rows, prices, self.holding(index), self.deepest, width)
@@ -154,6 +155,8 @@ class Part:
         if prices.by_block:
             return [self.nothing] * len(bases)
         try:
+            if clock.is_over():
+                return [self.nothing] * len(bases)
             ranks = ByRank(self.grid, self.rows, prices, self.holding(index), self.deepest)
         except TooMany:
             return [self.nothing] * len(bases)
@@ -167,7 +170,7 @@ class Part:
 
     def _left_at(self, ranks: ByRank, base_ns: float, tops: list[Array], rounds: int) -> Placements | None:
         try:
-            return ranks.left(base_ns, tops, rounds)
+            return self.nothing if clock.is_over() else ranks.left(base_ns, tops, rounds)
         except TooMany:
             return self.nothing
 

@@ -4,6 +4,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from moeopt.clock import until
 from moeopt.configurations import decisions
 from moeopt.errors import InputError
 from moeopt.frontier.answer import answer
@@ -47,7 +48,7 @@ def pareto(
         )
     started = time.monotonic()
     settings = Settings.starting(started, time_limit, workers, seed, progress)
-    with using(settings.workers):
+    with using(settings.workers), until(settings.deadline):
         candidates = Candidates(problem, settings)
         if resolution == "auto":
             resolution = automatic(problem, candidates.screening.rows, names)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
+from moeopt.clock import until
 from moeopt.configurations import decisions
 from moeopt.layout import Recompute
 from moeopt.problem.problem import Problem
@@ -56,13 +57,8 @@ class Search:
         """Search, prove, break ties."""
         proven = False
         try:
-            if not self.screening.complete:
-                raise Stopped
-            if self.screens:
-                self.find_first()
-            if self.screens and self._queue is None:
-                self._settle(self._all_within())
-            self._prove()
+            with until(self.settings.deadline):
+                self._run()
             proven = True
         except (Stopped, KeyboardInterrupt):
             self._say("stopped before the proof was complete")
@@ -79,6 +75,15 @@ class Search:
         rest = [found for found in pool if found.candidate.key != best.candidate.key]
         further: list[int | Fraction | None] = [best.value(name) if settled else None for name in self.problem.then]
         return Result(best, True, best.score, [best, *rest][:top], further)
+
+    def _run(self) -> None:
+        if not self.screening.complete:
+            raise Stopped
+        if self.screens:
+            self.find_first()
+        if self.screens and self._queue is None:
+            self._settle(self._all_within())
+        self._prove()
 
     def find_first(self, rounds: int = ROUNDS) -> None:
         """Good layouts; duality settles most candidates on the way."""

@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
+from moeopt.clock import until
 from moeopt.screening import Limits, Screening
 from moeopt.solving.closer import Closer
 from moeopt.solving.effort import CHEAP, FULL, Effort
@@ -70,6 +71,10 @@ class Certifier:
 
     def run(self) -> Certificate:
         """As far as the effort and the deadline allow."""
+        with until(self.settings.deadline):
+            return self._run()
+
+    def _run(self) -> Certificate:
         bounds = self._first_level()
         looked_at = len(bounds) if self.effort.rows is None else self.effort.rows
         answer = Certificate(self.record.best, min(bounds, default=self.record.target_ns), len(bounds), 0)
