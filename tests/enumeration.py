@@ -78,6 +78,8 @@ def random_problem(seed: int) -> Problem:
         architecture |= SPARSE
     if hybrid:
         architecture |= _hybrid(random.Random(seed), layers, moe)
+    if seed % 14 == 6:
+        architecture |= {"num_layers_at_start_in_bf16": 1, "num_layers_at_end_in_bf16": layers // 2}
     if seed % 6 == 5:
         architecture |= _delta_nets(random.Random(seed), layers)
     gpus = rng.choice([1, 2, 4, 4])

@@ -336,6 +336,13 @@ WITNESSES = (
         {},
         {"cluster": {"peak_flops": {"bf16": 989e12, "fp8": 1979e12}}},
     ),
+    Witness(
+        "bf16_layers_by_pp",
+        {**FP8, **arch(num_layers_at_end_in_bf16=9)},
+        {"pp": 2},
+        {},
+        arch(num_layers_at_end_in_bf16=8),
+    ),
     Witness("precision_needs_blackwell", work(precision="mxfp8"), {}, {}, {"cluster": {"compute_capability": "10.0"}}),
     Witness(
         "grouped_gemm_needs_ampere",

@@ -11,8 +11,10 @@ from moeopt.accounting.memory.symbols import symbols
 from moeopt.accounting.memory.tensors import total
 from moeopt.accounting.memory.terms import memory_terms
 from moeopt.accounting.pieces import pieces
+from moeopt.accounting.time.terms import time_terms
 from moeopt.layout import RECOMPUTE_MODULES, Choices, Degrees
 from moeopt.problem.architecture import LayerKind
+from moeopt.problem.loading import load_problem
 from moeopt.problem.problem import Problem
 
 MOE, DENSE = LayerKind("moe"), LayerKind("dense")
@@ -164,6 +166,33 @@ def test_quantized_training_keeps_less(precision: str, element: tuple[int, int],
     rows = 4096 * 8 + padding * 4
     assert after["routed fc1 input (sorted)"] == rows * 7168 * element[0] // element[1]
     assert sum(after.values()) < sum(before.values())
+
+
+@pytest.mark.parametrize("precision", ["fp8", "mxfp8", "nvfp4"])
+def test_layers_that_stay_in_bf16_cost_what_bf16_layers_do(precision: str) -> None:
+    """A layer at an end that is left in bf16 keeps, weighs and takes what it does in a bf16 run (but for its experts'
+    rows, which are padded all the same); MTP modules and the layers between stay narrow."""
+    given = {**DEEPSEEK_V3, "first_k_dense_replace": 3, "num_nextn_predict_layers": 1}
+    ends = {**given, "num_layers_at_start_in_bf16": 3, "num_layers_at_end_in_bf16": 2}
+    wide, narrow, mixed = problem(given), problem(given, precision=precision), problem(ends, precision=precision)
+    dense, moe = LayerKind("dense"), LayerKind("moe")
+    kept, left = LayerKind("dense", in_bf16=True), LayerKind("moe", in_bf16=True)
+    assert mixed.architecture.layers_of_kind == {kept: 3, moe: len(mixed.architecture.layers) - 5, left: 2}
+    at = degrees(ep=64)
+    memory = {name: memory_terms(each, at, Choices()) for name, each in (("b", wide), ("n", narrow), ("m", mixed))}
+    assert memory["m"].kept_bytes[kept] == memory["b"].kept_bytes[dense] > memory["n"].kept_bytes[dense]
+    assert memory["m"].quantized_bytes[left] == memory["m"].quantized_bytes[kept] == 0
+    for piece in (moe, "mtp"):
+        assert memory["m"].kept_bytes[piece] == memory["n"].kept_bytes[piece]
+        assert memory["m"].quantized_bytes[piece] == memory["n"].quantized_bytes[piece]
+    cluster = load_problem({"architecture": given, "cluster": "b200", "gpus": 64}).cluster
+    times = [
+        time_terms(each.model_copy(update={"cluster": cluster}), at, Choices()).backward_ns
+        for each in (wide, narrow, mixed)
+    ]
+    assert times[2][kept] == times[0][dense] != times[1][dense]
+    assert times[2][moe] == times[1][moe]
+    assert times[2][left] > times[1][moe]
 
 
 def test_four_bits_leave_mtp_modules_alone() -> None:

@@ -225,7 +225,7 @@ def test_surprising_defaults_and_renamed_arguments_warn_with_the_fix(
     ("changes", "match"),
     [
         ({"use_torch_fsdp2": ""}, "FSDP"),
-        ({"hybrid_layer_pattern": "M*/M*"}, "MTP modules of hybrids"),
+        ({"hybrid_layer_pattern": "M*/M/*"}, "MTP modules that differ"),
         ({"num_layers": "forty"}, "--num-layers: 'forty' is not a whole number"),
         ({"num_layers_per_virtual_pipeline_stage": "5"}, r"48 % \(pp 4 \* 5\)"),
         ({"moe_layer_freq": "([1]*47)"}, "47 entries"),

@@ -147,13 +147,16 @@ def test_what_the_all_to_all_overlaps_comes_back(framework: str, tmp_path: Path)
 @pytest.mark.parametrize("precision", ["fp8", "mxfp8", "nvfp4"])
 @pytest.mark.parametrize("framework", ["megatron-lm", "megatron-bridge"])
 def test_quantized_precisions_come_back(framework: str, precision: str, tmp_path: Path) -> None:
-    """The precision is read back from its format and recipe, without a word about parameters: they are gathered as the
-    ledger prices them."""
-    answer = solution({"tp": 1, "pp": 2, "ep": 8, "etp": 1}, 16, "qwen3-30b-a3b", "b200", precision=precision)
+    """The precision is read back from its format and recipe, with the layers that stay in bf16, without a word about
+    parameters: they are gathered as the ledger prices them."""
+    ends = {"num_layers_at_start_in_bf16": 1, "num_layers_at_end_in_bf16": 3}
+    given = {"base": "qwen3-30b-a3b", **ends}
+    answer = solution({"tp": 1, "pp": 2, "ep": 8, "etp": 1}, 16, given, "b200", precision=precision)
     answer["status"] = "evaluated"
     assert_same(read_solution(answer), framework, tmp_path)
     reading = read(tmp_path)
     assert reading.workload["precision"] == precision
+    assert ends.items() <= reading.architecture.items()
     assert not [each for each in reading.warnings if "param-gather" in each["name"]]
 
 

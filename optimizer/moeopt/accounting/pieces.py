@@ -22,7 +22,7 @@ class Recomputed(LayerKind):
     @classmethod
     def of(cls, kind: LayerKind) -> "Recomputed":
         """Such a layer of a kind."""
-        return cls(kind.ffn, kind.window, kind.mixer)
+        return cls(kind.ffn, kind.window, kind.mixer, kind.in_bf16)
 
     def __str__(self) -> str:
         return f"{super().__str__()}, recomputed"
@@ -47,7 +47,7 @@ def pieces_under(problem: Problem, recompute: Recompute) -> tuple[Piece, ...]:
 
 def plain(piece: Piece) -> Piece:
     """The same piece, not recomputed by block."""
-    return LayerKind(piece.ffn, piece.window, piece.mixer) if isinstance(piece, Recomputed) else piece
+    return LayerKind(piece.ffn, piece.window, piece.mixer, piece.in_bf16) if isinstance(piece, Recomputed) else piece
 
 
 def is_recomputed(piece: Piece, recompute: Recompute) -> bool:

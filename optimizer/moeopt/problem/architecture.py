@@ -1,7 +1,7 @@
 """The transformer's dimensions, in Hugging Face's names (never "model": CP-SAT has one too)."""
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
@@ -24,13 +24,13 @@ class LayerKind:
     ffn: Block
     window: int = 0
     mixer: Mixer = "attention"
+    in_bf16: bool = False
+    """Whether it computes in bf16 where the precision is a narrower one."""
 
     def __str__(self) -> str:
         mixer = {"attention": f"window {self.window}" if self.window else "", "delta_net": "gated delta net"}
-        if self.ffn == "none":
-            return self.mixer
-        found = mixer.get(self.mixer, "")
-        return f"{self.ffn}, {found}" if found else self.ffn
+        names = [self.mixer] if self.ffn == "none" else [self.ffn, mixer.get(self.mixer, "")]
+        return ", ".join(filter(None, [*names, "bf16" if self.in_bf16 else ""]))
 
 
 PositiveFloat = Annotated[float, Field(gt=0)]
@@ -209,6 +209,10 @@ class Architecture(Input):
     """An integer N: layer i is MoE when i % N == 0 (Megatron, DeepSeek); or one 0 or 1 a layer."""
     num_nextn_predict_layers: Annotated[NonNegative, Field(le=MAX_LAYERS)] = 0
     """Multi-token-prediction (MTP) modules."""
+    num_layers_at_start_in_bf16: NonNegative = 0
+    """First layers that stay in bf16 under fp8, mxfp8 and nvfp4 (Megatron's name; without effect in 16 bits)."""
+    num_layers_at_end_in_bf16: NonNegative = 0
+    """The same of the last layers; MTP modules are not among them."""
     mtp_hybrid_pattern: str | None = None
     """The layers inside an MTP module of a hybrid, in the symbols of `hybrid_pattern` (Megatron writes them behind a
     slash: `M*ME/*E`)."""
@@ -447,7 +451,7 @@ class Architecture(Input):
         """The layers inside an MTP module: those of a hybrid's own pattern, else one, as Megatron copies the last
         decoder layer."""
         if self.mtp_hybrid_pattern is None:
-            return (self.layers[-1],)
+            return (replace(self.layers[-1], in_bf16=False),)
         return tuple(_hybrid_kind(symbol) for symbol in self.mtp_hybrid_pattern)
 
     @property
@@ -469,6 +473,11 @@ class Architecture(Input):
         return (self.is_moe and self.layers[-1].ffn == "dense") or self.has_indexer
 
     def _kind(self, index: int) -> LayerKind:
+        beyond = self.num_hidden_layers - self.num_layers_at_end_in_bf16
+        in_bf16 = index < self.num_layers_at_start_in_bf16 or index >= beyond
+        return replace(self._plain_kind(index), in_bf16=in_bf16)
+
+    def _plain_kind(self, index: int) -> LayerKind:
         if self.hybrid_pattern is not None:
             return _hybrid_kind(self.hybrid_pattern[index])
         ffn: Block = "moe" if self._is_moe_layer(index) else "dense"

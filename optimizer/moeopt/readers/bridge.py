@@ -179,8 +179,18 @@ def _layout(value: Any, name: str) -> str:
     return "|".join("".join(letters[layer] for layer in stage) for stage in value)
 
 
+_IN_BF16 = {"nemotron_h": (2, 2), "nanov2": (2, 2), "nemotron_3_super": (0, 14), "fp8_current_scaling": (1, 1)}
+"""Layers at the start and at the end that a recipe leaves in bf16, by what its name has (Megatron-Bridge 067f987,
+training/mixed_precision.py:285-429)."""
+
+
 def _precision(text: str, flags: Flags) -> None:
     """Recipe names such as `bf16_with_mxfp8_mixed`."""
+    name = next((name for name in _IN_BF16 if name in text), None)
+    if name is not None and ("fp8" in text or "fp4" in text):
+        flags.put("first-last-layers-bf16", spelled="mixed_precision")
+        for end, number in zip(("start", "end"), _IN_BF16[name], strict=True):
+            flags.put(f"num-layers-at-{end}-in-bf16", str(number), spelled="mixed_precision")
     flags.put("fp16" if text.startswith("fp16") else "bf16", spelled="mixed_precision")
     if "mxfp8" in text:
         flags.put("fp8-recipe", "mxfp8", spelled="mixed_precision")

@@ -71,6 +71,7 @@ def read_architecture(flags: Flags, reading: Reading) -> None:
     _hybrid(flags, fields, segments)
     read_constants(flags, fields)
     _modules(flags, fields)
+    _in_bf16(flags, fields)
     reading.architecture = fields
 
 
@@ -340,6 +341,14 @@ def hybrid_segments(flags: Flags) -> list[str]:
     if not names:
         return []
     return (flags.joined(names[0]) or "").partition("/")[0].split("|")
+
+
+def _in_bf16(flags: Flags, fields: dict[str, Any]) -> None:
+    """Layers at either end that an 8- or 4-bit run leaves in bf16: one unless it says how many."""
+    on, narrow = flags.on("first-last-layers-bf16"), flags.given("fp8-format") or flags.given("fp4-format")
+    for end in ("start", "end"):
+        number = flags.integer(f"num-layers-at-{end}-in-bf16")
+        fields[f"num_layers_at_{end}_in_bf16"] = (1 if number is None else number) if on and narrow else 0
 
 
 def _modules(flags: Flags, fields: dict[str, Any]) -> None:

@@ -41,7 +41,7 @@ _FAMILIES = {
 _PRICED_WITHOUT = (
     r"cpu-offloading.*|activation-offload.*|delta-offload.*|min-offloaded.*|distribute-saved.*|fsdp-.*|outer-dp.*",
     r"suggested-communication.*|megatron-fsdp-.*|enable-full-sharding.*|create-all-gather.*|delay-offload.*|use-custom-fsdp",
-    r"hierarchical-context.*|cp-comm-type|fp[48]-.*|reuse-grad-buf.*|first-last-layers.*|num-layers-at-(start|end).*",
+    r"hierarchical-context.*|cp-comm-type|fp[48]-.*|reuse-grad-buf.*",
     r"moe-shared-expert-overlap|ddp-.*|defer-embedding.*|moe-expert-rank.*|rampup-batch-size|keep-fp8.*",
     r"step-batch-size.*|overlap-cpu.*|overlap-param-gather-with.*|tp-comm-.*|(no-)?align-.*|use-nccl.*",
     r"moe-upcycling.*|use-dynamic-batch.*|max-tokens.*|moe-.*-num-sms.*|low-memory.*|moe-apply.*|moe-extended.*|use-turbo.*",

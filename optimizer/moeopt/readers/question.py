@@ -17,6 +17,8 @@ _COMPARED = (
     "q_lora_rank",
     "index_topk",
     "hybrid_pattern",
+    "num_layers_at_start_in_bf16",
+    "num_layers_at_end_in_bf16",
     "mtp_hybrid_pattern",
     "mtp_use_repeated_layer",
     "num_experts",

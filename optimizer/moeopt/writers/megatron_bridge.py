@@ -72,6 +72,9 @@ _ELSEWHERE = {
     "fp4-recipe": "mixed_precision",
     "fp4-param-gather": "mixed_precision",
     "reuse-grad-buf-for-mxfp8-param-ag": "mixed_precision",
+    "first-last-layers-bf16": "mixed_precision",
+    "num-layers-at-start-in-bf16": "mixed_precision",
+    "num-layers-at-end-in-bf16": "mixed_precision",
 }
 """Sections of the arguments that are not fields of the architecture's provider."""
 _IMPLIED = (

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from moeopt.errors import InputError
 from moeopt.frameworks.megatron_core.precision import compute_capability
 from moeopt.layout import FLEX_DISPATCHERS
+from moeopt.problem.architecture import Architecture
 from moeopt.writers.environment import environment
 from moeopt.writers.job import Job
 from moeopt.writers.megatron_architecture import Flag, architecture_groups, needed
@@ -151,10 +152,23 @@ def _precision(job: Job) -> list[Flag]:
     if precision == "mxfp8":
         flags += [flag("--fp8-format", "e4m3"), flag("--fp8-recipe", "mxfp8"), flag("--fp8-param-gather")]
         flags.append(flag("--reuse-grad-buf-for-mxfp8-param-ag"))
+    flags += _in_bf16(job.problem.architecture) if form.quantized else []
     gathered = job.layout.dispatcher == "allgather"  # pads inside the experts instead (transformer_config.py:2649-2659)
     if form.quantized and job.problem.architecture.is_moe and not gathered:
         flags.append(flag("--moe-router-padding-for-quantization"))
     return flags
+
+
+def _in_bf16(architecture: Architecture) -> list[Flag]:
+    """Layers at either end that stay in bf16."""
+    first, last = architecture.num_layers_at_start_in_bf16, architecture.num_layers_at_end_in_bf16
+    if not first and not last:
+        return []
+    return [
+        flag("--first-last-layers-bf16"),
+        flag("--num-layers-at-start-in-bf16", first),
+        flag("--num-layers-at-end-in-bf16", last),
+    ]
 
 
 def _optimizer(job: Job) -> list[Flag]:

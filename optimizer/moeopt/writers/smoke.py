@@ -160,6 +160,8 @@ def _architecture(job: Job, layers: int, ep: int, vocabulary: int | None) -> Arc
         if old.num_experts and not old.is_hybrid
         else 1,
         vocab_size=old.vocab_size if vocabulary is None else min(vocabulary, old.vocab_size),
+        num_layers_at_start_in_bf16=min(old.num_layers_at_start_in_bf16, 1),
+        num_layers_at_end_in_bf16=min(old.num_layers_at_end_in_bf16, 1),
     )
     for name in ("window_pattern", "linear_attention_pattern"):
         if fields[name] is not None:

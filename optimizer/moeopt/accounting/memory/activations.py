@@ -37,7 +37,8 @@ def all_tensors(problem: Problem, sizes: Symbols, piece: Piece, choices: Choices
 
 def layer_attention(problem: Problem, sizes: Symbols, kind: LayerKind, recipe: Recipe) -> list[TensorBytes]:
     """The attention half of a layer, or what stands in for it."""
-    return sizes.once((kind.mixer, recipe), lambda: _mixer(problem, sizes, kind, recipe))
+    own = sizes.of_layer(kind)
+    return own.once((kind.mixer, recipe), lambda: _mixer(problem, own, kind, recipe))
 
 
 def _mixer(problem: Problem, sizes: Symbols, kind: LayerKind, recipe: Recipe) -> list[TensorBytes]:
@@ -54,11 +55,12 @@ def _mixer(problem: Problem, sizes: Symbols, kind: LayerKind, recipe: Recipe) ->
 
 def layer_ffn(problem: Problem, sizes: Symbols, kind: LayerKind, choices: Choices, recipe: Recipe) -> list[TensorBytes]:
     """The feed-forward half of a layer."""
+    own = sizes.of_layer(kind)
     if kind.ffn == "moe":
-        return sizes.once((choices, recipe), lambda: moe_tensors(problem, sizes, choices, recipe))
+        return own.once((choices, recipe), lambda: moe_tensors(problem, own, choices, recipe))
     if kind.ffn == "none":
         return []
-    return sizes.once((kind.ffn, recipe), lambda: dense_tensors(problem, sizes, recipe))
+    return own.once((kind.ffn, recipe), lambda: dense_tensors(problem, own, recipe))
 
 
 def _mtp_entry(sizes: Symbols) -> list[TensorBytes]:

@@ -76,7 +76,7 @@ def projection_shape(sizes: Symbols) -> Shape:
 
 def linear_elements(problem: Problem, sizes: Symbols, piece: Piece) -> Number:
     """Weight elements of a piece that the precision quantises: every linear but the output head and the router
-    (Megatron keeps both in 16 bits), and those of MTP modules where it covers them."""
+    (Megatron keeps both in 16 bits), in layers that do not stay in bf16 and in MTP modules where it covers them."""
     if piece in ("embedding", "loss") or (piece == "mtp" and not problem.workload.format.covers_mtp):
         return 0
     if isinstance(piece, LayerKind):
@@ -88,6 +88,8 @@ def linear_elements(problem: Problem, sizes: Symbols, piece: Piece) -> Number:
 
 
 def _layer_elements(problem: Problem, sizes: Symbols, kind: LayerKind) -> Number:
+    if kind.in_bf16:
+        return 0
     elements = _sum(layer_shapes(problem, sizes, kind))
     if kind.ffn == "moe":
         return elements + sizes.experts_local * _sum(routed_shapes(sizes)) + _sum(beside_shapes(problem, sizes))

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from moeopt.accounting.routing import UNIT, initial_imbalance
 from moeopt.arithmetic import Number, both, ceil_div, maximum, minimum, round_up, where
 from moeopt.layout import Choices, Degrees
-from moeopt.problem.architecture import DELTA_CHUNK, FLASH_MLA_HEADS, MAMBA_CHUNK
+from moeopt.problem.architecture import DELTA_CHUNK, FLASH_MLA_HEADS, MAMBA_CHUNK, LayerKind
 from moeopt.problem.problem import Problem
 
 Made = TypeVar("Made")
@@ -124,9 +124,18 @@ class Symbols:
 
     def of_mtp(self, problem: Problem) -> "Symbols":
         """The sizes of MTP modules, which some formats leave in 16 bits."""
-        if not self.quantized or problem.workload.format.covers_mtp:
+        return self if problem.workload.format.covers_mtp else self.in_16_bits
+
+    def of_layer(self, kind: LayerKind) -> "Symbols":
+        """The sizes of a layer, which may stay in 16 bits."""
+        return self.in_16_bits if kind.in_bf16 else self
+
+    @property
+    def in_16_bits(self) -> "Symbols":
+        """The same where linears compute in 16 bits."""
+        if not self.quantized:
             return self
-        return self.once("mtp", lambda: replace(self, element_bytes=Fraction(2), made={}))
+        return self.once("in 16 bits", lambda: replace(self, element_bytes=Fraction(2), made={}))
 
     def once(self, key: Hashable, make: Callable[[], Made]) -> Made:
         """What is made of these sizes, made at the first call with a key."""

@@ -154,6 +154,8 @@ def _names(scene: Scene, kind: LayerKind) -> list[int | str]:
 
 def layer(scene: Scene, kind: LayerKind) -> Timed:
     """One decoder layer with nothing recomputed, and what repeating its modules or its whole forward takes."""
+    if kind.in_bf16:
+        scene = scene.in_16_bits
     moe = kind.ffn == "moe"
     blocks = [_block(scene, name) for name in _names(scene, kind)]
     timed = reduce(add, blocks, Timed())

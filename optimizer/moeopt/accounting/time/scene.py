@@ -1,6 +1,6 @@
 """What the formulas of one evaluation share: the problem at hand, and how a piece's time is written down."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
 
@@ -77,6 +77,13 @@ class Scene:
     rates: Rates
     blocks: dict[int | str, Timed] = field(default_factory=dict)
     """Attention blocks by window and other blocks by name: layers that differ in one share the other."""
+
+    @cached_property
+    def in_16_bits(self) -> "Scene":
+        """The same of layers that stay in bf16 where the precision is a narrower one."""
+        if not self.rates.format.quantized:
+            return self
+        return replace(self, rates=self.rates.in_16_bits, blocks={})
 
     @cached_property
     def tensor_block(self) -> tuple[Number, Number]:

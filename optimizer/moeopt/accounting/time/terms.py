@@ -1,7 +1,7 @@
 """Step-time terms of a layout: what one micro-batch costs on each piece, one pipeline hop, and the step's end."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from moeopt.accounting.distinct import Distinct
 from moeopt.accounting.pieces import Piece, Recomputed, is_recomputed
@@ -63,7 +63,7 @@ def _pieces(scene: Scene) -> dict[Piece, Timed]:
 def _mtp(scene: Scene) -> Timed:
     """An MTP module, in 16 bits where the precision leaves it out."""
     if not scene.rates.format.covers_mtp:
-        scene = replace(scene, rates=scene.rates.in_16_bits, blocks={})
+        scene = scene.in_16_bits
     return special.mtp(scene, [layer(scene, kind) for kind in scene.problem.architecture.mtp_kinds])
 
 

@@ -136,7 +136,28 @@ def _rows_sentence(problem: Problem, degrees: Degrees, _choices: Choices) -> str
     return text if tokens % height == 0 else f"{text}, must be 0"
 
 
+def _most_in_bf16(problem: Problem) -> int:
+    a = problem.architecture
+    return max(a.num_layers_at_start_in_bf16, a.num_layers_at_end_in_bf16)
+
+
+def _bf16_sentence(problem: Problem, degrees: Degrees, _choices: Choices) -> str:
+    layers, most = problem.architecture.num_hidden_layers, _most_in_bf16(problem)
+    text = f"{most} layers at one end in bf16, num_hidden_layers {layers} // pp {degrees.pp} = {layers // degrees.pp}"
+    return text if most <= layers // degrees.pp else f"{text}, must not be more"
+
+
 PRECISION = (
+    Rule(
+        "bf16_layers_by_pp",
+        "the layers that stay in bf16 at either end are no more than an even stage holds",
+        ("pp",),
+        lambda problem, degrees, _: problem.architecture.num_hidden_layers // degrees.pp >= _most_in_bf16(problem),
+        _bf16_sentence,
+        "megatron/core/transformer/transformer_config.py:1532-1556 (under fp8 recipes alone)",
+        "launch",
+        lambda problem, _: problem.workload.format.peak == "fp8" and _most_in_bf16(problem) > 0,
+    ),
     Rule(
         "precision_needs_units",
         "quantised training needs GPUs with matrix units of that type",
