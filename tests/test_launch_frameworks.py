@@ -55,8 +55,12 @@ def test_bridge_says_the_same_as_megatron(case: dict[str, Any]) -> None:
     string = job.layout_string if layout.pp > 1 and hybrid is None else None
     assert model.get("pipeline_model_parallel_layout") == string
     if hybrid is not None:
-        stages = model["hybrid_layer_pattern"].split("|")
+        decoder, *modules = model["hybrid_layer_pattern"].split("/")
+        stages = decoder.split("|")
         assert "".join(stages) == hybrid
+        assert (
+            modules == [job.problem.architecture.mtp_hybrid_pattern] * job.problem.architecture.num_nextn_predict_layers
+        )
         assert [len(stage) for stage in stages] == [chunk.layers for chunk in job.pipeline.chunks]
     assert tuple(model.get("recompute_modules", ())) == layout.recompute.modules
     kinds = [int(kind.ffn == "moe") for kind in job.problem.architecture.layers]
