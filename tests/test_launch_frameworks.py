@@ -18,6 +18,7 @@ IDS = [f"{index}-{name(case)}" for index, case in enumerate(LAYOUTS)]
 ROOMY = {"base": "h100-sxm", "memory": "4TB"}
 DENSE = {"base": "llama-3-8b", "name": "dense"}
 PLAIN = {"base": "mixtral-8x7b", "name": "plain"}
+IN_BF16 = {"base": "llama-3-8b", "name": "ends", "num_layers_at_start_in_bf16": 1, "num_layers_at_end_in_bf16": 2}
 
 
 def asked(layout: dict[str, Any], architecture: Any = "qwen3-30b-a3b", gpus: int = 64, **workload: Any) -> Job:
@@ -139,6 +140,7 @@ REFUSED_BY_TORCHTITAN = [
     ({"ep": 8, "etp": 1, "dispatcher": "deepep", "dispatcher_sms": 24}, "mixtral-8x7b", {}, "dispatcher_sms"),
     ({"ep": 8, "etp": 1}, "mixtral-8x7b", {"precision": "fp16"}, "precision"),
     ({"pp": 4, "vpp": 2, "ep": 8, "etp": 1, "interleave_group": 8}, "mixtral-8x7b", {}, "interleave_group"),
+    ({"etp": 1}, IN_BF16, {"precision": "fp8"}, "num_layers_at_start_in_bf16, num_layers_at_end_in_bf16"),
 ]
 
 

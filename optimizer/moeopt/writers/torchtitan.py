@@ -110,6 +110,11 @@ def _architecture_refusals(job: Job) -> list[Refusal]:
             "a tied head works without a pipeline only",
         ),
         ("precision", workload.precision in ("fp16", "nvfp4"), "it trains in bfloat16, fp8 and mxfp8"),
+        (
+            "num_layers_at_start_in_bf16, num_layers_at_end_in_bf16",
+            workload.format.quantized and any(kind.in_bf16 for kind in a.layers),
+            "it quantises the linears of every layer",
+        ),
         ("routing.capacity_factor", workload.routing.capacity_factor is not None, "it drops no tokens"),
         ("attention_backend", workload.attention_backend == "unfused", "it always fuses attention"),
     ]
