@@ -243,8 +243,58 @@ def test_modules_come_from_a_config() -> None:
     read = load_architecture(config)
     assert (read.mtp_hybrid_pattern, read.mtp_use_repeated_layer, read.mtp_copies) == ("*E", True, 1)
     assert load_architecture({**config, "mtp_use_repeated_layer": False}).mtp_copies == 2
-    with pytest.raises(InputError, match="mtp_hybrid_override_pattern: missing"):
-        load_architecture({**config, "mtp_hybrid_override_pattern": None})
+
+
+@pytest.mark.parametrize(
+    ("changes", "pattern"),
+    [
+        ({}, "*E"),
+        ({"mtp_hybrid_override_pattern": "*M"}, "*M"),
+        ({"mtp_layers_block_type": ["mamba", "moe"]}, "ME"),
+        ({"mtp_layers_block_type": ["linear_attention"], "mtp_hybrid_override_pattern": "*M"}, "M"),
+        ({"mtp_layers_block_type": ["full_attention", "moe"], "mtp_hybrid_override_pattern": "*M"}, "*M"),
+    ],
+)
+def test_modules_are_those_that_transformers_reads(changes: dict[str, Any], pattern: str) -> None:
+    """A list of words comes before a pattern unless it says the default, attention and experts, which is taken where
+    neither is written (NemotronHConfig of transformers 5)."""
+    hub = json.loads((Path(__file__).parent / "data" / "hub_configs.json").read_text())["configs"]
+    read = load_architecture({**hub[SUPER], "num_nextn_predict_layers": 1, **changes})
+    assert read.mtp_hybrid_pattern == pattern
+
+
+def test_layers_are_listed_in_words_too() -> None:
+    """Layers by words, under either name, are those of the pattern; other names of a field are read; biases count."""
+    hub = json.loads((Path(__file__).parent / "data" / "hub_configs.json").read_text())["configs"][NANO]
+    plain, words = load_architecture(hub), {"M": "mamba", "*": "full_attention", "E": "moe"}
+    layers = [words[symbol] for symbol in hub["hybrid_override_pattern"]]
+    renamed = {**hub, "mamba_n_groups": hub["n_groups"], "num_local_experts": hub["n_routed_experts"]}
+    for name in ("n_groups", "n_routed_experts", "hybrid_override_pattern"):
+        del renamed[name]
+    for name in ("layers_block_type", "layer_types"):
+        assert load_architecture({**renamed, name: layers}) == plain
+    biased = load_architecture({**hub, "attention_bias": True})
+    each = plain.num_attention_heads + 2 * plain.num_key_value_heads
+    more = hub["hybrid_override_pattern"].count("*") * (each * 128 + plain.hidden_size)
+    assert count(biased).total - count(plain).total == more
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"mlp_hidden_act": "silu"}, "mlp_hidden_act: 'silu' is refused"),
+        ({"use_conv_bias": False}, "use_conv_bias: false is refused"),
+        ({"mamba_proj_bias": True}, "mamba_proj_bias: true is refused"),
+        ({"mamba_d_conv": 3}, "conv_kernel"),
+        ({"layers_block_type": ["mamba", "gru"]}, "layers_block_type: entry 1, 'gru'"),
+        ({"hybrid_override_pattern": 5}, "hybrid_override_pattern: 5 is no pattern"),
+    ],
+)
+def test_configs_that_megatron_cannot_build_are_refused(changes: dict[str, Any], sentence: str) -> None:
+    """What would change the count, or is no layer, is named."""
+    hub = json.loads((Path(__file__).parent / "data" / "hub_configs.json").read_text())["configs"]
+    with pytest.raises(InputError, match=sentence):
+        load_architecture({**hub[NANO], **changes})
 
 
 NEEDED = ["--hidden-size", "64", "--num-attention-heads", "4", "--vocab-size", "100"]
