@@ -34,7 +34,7 @@ _FAMILIES = {
         r"enable-experimental|.*fusion|(no-)?fused-.*|use-flash.*|.*persist-layer-norm|manual-gc.*|te-rng.*|use-tp-pp-dp.*",
         r"empty-unused.*|ddp-average.*|calculate-per-token.*|accumulate-allreduce.*|nccl-.*|deterministic.*|no-async.*",
         r"use-ring.*|high-priority.*|(no-)?barrier.*|(no-)?overlap-p2p.*|moe-grouped-gemm|no-bias.*|export-.*",
-        r"enable-gpt-oss|trust-remote-code|bf16-.*|disable-bf16.*|attention-backend|no-masked.*",
+        r"enable-gpt-oss|trust-remote-code|bf16-.*|disable-bf16.*|attention-backend|no-masked.*|keep-mtp-spec.*",
     ),
 }
 """What a group of arguments is about -> patterns of their names."""
