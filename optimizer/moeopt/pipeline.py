@@ -18,13 +18,6 @@ _LONGEST = 100_000
 """Characters of an unrolled layout: far above any model, far below what would exhaust memory."""
 
 
-def mtp_stages(pp: int, vpp: int, with_loss: bool) -> list[int]:
-    """Stages that may hold MTP modules: the last chunk of any rank but the first; the last stage where they must sit
-    with the loss."""
-    stages = range(pp * vpp)
-    return [stage for stage in stages[-1 if with_loss else -pp :] if stage % pp or pp == 1]
-
-
 @dataclass(frozen=True)
 class Chunk:
     """What one (rank, chunk) holds: decoder layers `first` to `first + layers - 1`, and the special pieces."""

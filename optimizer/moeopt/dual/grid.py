@@ -7,9 +7,8 @@ from functools import cached_property, lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from moeopt.pipeline import mtp_stages
 from moeopt.problem.architecture import LayerKind
-from moeopt.problem.problem import Problem
+from moeopt.problem.problem import Problem, mtp_stages
 
 Array = NDArray[np.float64]
 Composition = tuple[int, ...]

@@ -15,7 +15,6 @@ from pydantic import (
 )
 
 from moeopt.errors import InputError
-from moeopt.pipeline import mtp_stages
 from moeopt.problem.architecture import Architecture
 from moeopt.problem.base import Bytes, Input, NonNegative, Positive, sentence, shown
 from moeopt.problem.cluster import Cluster
@@ -71,6 +70,13 @@ class Limits(Input):
     num_microbatches: Bound = Bound()
     peak_memory: Bytes | None = None
     """Bytes of one GPU that a layout may use at its peak; absent means all of the cluster's memory."""
+
+
+def mtp_stages(pp: int, vpp: int, with_loss: bool) -> list[int]:
+    """Stages that may hold MTP modules: the last chunk of any rank but the first; the last stage where they must sit
+    with the loss."""
+    stages = range(pp * vpp)
+    return [stage for stage in stages[-1 if with_loss else -pp :] if stage % pp or pp == 1]
 
 
 class Problem(Input):
