@@ -141,6 +141,7 @@ def test_the_whole_says_whether_embeddings_are_tied_where_its_text_part_does_not
         ({**BUILT["olmoe-1b-7b"], "head_dim": 64}, "head_dim: 64 * num_attention_heads 16 is not hidden_size 2048"),
         ({**BUILT["dbrx"], "tie_word_embeddings": True}, "tie_word_embeddings: true is refused"),
         ({**BUILT["deepseek-v2-lite"], "mlp_bias": True}, "mlp_bias: true is refused"),
+        ({**BUILT["mixtral-8x7b"], "hidden_act": "gelu"}, "hidden_act: 'gelu' is refused: launches of this family use"),
         ({**HUB["ernie-4.5-21b"], "use_bias": True}, "use_bias: true is refused"),
         ({**HUB["minimax-m2"], "attn_type_list": [1, 0] * 31}, "attn_type_list: only softmax attention"),
         (

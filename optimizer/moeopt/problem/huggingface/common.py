@@ -18,6 +18,7 @@ def transformer(config: Config, mixers: tuple[str, ...] = WINDOWED) -> Fields:
     beside full attention."""
     heads = config.integer("num_attention_heads")
     check_layer_types(config, mixers)
+    check_activation(config, "hidden_act", ("silu", "swish"))
     fields: Fields = {
         "hidden_size": config.integer("hidden_size"),
         "num_hidden_layers": config.layers,
@@ -50,6 +51,13 @@ def check_layer_types(config: Config, mixers: tuple[str, ...] = WINDOWED) -> Non
     for index, word in enumerate(config.items("layer_types")):
         if word not in known:
             raise InputError(f"{config.where}.layer_types: entry {index}, {shown(word)}, is none of {', '.join(known)}")
+
+
+def check_activation(config: Config, name: str, known: tuple[str, ...]) -> None:
+    """Another activation has as many parameters, but a launch would train with this one: it is refused."""
+    found = config.value(name)
+    if found is not None and found not in known:
+        raise InputError(f"{config.where}.{name}: {shown(found)} is refused: launches of this family use {known[0]}")
 
 
 def constants(config: Config) -> Fields:

@@ -3,7 +3,14 @@
 from moeopt.errors import InputError
 from moeopt.problem.architecture import MAMBA_CONV
 from moeopt.problem.base import shown
-from moeopt.problem.huggingface.common import Fields, attention_biases, constants, refuse_partial_mlp_bias, routing
+from moeopt.problem.huggingface.common import (
+    Fields,
+    attention_biases,
+    check_activation,
+    constants,
+    refuse_partial_mlp_bias,
+    routing,
+)
 from moeopt.problem.huggingface.config import Config
 
 _SYMBOLS = {
@@ -104,11 +111,7 @@ def _refuse_other_mixers(config: Config) -> None:
     for name in ("use_conv_bias", "mamba_conv_bias"):
         if not config.flag(name, True):
             raise InputError(f"{config.where}.{name}: false is refused: Megatron-Core's convolutions have a bias")
-    activation = config.value("mlp_hidden_act")
-    if activation not in (None, "relu2"):
-        raise InputError(
-            f"{config.where}.mlp_hidden_act: {shown(activation)} is refused: its blocks are counted as relu2"
-        )
+    check_activation(config, "mlp_hidden_act", ("relu2",))
 
 
 def _modules(config: Config) -> Fields:
