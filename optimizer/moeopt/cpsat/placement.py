@@ -52,8 +52,7 @@ class Placement:
         """One literal a stage that may hold the MTP modules."""
         if not self._mtp_layers:
             return {}
-        candidates = self._mtp_stages
-        literals = {stage: self.cp.new_bool_var(f"{self._name}_mtp_{stage}") for stage in candidates}
+        literals = {stage: self.cp.new_bool_var(f"{self._name}_mtp_{stage}") for stage in self._mtp_stages}
         self.cp.add_exactly_one(literals.values())
         return literals
 

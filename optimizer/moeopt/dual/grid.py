@@ -126,7 +126,7 @@ class Grid:
 
     @cached_property
     def _endings(self) -> list[int]:
-        return mtp_stages(self.pp, self.vpp, self.mtp_with_loss) if self.mtp_layers else [self.stages - 1]
+        return mtp_stages(self.pp, self.vpp, self.mtp_with_loss or not self.mtp_layers)
 
 
 @lru_cache(maxsize=256)

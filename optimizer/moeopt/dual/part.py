@@ -152,11 +152,9 @@ class Part:
         there is none. By block the first layers of a stage have prices of their own, which ways of a rank do not know.
         """
         prices = self.prices.only(np.array([index]))
-        if prices.by_block:
+        if prices.by_block or clock.is_over():
             return [self.nothing] * len(bases)
         try:
-            if clock.is_over():
-                return [self.nothing] * len(bases)
             ranks = ByRank(self.grid, self.rows, prices, self.holding(index), self.deepest)
         except TooMany:
             return [self.nothing] * len(bases)

@@ -14,7 +14,8 @@ FEW = 100
 def are_few(candidate: Candidate) -> bool:
     """Whether a candidate has so few placements; counted too high by those that leave an inner stage empty."""
     layers = candidate.problem.architecture.num_hidden_layers
-    return sum(comb(layers + stage, stage) for stage in _mtp_stages(candidate)) <= FEW
+    ends = candidate.problem.mtp_stages(*candidate.grid)
+    return sum(comb(layers + stage, stage) for stage in ends) <= FEW
 
 
 def every_placement(candidate: Candidate) -> Iterator[PipelineLayout]:
@@ -22,17 +23,9 @@ def every_placement(candidate: Candidate) -> Iterator[PipelineLayout]:
     comes after these."""
     problem, (pp, vpp) = candidate.problem, candidate.grid
     layers, stages = problem.architecture.num_hidden_layers, pp * vpp
-    for mtp_stage in _mtp_stages(candidate):
+    for mtp_stage in problem.mtp_stages(pp, vpp):
         for cuts in combinations(range(layers + mtp_stage), mtp_stage):
             counts = [b - a - 1 for a, b in pairwise([-1, *cuts, layers + mtp_stage])]
             if all(counts[1:mtp_stage]):
                 filled = [*counts, *(0 for _ in range(stages - mtp_stage - 1))]
                 yield PipelineLayout.from_counts(pp, filled, problem.mtp_layers, mtp_stage)
-
-
-def _mtp_stages(candidate: Candidate) -> list[int]:
-    """Stages that may be the last with layers: the MTP modules', or the last of all."""
-    pp, vpp = candidate.grid
-    if not candidate.problem.mtp_layers:
-        return [pp * vpp - 1]
-    return candidate.problem.mtp_stages(pp, vpp)

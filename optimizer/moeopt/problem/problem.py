@@ -73,8 +73,8 @@ class Limits(Input):
 
 
 def mtp_stages(pp: int, vpp: int, with_loss: bool) -> list[int]:
-    """Stages that may hold MTP modules: the last chunk of any rank but the first; the last stage where they must sit
-    with the loss."""
+    """Stages that may end the layers: the last chunk of any rank but the first; the last stage alone where MTP modules
+    must sit with the loss, or where there are none."""
     stages = range(pp * vpp)
     return [stage for stage in stages[-1 if with_loss else -pp :] if stage % pp or pp == 1]
 
@@ -205,8 +205,8 @@ class Problem(Input):
         return self.architecture.num_nextn_predict_layers if self.workload.mtp else 0
 
     def mtp_stages(self, pp: int, vpp: int) -> list[int]:
-        """Stages that may hold the MTP modules: a hybrid's sit with the loss."""
-        return mtp_stages(pp, vpp, self.architecture.is_hybrid)
+        """Stages that may hold the MTP modules (a hybrid's sit with the loss); without any, the last."""
+        return mtp_stages(pp, vpp, self.architecture.is_hybrid or not self.mtp_layers)
 
     def at_batch(self, batch: int) -> "Problem":
         """The same problem with the global batch decided."""

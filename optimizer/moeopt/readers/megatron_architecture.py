@@ -337,10 +337,13 @@ def _indexer(flags: Flags, fields: dict[str, Any], reading: Reading) -> None:
 
 def hybrid_segments(flags: Flags) -> list[str]:
     """A hybrid's layers, chunk by chunk as its bars cut them; none where the transformer is no hybrid."""
-    names = [name for name in ("hybrid-layer-pattern", "hybrid-override-pattern") if flags.given(name)]
-    if not names:
-        return []
-    return (flags.joined(names[0]) or "").partition("/")[0].split("|")
+    name = _hybrid_name(flags)
+    return (flags.joined(name) or "").partition("/")[0].split("|") if name else []
+
+
+def _hybrid_name(flags: Flags) -> str | None:
+    """The argument that gives a hybrid's pattern: the newer of its two names comes first."""
+    return next((name for name in ("hybrid-layer-pattern", "hybrid-override-pattern") if flags.given(name)), None)
 
 
 def _in_bf16(flags: Flags, fields: dict[str, Any]) -> None:
@@ -355,7 +358,7 @@ def _modules(flags: Flags, fields: dict[str, Any]) -> None:
     """MTP modules; a hybrid's stand behind slashes, one a depth and all alike (hybrid_layer_allocation.py), or in two
     older arguments (arguments.py:774-786)."""
     depths = flags.integer("mtp-num-layers") or 0
-    name = next((name for name in ("hybrid-layer-pattern", "hybrid-override-pattern") if flags.given(name)), None)
+    name = _hybrid_name(flags)
     if name is not None:
         patterns = (flags.joined(name) or "").split("/")[1:]
         older = flags.text("mtp-hybrid-override-pattern")

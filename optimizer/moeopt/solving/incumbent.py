@@ -53,7 +53,8 @@ class Found:
 
 def place(candidate: Candidate, limit_bytes: int) -> Found | None:
     """The best of the heuristic placements that fit, over the last two stages for the MTP modules."""
-    found = [place_with_mtp(candidate, limit_bytes, stage) for stage in _mtp_stages(candidate)]
+    ends = candidate.problem.mtp_stages(*candidate.grid)[:-3:-1]
+    found = [place_with_mtp(candidate, limit_bytes, stage) for stage in ends]
     fitting = [option for option in found if option is not None]
     return min(fitting, key=lambda option: (option.time_ns, option.peak_bytes), default=None)
 
@@ -128,9 +129,3 @@ def _backward_ns(candidate: Candidate) -> list[int]:
     stages = candidate.degrees.pp * candidate.degrees.vpp
     covered = min(stages * candidate.block_layers, len(layers))
     return [prices[kind] + (prices[Recomputed.of(kind)] - prices[kind]) * covered // len(layers) for kind in layers]
-
-
-def _mtp_stages(candidate: Candidate) -> list[int]:
-    """The last two of those that may hold the MTP modules; the last of all without any."""
-    pp, vpp = candidate.degrees.pp, candidate.degrees.vpp
-    return candidate.problem.mtp_stages(pp, vpp)[:-3:-1] if candidate.problem.mtp_layers else [pp * vpp - 1]
