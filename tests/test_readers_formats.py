@@ -213,6 +213,30 @@ def test_dimensions_that_an_override_file_changes(tmp_path: Path, capsys: pytest
     assert any("num_hidden_layers 8, num_experts 48" in note for note in answer["read_from"]["notes"])
 
 
+@pytest.mark.parametrize(
+    ("precision", "ends"),
+    [
+        ("nemotron_3_super_bf16_with_nvfp4_mixed", (0, 14)),
+        ("bf16_with_fp8_current_scaling_mixed", (1, 1)),
+        ("bf16_with_mxfp8_mixed", (0, 0)),
+        ("bf16_mixed", (0, 0)),
+    ],
+)
+def test_a_recipe_s_precision_says_which_layers_stay_in_bf16(
+    precision: str, ends: tuple[int, int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where the file gives no dimensions: the layers at either end change the architecture that is named."""
+    path = tmp_path / "recipe.yaml"
+    text = "model: {tensor_model_parallel_size: 1, expert_model_parallel_size: 8}\n"
+    path.write_text(f"{text}mixed_precision: {precision}\n")
+    command = ["evaluate", "--from", str(path), "--gpus", "8", "--cluster", "b200", "--architecture", "mixtral-8x7b"]
+    assert run([*command, "--format", "json", "-q"]) in (0, 1)
+    answer = json.loads(capsys.readouterr().out)
+    found = load_architecture(answer["problem"]["architecture"])
+    assert (found.num_layers_at_start_in_bf16, found.num_layers_at_end_in_bf16) == ends
+    assert answer["read_from"]["ignored"] == []
+
+
 HOSTILE = {
     "object.yaml": "model: !!python/object/apply:os.system ['touch pwned']\n",
     "laughs.yaml": "a: &a [1,1,1,1,1,1,1,1,1]\n"

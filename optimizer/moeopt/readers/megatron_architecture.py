@@ -85,6 +85,8 @@ def _changes(flags: Flags) -> dict[str, Any]:
         pattern = read_pattern(flags.joined("moe-layer-freq") or "", "--moe-layer-freq")
         layers = changes.get("num_hidden_layers", 0 if isinstance(pattern, int) else len(pattern))
         changes |= {"moe_layer_freq": 1, "first_k_dense_replace": 0, **_frequency(flags, layers)}
+    if flags.on("first-last-layers-bf16"):
+        _in_bf16(flags, changes)
     return changes
 
 
