@@ -1,14 +1,19 @@
 """The text report: complete, within its width, and without colour where nobody could see it."""
 
 import re
+from html import unescape
 from io import StringIO
 
 import pytest
 from rich.console import Console
 
 from example_answer import GIB, answer, stage
+from moeopt import evaluate
+from moeopt.report.html import page
 from moeopt.report.memory import BAR, KINDS, MOST_ROWS, bar, rows
 from moeopt.report.text import render
+from rule_problems import layout, problem
+from rule_witnesses import WITNESSES
 
 
 def text(given, width=100):
@@ -213,3 +218,16 @@ def test_the_marks_of_a_bar_are_distinct():
     marks = [mark for _, _, mark in KINDS.values()]
     assert len(set(marks)) == len(marks)
     assert re.sub(r"[|> ]", "", "".join(marks)) == "".join(marks)
+
+
+TIMED = [each for each in WITNESSES if each.problem.get("workload", {}).get("precision", "bf16") == "bf16"]
+
+
+@pytest.mark.parametrize("witness", TIMED, ids=lambda witness: witness.rule)
+def test_every_illegal_layout_can_be_shown(witness):
+    """Whatever rule a layout breaks, priced or not, its evaluation has a text and a page that give the equation."""
+    judged = evaluate(problem(**witness.problem), layout(**witness.broken), strict=False)
+    broken = [" ".join(rule["equation"].split()) for rule in judged["rules"] if rule["holds"] is False]
+    assert broken
+    for shown in (words(judged), unescape(" ".join(page(judged).split()))):
+        assert all(equation in shown for equation in broken)

@@ -18,7 +18,7 @@ from moeopt.evaluation import evaluate
 from moeopt.layout import Choices, Layout
 from moeopt.problem.architecture import LayerKind
 from moeopt.problem.loading import load_architecture, load_problem
-from moeopt.readers.megatron_script import read_arguments
+from moeopt.readers.megatron.script import read_arguments
 from moeopt.writers.megatron_architecture import architecture_groups
 from moeopt.writers.shell import words
 from time_cases import MEASURED, degrees, problem

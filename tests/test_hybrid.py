@@ -21,7 +21,7 @@ from moeopt.errors import InputError
 from moeopt.layout import Choices, Recompute
 from moeopt.problem.architecture import LayerKind
 from moeopt.problem.loading import load_architecture, load_problem
-from moeopt.readers.megatron_script import read_arguments, read_script
+from moeopt.readers.megatron.script import read_arguments, read_script
 from moeopt.search import solve
 from time_cases import degrees, problem
 

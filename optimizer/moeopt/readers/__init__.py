@@ -13,8 +13,8 @@ from moeopt.problem.reading import MAX_FILE_BYTES, parse_text
 from moeopt.readers.bridge import is_bridge, read_bridge
 from moeopt.readers.deepspeed import is_deepspeed, read_deepspeed
 from moeopt.readers.flags import Flags
-from moeopt.readers.megatron_args import apply
-from moeopt.readers.megatron_script import read_arguments, read_script
+from moeopt.readers.megatron.arguments import apply
+from moeopt.readers.megatron.script import read_arguments, read_script
 from moeopt.readers.placeholders import filled
 from moeopt.readers.reading import Reading
 from moeopt.readers.shell.tokens import Lexer

@@ -11,7 +11,7 @@ from typing import Any
 from moeopt.errors import InputError
 from moeopt.problem.base import shown
 from moeopt.readers.flags import Flags
-from moeopt.readers.megatron_args import apply
+from moeopt.readers.megatron.arguments import apply
 from moeopt.readers.reading import Reading, integer, mapping
 
 SECTIONS = (

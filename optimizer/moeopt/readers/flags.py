@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from moeopt.errors import InputError
-from moeopt.readers.reading import integer, short
+from moeopt.readers.reading import integer, placeholder_hint, short
 from moeopt.readers.shell.values import Unknowns
 
 _NAME = re.compile(r"--?[A-Za-z][\w.-]*")
@@ -49,6 +49,8 @@ class Flags:
             known = self.unknowns.seen(value)
             if known is None:
                 self._unresolved(name, value)
+            elif "${" in known:
+                raise InputError(f"{self.spelled[name]}: the value {known} is not known{placeholder_hint(known)}")
             elif known:
                 words.extend(known.strip("'\"").split() if " " in known else [known.strip("'\"")])
         if name in self.values and not words:

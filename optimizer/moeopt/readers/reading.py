@@ -67,11 +67,11 @@ def integer(value: object, name: str) -> int:
     """A whole number from text or a number. Raises InputError naming the setting."""
     whole = isinstance(value, (int, str)) or (isinstance(value, float) and value.is_integer())
     if isinstance(value, bool) or not whole:
-        raise InputError(f"{name}: {shown(value)} is not a whole number{_hint(value)}")
+        raise InputError(f"{name}: {shown(value)} is not a whole number{placeholder_hint(value)}")
     text = str(int(value)) if isinstance(value, float) else str(value).strip()
     digits = text[1:] if text[:1] == "-" else text
     if not (digits.isdecimal() and digits.isascii()) or len(digits) > 18:
-        raise InputError(f"{name}: {shown(value)} is not a whole number{_hint(value)}")
+        raise InputError(f"{name}: {shown(value)} is not a whole number{placeholder_hint(value)}")
     return int(text)
 
 
@@ -84,5 +84,6 @@ def mapping(value: Any, name: str) -> Mapping[str, Any]:
     return value
 
 
-def _hint(value: object) -> str:
+def placeholder_hint(value: object) -> str:
+    """What to do about a `${NAME}` that nothing filled in; nothing for other values."""
     return "; give it with --set NAME=VALUE" if "${" in str(value) else ""

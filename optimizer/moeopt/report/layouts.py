@@ -125,11 +125,13 @@ def value_text(value: Any, unit: str | None) -> str:
 def ranked(answer: Answer) -> list[Answer]:
     """The answer's layout and its runners-up, best first; nothing where there are none. A layout that was chosen by its
     replayed step has its own time, not that of the ledger's optimum."""
-    others = answer.get("alternatives") or []
+    others = answer.get("alternatives")
+    if not others:
+        return []
     own = dict(answer["objective"])
     if answer.get("ledger_optimum"):
         own["value"] = answer["step_time"]["total_ns"]
-    return [{"layout": answer["layout"], "objective": own}, *others] if others else []
+    return [{"layout": answer["layout"], "objective": own}, *others]
 
 
 def render_alternatives(answer: Answer, console: Console) -> None:

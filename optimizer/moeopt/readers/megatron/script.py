@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from moeopt.errors import InputError
 from moeopt.readers.deepspeed import translate
 from moeopt.readers.flags import Flags, parse_flags
-from moeopt.readers.megatron_args import apply
+from moeopt.readers.megatron.arguments import apply
 from moeopt.readers.reading import Reading
 from moeopt.readers.shell import Command, Script, interpret
 from moeopt.readers.shell.values import clean

@@ -13,8 +13,8 @@ from moeopt.pipeline import PipelineLayout
 from moeopt.problem.base import shown
 from moeopt.problem.formats import FORMATS, Precision
 from moeopt.readers.flags import Flags
-from moeopt.readers.megatron_architecture import hybrid_segments
-from moeopt.readers.megatron_sharding import read_sharding
+from moeopt.readers.megatron.hybrid import hybrid_segments
+from moeopt.readers.megatron.sharding import read_sharding
 from moeopt.readers.reading import Reading
 
 _OPTIONAL_DEGREES = {

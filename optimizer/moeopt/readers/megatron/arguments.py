@@ -3,9 +3,10 @@
 from moeopt.errors import InputError
 from moeopt.problem.architecture import DELTA_NET_FIELDS
 from moeopt.readers.flags import Flags
-from moeopt.readers.megatron_architecture import INDEXER, read_architecture
-from moeopt.readers.megatron_ignored import explain_rest, refuse
-from moeopt.readers.megatron_layout import read_layout
+from moeopt.readers.megatron.architecture import read_architecture
+from moeopt.readers.megatron.attention import INDEXER
+from moeopt.readers.megatron.ignored import explain_rest, refuse
+from moeopt.readers.megatron.layout import read_layout
 from moeopt.readers.reading import Reading
 
 _MEANS = {
@@ -54,6 +55,7 @@ _MEANS = {
     "apply-layernorm-1p": "zero_centered_norm",
     "attention-output-gate": "attention_output_gate",
     "experimental-attention-variant": "linear_attention_pattern, index_topk",
+    "linear-attention-type": "linear_attention_pattern",
     **INDEXER,
     "dsa-indexer-rope-interleaved": "indexer_rope_interleave",
     "no-dsa-indexer-rotate-activation": "indexer_rotate_activation",

@@ -1,0 +1,1 @@
+"""Megatron-LM's command line: scripts that start it, and what each of its arguments means."""
