@@ -154,6 +154,58 @@ def test_huggingface_config_gives_dimensions_only(capsys: pytest.CaptureFixture[
     assert "--layout" in capsys.readouterr().err
 
 
+def test_a_sourced_file_beside_the_script_is_read(tmp_path: Path) -> None:
+    """`source "${SCRIPT_DIR}/models/qwen.sh"` is followed, where the file lies by the script."""
+    (tmp_path / "scripts" / "models").mkdir(parents=True)
+    script = tmp_path / "scripts" / "run.sh"
+    (tmp_path / "scripts" / "models" / "qwen.sh").write_text(
+        'LAYERS="${LAYERS:-4}"\nMODEL_ARGS=(--num-layers $LAYERS --hidden-size 256 --num-attention-heads 4)\n'
+    )
+    script.write_text(
+        'SCRIPT_DIR=$( cd -- "$( dirname -- "${BASH_SOURCE[0]}" )" &> /dev/null && pwd)\nLAYERS=8\n'
+        'source "${SCRIPT_DIR}/models/qwen.sh"\n'
+        "torchrun --nproc-per-node 8 train.py ${MODEL_ARGS[@]} --tensor-model-parallel-size 2 --vocab-size 1000\n"
+    )
+    found = read(script)
+    assert found.architecture["num_hidden_layers"] == 8
+    assert found.gpus == 8
+    assert any("models/qwen.sh is sourced and was read too" in note for note in found.notes)
+
+
+@pytest.mark.parametrize("named", ["/etc/profile", "~/.bashrc", "../../../elsewhere.sh", "$HOME/x.sh", "missing.sh"])
+def test_no_other_sourced_file_is_opened(tmp_path: Path, named: str) -> None:
+    """A path from the root or from home, and one above the script's neighbourhood, is named and left alone."""
+    folder = tmp_path / "a" / "b" / "c"
+    folder.mkdir(parents=True)
+    (tmp_path.parent / "elsewhere.sh").write_text("exit 1\n")
+    script = folder / "run.sh"
+    script.write_text(f"source {named}\ntorchrun --nproc-per-node 8 train.py --tensor-model-parallel-size 2\n")
+    notes = read(script).notes
+    assert any("is sourced and was not read" in note for note in notes)
+
+
+def test_a_line_of_arguments_without_a_program_is_named(tmp_path: Path) -> None:
+    """Where a backslash is missing, the shell runs what follows as a command of its own: said with its line."""
+    path = tmp_path / "run.sh"
+    path.write_text("torchrun --nproc-per-node 8 train.py --save x\n  --num-layers 4 --hidden-size 256\n")
+    assert read(path).warnings[0] == {
+        "name": "line 2",
+        "text": "arguments without a program: the shell runs the line before it without them",
+        "fix": "end the line before it with a backslash",
+    }
+
+
+def test_slime_sets_two_arguments_itself(tmp_path: Path) -> None:
+    """A script that starts slime trains in bf16 with the distributed optimizer, whatever it leaves out."""
+    path = tmp_path / "run.sh"
+    path.write_text(
+        "ray job submit -- python3 train.py --actor-num-nodes 2 --actor-num-gpus-per-node 8 --num-layers 4 "
+        "--hidden-size 256 --num-attention-heads 4 --vocab-size 1000 --tensor-model-parallel-size 2\n"
+    )
+    found = read(path)
+    assert (found.gpus, found.layout["distributed_optimizer"], found.workload["precision"]) == (16, True, "bf16")
+
+
 def test_megatron_test_case_yaml(tmp_path: Path) -> None:
     """Megatron-LM's own test cases are a mapping from arguments to values."""
     text = "MODEL_ARGS:\n  --num-layers: 4\n  --hidden-size: 256\n  --num-attention-heads: 4\n  --bf16: true\n"
@@ -179,7 +231,7 @@ def test_a_file_without_dimensions_says_so(tmp_path: Path, capsys: pytest.Captur
     path = tmp_path / "run.sh"
     path.write_text("source models/qwen.sh\ntorchrun train.py ${MODEL_ARGS[@]} --tensor-model-parallel-size 2\n")
     assert run(["evaluate", "--from", str(path), "--gpus", "8"]) == 2
-    sentence = f"error: architecture: {path} gives no dimensions; files that it sources are not read; say which with"
+    sentence = f"error: architecture: {path} gives no dimensions; a file that it sources was not read; say which with"
     assert capsys.readouterr().err.startswith(sentence)
     assert run(["evaluate", "--from", str(path), "--gpus", "8", "--architecture", "olmoe-1b-7b", "-q"]) in (0, 1)
 
@@ -195,7 +247,37 @@ def test_placeholders_of_a_yaml_are_filled_in(tmp_path: Path, capsys: pytest.Cap
     found = read(path, (), {"TP": "2", "VPP": "null"})
     assert (found.layout["tp"], found.layout["pp"], found.layout.get("vpp", 1)) == (2, 2, 1)
     assert run(["evaluate", "--from", str(path), "--gpus", "8", "--set", "VPP=null"]) == 2
-    assert capsys.readouterr().err.endswith("'${TP}' is not a whole number; give it with --set NAME=VALUE\n")
+    assert capsys.readouterr().err.endswith("the value ${TP} is not known; give it with --set NAME=VALUE\n")
+
+
+def test_what_a_runner_appends_to_a_test_case_counts(tmp_path: Path) -> None:
+    """--arguments are appended to MODEL_ARGS and to a list of arguments, and the last of two values counts."""
+    case, listed = tmp_path / "model.yaml", tmp_path / "arguments.txt"
+    case.write_text("MODEL_ARGS: {--num-layers: 4, --tensor-model-parallel-size: 1, --pipeline-model-parallel-size: 2}")
+    listed.write_text("--num-layers 4 --tensor-model-parallel-size 1 --pipeline-model-parallel-size 2")
+    for path in (case, listed):
+        found = read(path, ["--tensor-model-parallel-size", "4", "--context-parallel-size", "2"])
+        assert (found.layout["tp"], found.layout["pp"], found.layout["cp"]) == (4, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (
+            ["--arguments", "A 3"],
+            "arguments: {path} takes none; a launch script, MODEL_ARGS or a list of arguments does",
+        ),
+        (["--set", "TPP=2"], "set: TPP occurs nowhere in {path}"),
+    ],
+)
+def test_what_can_have_no_effect_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], words: str
+) -> None:
+    """Arguments for a file that takes none, and a variable that it does not name, are not passed over in silence."""
+    path = tmp_path / "recipe.yaml"
+    path.write_text("model: {num_layers: 4, tensor_model_parallel_size: '${TP:-1}'}\n")
+    assert run(["evaluate", "--from", str(path), "--gpus", "8", *options]) == 2
+    assert capsys.readouterr().err == f"error: {words.format(path=path)}\n"
 
 
 def test_dimensions_that_an_override_file_changes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

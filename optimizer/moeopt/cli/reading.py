@@ -32,7 +32,8 @@ def read_from(options: Mapping[str, Any]) -> "tuple[Problem, Layout, Reading]":
         options = {**options, "architecture": changed(load_architecture(options["architecture"]), reading)}
     found = problem_fields(reading, options.get("architecture") is not None, vocab_size)
     if "architecture" not in found and not options["architecture"] and not options["problem"]:
-        sourced = "; files that it sources are not read" if any("sourced" in note for note in reading.notes) else ""
+        unread = any("is sourced and was not read" in note for note in reading.notes)
+        sourced = "; a file that it sources was not read" if unread else ""
         raise InputError(
             f"architecture: {options['from_']} gives no dimensions{sourced}; say which with --architecture A"
         )

@@ -3,6 +3,8 @@
 One module a format; `read` recognises which it is by its content.
 """
 
+import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from moeopt.problem.huggingface import is_huggingface
 from moeopt.problem.reading import MAX_FILE_BYTES, parse_text
 from moeopt.readers.bridge import is_bridge, read_bridge
 from moeopt.readers.deepspeed import is_deepspeed, read_deepspeed
-from moeopt.readers.flags import Flags
+from moeopt.readers.flags import Flags, parse_flags
 from moeopt.readers.megatron.arguments import apply
 from moeopt.readers.megatron.script import read_arguments, read_script
 from moeopt.readers.placeholders import filled
@@ -26,31 +28,72 @@ __all__ = ["Reading", "read"]
 
 def read(path: Path, arguments: Sequence[str] = (), given: Mapping[str, str] | None = None) -> Reading:
     """The reading of a file, or of the train.sh or config.json in a folder; a script's arguments and environment may be
-    given."""
+    given. Raises InputError, also for what is given and can have no effect."""
     if path.is_dir():
         path /= "config.json" if (path / "config.json").is_file() and not (path / "train.sh").is_file() else "train.sh"
+    opened: list[str] = []
+    reading = _read(path, arguments, given or {}, opened)
+    for name in given or {}:
+        if not any(re.search(rf"\b{name}\b", text) for text in opened):
+            raise InputError(f"set: {name} occurs nowhere in {path}")
+    return reading
+
+
+def _read(path: Path, arguments: Sequence[str], given: Mapping[str, str], opened: list[str]) -> Reading:
     text, where = _text(path), str(path)
+    opened.append(text)
     suffix = path.suffix.lower()
     if suffix == ".toml":
+        _without_arguments(arguments, where)
         return read_torchtitan(parse_toml(text, where), where, lambda name: _module(path, name))
     if suffix in (".yaml", ".yml", ".json") or text.lstrip()[:1] == "{":
         name = where if suffix in (".yaml", ".yml", ".json") else f"{where}.json"
-        return _mapping(filled(parse_text(text, name, "from"), given or {}), where)
+        return _mapping(filled(parse_text(text, name, "from"), given), where, arguments)
     first = next((line.strip() for line in text.splitlines() if line.strip() and line.strip()[0] != "#"), "")
     if first.startswith("-"):
         words = [token.text for token in Lexer(clean(text), where).all() if not token.operator]
-        return read_arguments(words, where)
-    return read_script(text, where, arguments, given, lambda name: _beside(path, name))
+        return read_arguments([*words, *arguments], where)
+    return read_script(
+        text,
+        where,
+        arguments,
+        given,
+        beside=lambda name: _beside(path, name, given, opened),
+        opened=lambda name: _sourced(path, name, opened),
+    )
 
 
-def _beside(script: Path, name: str) -> Reading | None:
+def _sourced(script: Path, name: str, opened: list[str]) -> tuple[str, str] | None:
+    """A file that a script sources, by its path from the script's folder or from where the script was named: only from
+    that folder's neighbourhood (two folders up and everything under them), never from elsewhere on the machine."""
+    folder = script.resolve().parent
+    roots = [folder, *folder.parents][:3]
+    near = [root for root in roots if len(root.parts) > 1]
+    for candidate in (folder / name, Path(name)):
+        found = candidate.resolve()
+        if near and found.is_relative_to(near[-1]) and found.is_file():
+            try:
+                text = _text(found)
+            except InputError:
+                return None
+            opened.append(text)
+            return os.path.relpath(found), text
+    return None
+
+
+def _without_arguments(arguments: Sequence[str], where: str) -> None:
+    if arguments:
+        raise InputError(f"arguments: {where} takes none; a launch script, MODEL_ARGS or a list of arguments does")
+
+
+def _beside(script: Path, name: str, given: Mapping[str, str], opened: list[str]) -> Reading | None:
     """The reading of a configuration that a script's command names, where it lies in the script's own folder."""
     candidate = script.parent / Path(name).name
     if candidate.suffix == ".py":
         candidate = candidate.with_suffix(".yaml")
     if candidate.suffix.lower() not in (".yaml", ".yml", ".toml", ".json") or not candidate.is_file():
         return None
-    return read(candidate)
+    return _read(candidate, (), given, opened)
 
 
 def _module(job: Path, name: str) -> str | None:
@@ -59,18 +102,19 @@ def _module(job: Path, name: str) -> str | None:
     return _text(candidate) if candidate.is_file() else None
 
 
-def _mapping(content: Any, where: str) -> Reading:
+def _mapping(content: Any, where: str, arguments: Sequence[str]) -> Reading:
     if not isinstance(content, Mapping):
         raise InputError(f"from: {where} holds no mapping of fields")
     if str(content.get("schema", "")).startswith("moeopt/"):
         raise InputError(f"from: {where} is an answer of moeopt; give it as --layout {where}, and as PROBLEM")
+    if isinstance(content.get("MODEL_ARGS"), Mapping):
+        return _test_case(content["MODEL_ARGS"], arguments, where)
+    _without_arguments(arguments, where)
     if is_huggingface(content):
         reading = Reading("Hugging Face config", architecture=dict(content))
         reading.understand("model_type", content.get("model_type", "text_config"), "architecture")
         reading.note("a Hugging Face config gives dimensions only: --layout says how they are laid out")
         return reading
-    if isinstance(content.get("MODEL_ARGS"), Mapping):
-        return _test_case(content["MODEL_ARGS"], where)
     if is_deepspeed(content):
         return read_deepspeed(content, where)
     if is_bridge(content):
@@ -81,12 +125,15 @@ def _mapping(content: Any, where: str) -> Reading:
     )
 
 
-def _test_case(values: Mapping[Any, Any], where: str) -> Reading:
-    """Megatron-LM's own test cases: a mapping from arguments to values."""
+def _test_case(values: Mapping[Any, Any], arguments: Sequence[str], where: str) -> Reading:
+    """Megatron-LM's own test cases: a mapping from arguments to values, with what a runner appends."""
     reading, flags = Reading("Megatron-LM test case"), Flags()
     for name, value in values.items():
         if isinstance(name, str) and name.startswith("--") and value is not False:
             flags.put(name[2:].replace("_", "-"), *_words(value), spelled=name)
+    appended = parse_flags(arguments)
+    for name, words in appended.values.items():
+        flags.put(name, *words, spelled=appended.spelled[name])
     apply(flags, reading, where)
     return reading
 

@@ -11,7 +11,7 @@ from moeopt.readers.deepspeed import translate
 from moeopt.readers.flags import Flags, parse_flags
 from moeopt.readers.megatron.arguments import apply
 from moeopt.readers.reading import Reading
-from moeopt.readers.shell import Command, Script, interpret
+from moeopt.readers.shell import Command, Opener, Script, interpret
 from moeopt.readers.shell.values import clean
 
 _PROGRAM = re.compile(r"(?:.*/)?[\w.-]+\.py")
@@ -34,13 +34,16 @@ def read_script(
     where: str,
     arguments: Sequence[str] = (),
     given: Mapping[str, str] | None = None,
+    *,
     beside: Callable[[str], Reading | None] = lambda _: None,
+    opened: Opener = lambda _: None,
 ) -> Reading:
     """The reading of a script. Raises InputError for what cannot be told without running it.
 
-    `beside` reads a configuration file that the training command names instead of arguments.
+    `beside` reads a configuration file that the training command names instead of arguments; `opened` opens a file
+    that the script sources.
     """
-    script = interpret(text, where, arguments, given)
+    script = interpret(text, where, arguments, given, opened)
     reading = Reading("Megatron-LM launch script")
     command = _launch(script)
     named = None if command is not None else _configured(script, clean(text), beside)
@@ -54,8 +57,15 @@ def read_script(
         _refuse_other(command, script, where)
         flags = parse_flags(_after_program(command, script), script.unknowns)
         reading.gpus, reading.gpus_per_node = _gpus(command, script, clean(text), reading)
+        if command.words[0].startswith("--"):
+            reading.warn(
+                f"line {command.line}",
+                "arguments without a program: the shell runs the line before it without them",
+                "end the line before it with a backslash",
+            )
     for note in script.notes:
         reading.note(note)
+    _set_by_slime(flags, reading)
     if flags.on("deepspeed"):
         _deepspeed(flags, reading, beside, where)
     else:
@@ -63,10 +73,21 @@ def read_script(
     return reading
 
 
+def _set_by_slime(flags: Flags, reading: Reading) -> None:
+    """slime, known by its own arguments, sets two of Megatron's itself (slime/backends/megatron_utils/arguments.py,
+    slime_validate_args)."""
+    if not flags.given("actor-num-gpus-per-node"):
+        return
+    for name in ("use-distributed-optimizer", *(() if flags.on("fp16") else ("bf16",))):
+        if not flags.on(name):
+            flags.put(name)
+            reading.note(f"--{name} is set by slime, which this script starts")
+
+
 def _deepspeed(flags: Flags, reading: Reading, beside: Callable[[str], Reading | None], where: str) -> None:
     """Megatron-DeepSpeed: its own names of arguments, and the JSON that they name."""
     reading.format = "Megatron-DeepSpeed launch script"
-    named = flags.shown("deepspeed-config") if flags.given("deepspeed-config") else ""
+    named = flags.unknowns.shown("".join(flags.values.get("deepspeed-config", ())))
     configuration = beside(named) if named.endswith(".json") else None
     try:
         translate(flags)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from moeopt.errors import InputError
 from moeopt.readers.shell import substitutions
 from moeopt.readers.shell.expansion import Expansion
+from moeopt.readers.shell.paths import path_of
 from moeopt.readers.shell.syntax import Block, Parser, Simple
 from moeopt.readers.shell.tokens import Lexer, Token
 from moeopt.readers.shell.values import LONGEST, Unknowns
@@ -55,6 +56,8 @@ class Values:
             return str(len(self.arguments) - 1)
         if name.isdigit():
             return self.arguments[int(name)] if int(name) < len(self.arguments) else None
+        if name == "BASH_SOURCE":
+            return [self.where]
         if name in ("?", "$", "!", "-"):
             return "0" if name == "?" else self.unknowns.mark(f"${name}", "it exists only in a run")
         return self.script.variables.get(name)
@@ -64,7 +67,8 @@ class Values:
         self.script.variables[name] = value
 
     def substituted(self, command: str, line: int) -> str:
-        """The text of an `echo` or a `seq` over known values, else a mark; InputError for what does more than read."""
+        """The text of an `echo`, a `seq` or a path over known values, else a mark; InputError for what does more than
+        read."""
         nodes = self.parsed(command)
         words = [token.text for node in nodes if isinstance(node, Simple) for token in node.words]
         echoes = bool(nodes) and all(isinstance(node, Simple) for node in nodes) and "echo" in words
@@ -73,7 +77,14 @@ class Values:
         numbers = re.fullmatch(r"\s*seq((?:\s+\d{1,6}){1,3})\s*", _plain(self, command, line))
         if numbers:
             return _sequence([int(number) for number in numbers[1].split()])
-        return self.unknowns.mark(f"$({command.strip()})", substitutions.reason(command, self.where, line))
+        why = substitutions.reason(command, self.where, line)
+        path = path_of(nodes, self._words)
+        if path is not None and self.unknowns.seen(path) is not None:
+            return path
+        return self.unknowns.mark(f"$({command.strip()})", why)
+
+    def _words(self, node: Simple) -> list[str]:
+        return [text for token in node.words for text in Expansion(self, token.line).fields(token.text)]
 
     def _echoed(self, nodes: Block, line: int) -> str:
         """`IFS=,; echo "${array[*]}"`: assignments that end with the substitution, and the words of its echo."""

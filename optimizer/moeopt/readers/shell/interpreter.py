@@ -1,6 +1,6 @@
 """Follows a script over known values and collects the commands that it would start. Nothing is started."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 
 from moeopt.errors import InputError
@@ -10,7 +10,7 @@ from moeopt.readers.shell.environment import ASSIGNMENT, MOST_ROUNDS, Command, S
 from moeopt.readers.shell.expansion import Expansion
 from moeopt.readers.shell.syntax import AndOr, Block, Case, For, Function, Group, If, Node, Pipe, Simple, While
 from moeopt.readers.shell.tokens import Token
-from moeopt.readers.shell.values import clean
+from moeopt.readers.shell.values import CLOSE, clean
 
 MOST_STEPS = 20_000
 """Commands that are followed, loops unrolled."""
@@ -26,11 +26,21 @@ class _Leave(Exception):  # noqa: N818 - control flow, not an error
         self.kind = kind
 
 
-def interpret(text: str, where: str, arguments: Sequence[str] = (), given: Mapping[str, str] | None = None) -> Script:
+Opener = Callable[[str], "tuple[str, str] | None"]
+"""The path and the text of a file that a script sources, None where it is not read."""
+
+
+def interpret(
+    text: str,
+    where: str,
+    arguments: Sequence[str] = (),
+    given: Mapping[str, str] | None = None,
+    opened: Opener = lambda _: None,
+) -> Script:
     """Follow a script called with `arguments`, in an environment that holds only `given`. Raises InputError."""
     script = Script()
     script.variables.update({"IFS": " \t\n", **(given or {})})
-    interpreter = _Interpreter(script, where, [where, *arguments])
+    interpreter = _Interpreter(script, where, [where, *arguments], opened)
     try:
         interpreter.block(interpreter.parsed(clean(text)))
     except _Leave:
@@ -41,8 +51,9 @@ def interpret(text: str, where: str, arguments: Sequence[str] = (), given: Mappi
 
 
 class _Interpreter(Values):
-    def __init__(self, script: Script, where: str, arguments: list[str]) -> None:
+    def __init__(self, script: Script, where: str, arguments: list[str], opened: Opener) -> None:
         super().__init__(script, where, arguments)
+        self.opened = opened
         self.functions: dict[str, Block] = {}
         self.steps = self.depth = 0
 
@@ -236,7 +247,7 @@ class _Interpreter(Values):
         name = self.unknowns.seen(fields[0])
         if name in ("[", "test"):
             return self._test(node.words, patterns=False)
-        builtin = {"set": self._set, "shift": self._shift, "unset": self._unset, "eval": self._eval}.get(name or "")
+        builtin = self._builtin(name or "")
         if builtin is not None:
             return builtin(fields, node)
         if name in ("exit", "return", "break", "continue"):
@@ -246,16 +257,22 @@ class _Interpreter(Values):
             raise _Leave(name)
         if name in ("true", ":", "false"):
             return name != "false"
-        if name in ("source", "."):
-            shown = " ".join(map(self.unknowns.shown, fields[1:2]))
-            self.script.note(f"line {node.line}: {shown} is not read (sourced files never are)")
-            return None
         if name in self.functions:
             return self._call(name, fields)
         if name == "printf" and len(fields) > 3 and fields[1] == "-v":
             self.write(fields[2], formatted(fields[3], fields[4:]))
             return True
         return self._start(fields, own, node)
+
+    def _builtin(self, name: str) -> Callable[[list[str], Simple], Truth] | None:
+        return {
+            "set": self._set,
+            "shift": self._shift,
+            "unset": self._unset,
+            "eval": self._eval,
+            "source": self._source,
+            ".": self._source,
+        }.get(name)
 
     def _set(self, fields: list[str], node: Simple) -> Truth:  # noqa: ARG002 - one signature for all
         if "--" in fields:
@@ -277,6 +294,28 @@ class _Interpreter(Values):
 
     def _eval(self, fields: list[str], node: Simple) -> Truth:
         return self._inner(" ".join(fields[1:]), node.line, "eval")
+
+    def _source(self, fields: list[str], node: Simple) -> Truth:
+        """Follow a sourced file where it lies by the script, in the script's own variables; else note it."""
+        shown = " ".join(map(self.unknowns.shown, fields[1:2]))
+        written = node.words[1].text.strip("\"'") if len(node.words) > 1 else ""
+        before, _, tail = fields[1].rpartition(CLOSE) if len(fields) > 1 else ("", "", "")
+        tail = tail.lstrip("/") if before else tail
+        found = self.opened(tail) if tail and not written.startswith(("/", "~")) else None
+        if found is None:
+            self.script.note(f"line {node.line}: {shown} is sourced and was not read: it does not lie by the script")
+            return None
+        path, text = found
+        self.script.note(f"line {node.line}: {path} is sourced and was read too")
+        kept, self.where = self.where, path
+        try:
+            return self._inner(clean(text), node.line, "source")
+        except _Leave as leave:
+            if leave.kind == "exit":
+                raise
+            return None
+        finally:
+            self.where = kept
 
     def _inner(self, text: str, line: int, how: str) -> Truth:
         """A text that the shell would read as commands: read here the same way, with its unknowns kept."""

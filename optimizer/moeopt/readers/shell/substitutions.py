@@ -8,6 +8,7 @@ from moeopt.readers.shell.tokens import Lexer, closing
 
 _READS = frozenset(
     [
+        "[",
         "awk",
         "basename",
         "cat",
@@ -16,6 +17,7 @@ _READS = frozenset(
         "date",
         "dirname",
         "echo",
+        "env",
         "expr",
         "false",
         "find",
@@ -23,41 +25,58 @@ _READS = frozenset(
         "git",
         "grep",
         "head",
+        "hostid",
         "hostname",
+        "ibstat",
         "id",
+        "ifconfig",
         "ip",
         "jq",
         "ls",
+        "lsb_release",
+        "lscpu",
+        "md5sum",
+        "mktemp",
         "nproc",
-        "nvidia-smi",
         "nvcc",
+        "nvidia-smi",
         "printf",
+        "ps",
         "pwd",
         "readlink",
         "realpath",
         "rocm-smi",
+        "sacct",
         "scontrol",
         "sed",
         "seq",
+        "sha256sum",
         "shuf",
+        "sinfo",
         "sort",
         "squeue",
-        "sinfo",
         "tail",
         "test",
         "tr",
         "true",
+        "ulimit",
         "uname",
         "uniq",
         "wc",
-        "whoami",
         "which",
-        "[",
-        "sacct",
-        "hostid",
+        "whoami",
+        "yq",
     ]
 )
 """Programs that such substitutions are made of: they look something up."""
+_SUBCOMMANDS = {
+    "apt": ("list", "show"),
+    "command": ("-v", "-V"),
+    "git": ("rev-parse", "log", "describe", "version"),
+    "pip": ("list", "show", "freeze"),
+    "pip3": ("list", "show", "freeze"),
+}
+"""Programs that only read where their next word is one of these."""
 _DEVICE_COUNT = re.compile(r"\s*import torch\s*;\s*print\(\s*torch\.cuda\.device_count\(\)\s*\)\s*")
 _HARMLESS_TARGETS = re.compile(r"(?:\d?>>?|&>)\s*(?:/dev/null|&\d)")
 
@@ -115,14 +134,21 @@ def _program_reads(words: list[str]) -> bool:
         return False
     if name in ("awk", "sed") and any("system" in word or "|" in word or "getline" in word for word in words):
         return False
-    if name == "git":
-        return len(words) > 1 and words[1] in ("rev-parse", "log", "describe")
+    if name == "yq" and any(word.startswith(("-i", "--inplace")) for word in words):
+        return False
+    if name == "env":
+        return len(words) == 1
+    if name in _SUBCOMMANDS:
+        return len(words) > 1 and words[1] in _SUBCOMMANDS[name]
     return name in _READS
 
 
 def _inner_read(word: str, where: str, line: int, depth: int) -> bool:
     """Substitutions inside a substitution's words."""
-    if "`" in word:
+    for inner in re.findall(r"`([^`]*)`", word):
+        if not _only_reads(inner, where, line, depth + 1):
+            return False
+    if word.count("`") % 2 or "\\`" in word:
         return False
     at = 0
     while (at := word.find("$(", at)) >= 0:
