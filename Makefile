@@ -1,5 +1,6 @@
 # make        the default problem's best layout, in a virtual environment of its own
 # make test   everything that continuous integration runs: lint, types, tests
+# make test-all   the same with every random problem there is (an hour on two cores)
 # make test-oldest PYTHON=python3.10   the tests on the oldest versions of everything that is supported
 # make results  every problem of problems/ solved, and the table of results/README.md
 # make docs   what the documents show written anew: docs/commands.md and the outputs of docs/tutorial.md
@@ -9,7 +10,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: all test test-oldest results docs site clean
+.PHONY: all test test-all test-oldest results docs site clean
 
 all: $(VENV)/.run
 	$(BIN)/moeopt solve --gpus 512
@@ -19,6 +20,9 @@ test: $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n auto --dist worksteal
+
+test-all: test
+	$(BIN)/python -m pytest -n auto --dist worksteal -m more
 
 test-oldest:
 	$(PYTHON) -m venv $(VENV)-oldest

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from campaign import blocks
 from enumeration import legal_candidates, placed, random_problem, random_seeds
 from moeopt.configurations import modes, recomputes
 from moeopt.constraints import constrain
@@ -167,7 +168,7 @@ def check(seed: int) -> Conflict | None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("first", range(0, len(SEEDS), BATCH))
+@pytest.mark.parametrize("first", blocks(range(0, len(SEEDS), BATCH), 8))
 def test_every_conflict_is_minimal(first: int) -> None:
     """What a conflict names cannot hold together, and can without any one of its members."""
     found = [check(seed) for seed in SEEDS[first : first + BATCH]]

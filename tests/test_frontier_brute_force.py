@@ -9,6 +9,7 @@ from fractions import Fraction
 
 import pytest
 
+from campaign import blocks
 from enumeration import legal_candidates, peak_bytes, placed, placements, random_problem, random_seeds
 from moeopt.candidate import Candidate
 from moeopt.configurations import modes
@@ -62,7 +63,7 @@ def values(answer: dict, objectives: tuple[str, ...]) -> list[tuple[int, ...]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("first", range(0, len(SEEDS), BATCH))
+@pytest.mark.parametrize("first", blocks(range(0, len(SEEDS), BATCH), 1))
 def test_the_frontier_equals_enumeration(first: int) -> None:
     """Complete frontiers hold exactly the points of enumeration that no other beats, each marked as proven; an empty
     frontier is an empty enumeration. Two objective lists a problem."""

@@ -1,7 +1,7 @@
 """The scaled models of a candidate's step, replayed and by the ledger: they lose no placement within the limits."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import pytest
@@ -95,12 +95,14 @@ _FINE_NS = 1
 """Pieces at a step's end are rounded to thousandths of a nanosecond, and the end to a whole one."""
 
 
-def check_ledger(make: Callable[[int], Problem], finely: bool = False) -> tuple[int, int, int]:
+def check_ledger(
+    make: Callable[[int], Problem], finely: bool = False, seeds: Sequence[int] = range(12)
+) -> tuple[int, int, int]:
     """Placements within limits, those slower by more than a thousandth (`finely`: than a nanosecond), and how many
     of these were cut off; fails where one within the limits is lost. The limits: the median ones, the best one of
     either alone, and just below the best step."""
     kept = gone = slower = 0
-    for seed in range(12):
+    for seed in seeds:
         for candidate in candidates_of(make(seed), seed, 5):
             judged = by_ledger(candidate)
             if not judged:
@@ -126,11 +128,15 @@ def test_no_placement_within_the_limits_is_lost_by_the_ledger(make: Callable[[in
     assert gone > 0.9 * slower > 100
 
 
+_QUICK = [seed for seed in range(12) if seed != 7]
+"""The one left out has so many solutions in nanoseconds that listing them takes two minutes."""
+
+
 @pytest.mark.parametrize("make", [random_problem, block_problem])
 def test_nanoseconds_lose_none_and_cut_off_every_slower_one(make: Callable[[int], Problem]) -> None:
     """Where time is in nanoseconds, the ledger's is that of the model: each placement within the limits is a solution,
     and none that is slower, the step's end of its slowest rank included."""
-    kept, slower, gone = check_ledger(make, finely=True)
+    kept, slower, gone = check_ledger(make, finely=True, seeds=_QUICK)
     assert kept > 100
     assert gone == slower > 100
 

@@ -18,7 +18,8 @@ def replay_many(schedule: Schedule, forward_ns: Array, backward_ns: Array, hop_n
     `moeopt.schedule.replay` has it where joint blocks hide nothing more. Exact for whole numbers below 2^53."""
     graph = schedule_graph(*schedule.shape, schedule.ep_overlap)
     times = np.concatenate([forward_ns, backward_ns], axis=1)
-    parts = np.array_split(times, -(-len(times) * len(graph.kinds) // _CELLS) or 1)
+    together = max(1, _CELLS // len(graph.kinds))
+    parts = np.array_split(times, -(-len(times) // together) or 1)
     return np.concatenate([_last_end(graph, np.ascontiguousarray(part.T), hop_ns) for part in parts])
 
 
