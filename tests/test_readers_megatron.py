@@ -378,3 +378,26 @@ def test_rotary_arguments_without_rotary_positions(tmp_path: Path) -> None:
     found = changed(tmp_path, position_embedding_type=None, rotary_base="10000")
     assert found.architecture["position_embedding"] == "learned"
     assert "--position-embedding-type" in {warning["name"] for warning in found.warnings}
+
+
+MEGATRON_ARGUMENTS = [
+    line
+    for line in (Path(__file__).parent / "data" / "megatron_arguments.txt").read_text().splitlines()
+    if not line.startswith("#")
+]
+
+
+@pytest.mark.parametrize("first", range(0, len(MEGATRON_ARGUMENTS), 100))
+def test_every_argument_of_megatron_is_read_refused_or_ignored_with_a_reason(first: int, tmp_path: Path) -> None:
+    """No argument that Megatron-LM takes is unknown to moeopt: each is understood, is refused, or says why it changes
+    nothing that is priced (or that it would)."""
+    path = tmp_path / "arguments.txt"
+    for name in MEGATRON_ARGUMENTS[first : first + 100]:
+        path.write_text(
+            f"--num-layers 4 --hidden-size 256 --num-attention-heads 4 --vocab-size 1000 --num-experts 4 --{name} 1\n"
+        )
+        try:
+            reading = read(path)
+        except InputError:
+            continue
+        assert not [each["name"] for each in reading.ignored if "not known" in each["why"]]

@@ -59,10 +59,23 @@ _MEANS = {
     **INDEXER,
     "dsa-indexer-rope-interleaved": "indexer_rope_interleave",
     "no-dsa-indexer-rotate-activation": "indexer_rotate_activation",
+    "disable-dsa-indexer-rotate-activation": "indexer_rotate_activation",
     "linear-attention-freq": "linear_attention_pattern",
     **{field.replace("_", "-"): field for field in DELTA_NET_FIELDS},
     "hybrid-layer-pattern": "hybrid_pattern, pipeline_layout",
     "hybrid-override-pattern": "hybrid_pattern, pipeline_layout",
+    "is-hybrid-model": "hybrid_pattern",
+    "spec": "hybrid_pattern",
+    "dsa-indexer-k-norm-epsilon": "index_topk",
+    "mamba-head-dim": "mamba_head_dim",
+    "mamba-num-groups": "mamba_num_groups",
+    "mamba-num-heads": "mamba_num_heads",
+    "mamba-state-dim": "mamba_state_dim",
+    "q-lora-rank": "q_lora_rank",
+    "kv-lora-rank": "kv_lora_rank",
+    "qk-head-dim": "qk_nope_head_dim",
+    "qk-pos-emb-head-dim": "qk_rope_head_dim",
+    "v-head-dim": "v_head_dim",
     "squared-relu": "squared_relu",
     "moe-latent-size": "moe_latent_size",
     "window-size": "sliding_window",
@@ -135,7 +148,7 @@ def apply(flags: Flags, reading: Reading, where: str) -> None:
         if name in flags.used:
             means = _MEANS.get(name, _recompute_name(name))
             reading.understand(flags.spelled[name], flags.shown(name), means)
-    explain_rest(flags, reading)
+    explain_rest(flags, reading, _MEANS)
 
 
 def _recompute_name(name: str) -> str:

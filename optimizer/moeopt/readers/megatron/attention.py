@@ -157,7 +157,8 @@ def _indexer(flags: Flags, fields: dict[str, Any], reading: Reading) -> None:
             "--dsa-indexer-use-sparse-loss: absent, and of the indexer's losses only the one over chosen keys is priced"
         )
     fields["indexer_rope_interleave"] = flags.on("dsa-indexer-rope-interleaved")
-    fields["indexer_rotate_activation"] = not flags.on("no-dsa-indexer-rotate-activation")
+    turned_off = [flags.on(f"{word}-dsa-indexer-rotate-activation") for word in ("no", "disable")]
+    fields["indexer_rotate_activation"] = not any(turned_off)
     for name in ("cp-comm-type", "dsa-indexer-k-norm-epsilon", "dsa-indexer-skip-topk-offset", "no-rope-fusion"):
         flags.used.add(name)
 
