@@ -114,8 +114,13 @@ def _mean(logarithms: NDArray[np.float64]) -> float:
     return round(100 * float(np.mean(np.abs(np.expm1(logarithms)))), 1)
 
 
-def write_errors(kinds: Sequence[tuple[Problem, Sequence[str]]], errors: NDArray[np.float64]) -> None:
-    """Write what rows that did not enter their own fit are missed by: two of three rows are within the percentage."""
+def write_errors(
+    kinds: Sequence[tuple[Problem, Sequence[str]]],
+    errors: NDArray[np.float64],
+    apart: Mapping[str, NDArray[np.float64]],
+) -> None:
+    """Write what rows that did not enter their own fit are missed by: two of three rows are within the percentage.
+    `apart`: errors of rows that entered none, by the regime that they alone test."""
     sizes = [100 * float(size) for size in np.abs(errors)]
     average = _within(sizes)
 
@@ -135,6 +140,7 @@ def write_errors(kinds: Sequence[tuple[Problem, Sequence[str]]], errors: NDArray
     regimes = {
         name: entry([size for (_, found), size in zip(kinds, sizes, strict=True) if name in found]) for name in names
     }
+    regimes |= {name: entry([100 * float(size) for size in np.abs(found)]) for name, found in apart.items()}
     content = {"all": {"rows": len(sizes), "percent": round(average, 1)}, "gpus": gpus, "regimes": regimes}
     _dump(PRESETS / "step_time_errors.yaml", content)
 

@@ -28,7 +28,7 @@ def test_predictions_of_published_runs(benchmark_module: ModuleType) -> None:
     """With the shipped constants and none of its own for any row: over the calibration rows that count, median error at
     most 5 % and mean at most 7 % (9 % with the software outliers), and at least 80 of 85 pairs of one problem in the
     right order; rows that no constant was fitted on (dense ones for TP, CP and PP; MoE Parallel Folding for ETP) stay
-    below 10 % in the mean."""
+    below 10 % in the mean, those with Megatron-FSDP below 25 %."""
     data = json.loads(benchmark_module.ROWS.read_text(encoding="utf-8"))
     predictions = [benchmark_module.predict(row) for row in data["rows"]]
     training = [p for p in predictions if "apart" not in p.row]
@@ -40,26 +40,33 @@ def test_predictions_of_published_runs(benchmark_module: ModuleType) -> None:
     order = benchmark_module.ranked_pairs(counted)
     assert order.total == 85
     assert order.right + order.equal >= 80
-    for name, fewest in (("dense", 31), ("dense, 8-bit", 8), ("dense, 4-bit", 4), ("folding", 10)):
+    kinds = {
+        "dense": (31, 0.1),
+        "dense, 8-bit": (8, 0.1),
+        "dense, 4-bit": (4, 0.1),
+        "folding": (10, 0.1),
+        "fsdp": (8, 0.25),
+    }
+    for name, (fewest, most) in kinds.items():
         rows = [p for p in predictions if p.row.get("apart") == name]
         assert len(rows) >= fewest
-        assert statistics.mean(abs(p.error) for p in rows) <= 0.10
+        assert statistics.mean(abs(p.error) for p in rows) <= most
 
 
 def test_orderings_of_layouts(benchmark_module: ModuleType) -> None:
-    """The layouts of Qwen3-235B on 256 H100 come out in the published order, and so do all nine pairs of MoE Parallel
-    Folding strategies of one architecture; the published best of each of these sets is predicted first or within 3 % of
-    first."""
+    """The layouts of Qwen3-235B on 256 H100 come out in the published order, one with Megatron-FSDP among them, and so
+    do the five strategies of each architecture of MoE Parallel Folding, FSDP with and without expert parallelism among
+    them; the published best of each of these sets is predicted first or within 3 % of first."""
     data = json.loads(benchmark_module.ROWS.read_text(encoding="utf-8"))
     sets = benchmark_module.ranking_sets([benchmark_module.predict(row) for row in data["rows"]])
     qwen = sets["qwen3-235b-a22b, 256 h100-sxm, bf16, 4096 tokens"]
-    assert len(qwen) == 4
+    assert len(qwen) == 5
     order = benchmark_module.ranked_pairs(qwen)
-    assert (order.right, order.total) == (6, 6)
+    assert (order.right, order.total) == (9, 9)  # two of them were published as equally fast
     folding = [rows for rows in sets.values() if rows[0].row.get("apart") == "folding"]
     orders = [benchmark_module.ranked_pairs(rows) for rows in folding]
-    assert sum(order.total for order in orders) == 9
-    assert sum(order.right for order in orders) == 9
+    assert sorted(order.total for order in orders) == [1, 10, 10, 10]
+    assert all(order.right == order.total for order in orders)
     for rows in (qwen, *folding):
         assert benchmark_module.best_is_behind(rows) <= 0.03
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from moeopt.accounting.memory.terms import memory_terms
 from moeopt.accounting.pieces import Recomputed
 from moeopt.accounting.time.recompute import effective
-from moeopt.accounting.time.terms import TimeTerms, time_terms
+from moeopt.accounting.time.terms import TimeTerms, added_ns, time_terms
 from moeopt.layout import RECOMPUTE_MODULES, Choices, Degrees, Recompute
 from moeopt.problem.problem import Problem
 from time_cases import degrees, problem, some_choices, some_degrees, some_problems
@@ -23,18 +23,23 @@ def terms_of(asked: Problem, row: Degrees, choices: Choices, recompute: Recomput
 @settings(max_examples=100, deadline=None)
 @given(some_problems(), some_choices(), some_degrees(), MODULE_SETS)
 def test_backward_of_a_set_is_a_sum(asked: Problem, choices: Choices, row: Degrees, chosen: tuple[str, ...]) -> None:
-    """backward(set) = backward(none) + the sum of each module's price, to the nanosecond, on every piece; `moe_act` and
-    `shared_experts` add nothing beside `moe`; forward, the prices and every other part do not depend on the set."""
+    """backward(set) = backward(none) + the sum of each module's price, less what of it fits into time that the backward
+    pass waits for Megatron-FSDP, to the nanosecond, on every piece; `moe_act` and `shared_experts` add nothing beside
+    `moe`; forward, the prices and every other part do not depend on the set."""
     none = terms_of(asked, row, choices, Recompute())
     some = terms_of(asked, row, choices, Recompute(modules=chosen) if chosen else Recompute())
     counted = set(chosen) - ({"moe_act", "shared_experts"} if "moe" in chosen else set())
     for piece, alone in none.backward_ns.items():
         again = sum(none.recompute_ns[module][piece] for module in counted)
-        assert some.backward_ns[piece] == alone + again
+        hidden = min(again, none.idle_ns[piece])
+        assert some.backward_ns[piece] == alone + again - hidden
+        assert some.backward_ns[piece] == alone + added_ns(none, Recompute(modules=chosen), piece)
         assert some.backward_parts["recompute"][piece] == again
+        assert some.backward_parts["fsdp_comm"][piece] == none.backward_parts["fsdp_comm"][piece] - hidden
+        assert hidden == 0 or choices.fsdp in ("optim_grads", "optim_grads_params")
     assert some.forward_ns == none.forward_ns
     assert some.recompute_ns == none.recompute_ns
-    for part in set(none.backward_parts) - {"recompute"}:
+    for part in set(none.backward_parts) - {"recompute", "fsdp_comm"}:
         assert some.backward_parts[part] == none.backward_parts[part]
 
 
@@ -51,7 +56,7 @@ def test_prices_are_ordered(asked: Problem, choices: Choices, row: Degrees) -> N
         prices = {module: none.recompute_ns[module][piece] for module in RECOMPUTE_MODULES}
         assert prices["moe"] >= max(prices["moe_act"], prices["shared_experts"])
         everything = effective(Recompute(modules=RECOMPUTE_MODULES))
-        assert none.full_recompute_ns[piece] >= sum(prices[module] for module in everything)
+        assert none.full_recompute_ns[piece] >= added_ns(none, Recompute(modules=everything), piece)
     full = terms_of(asked, row, choices, Recompute(granularity="full"))
     block = terms_of(asked, row, choices, Recompute(granularity="full", method="block", num_layers=1))
     for piece, alone in none.backward_ns.items():

@@ -67,6 +67,7 @@ def some_choices(draw: st.DrawFn) -> Choices:
             tp_comm=draw(st.booleans()),
         ),
         cuda_graphs=draw(st.sampled_from(["none", "router", "attention", "full_iteration"])),
+        fsdp=draw(st.sampled_from(["none", "none", "none", "optim", "optim_grads", "optim_grads_params"])),
     )
 
 

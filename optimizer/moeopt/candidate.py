@@ -8,7 +8,6 @@ from moeopt.accounting.ledger import Ledger
 from moeopt.accounting.memory.terms import MemoryTerms
 from moeopt.accounting.pieces import Piece, piece_counts
 from moeopt.accounting.time.recompute import effective
-from moeopt.accounting.time.terms import TimeTerms
 from moeopt.arithmetic import Number
 from moeopt.freedom import simplicity
 from moeopt.layout import Choices, Degrees, Layout, Recompute
@@ -113,13 +112,6 @@ class Candidate:
         """The complete layout for a placement."""
         degrees = {field.name: int(getattr(self.degrees, field.name)) for field in fields(Degrees)}
         return Layout(**dict(self.choices), **degrees, pipeline_layout=str(pipeline))
-
-
-def added_ns(terms: TimeTerms, recompute: Recompute, piece: Piece) -> Number:
-    """What a recompute setting adds to the backward pass of one piece."""
-    if recompute.granularity == "full":
-        return terms.full_recompute_ns[piece]
-    return sum(terms.recompute_ns[module][piece] for module in effective(recompute))
 
 
 def freed_bytes(memory: MemoryTerms, recompute: Recompute, piece: Piece) -> Number:

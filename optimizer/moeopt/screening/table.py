@@ -8,9 +8,9 @@ import numpy as np
 
 from moeopt.accounting.memory.terms import MemoryTerms, memory_terms
 from moeopt.accounting.pieces import Piece, piece_counts, priced_total
-from moeopt.accounting.time.terms import time_terms
+from moeopt.accounting.time.terms import added_ns, time_terms
 from moeopt.arithmetic import Number, maximum, minimum
-from moeopt.candidate import added_ns, freed_bytes
+from moeopt.candidate import freed_bytes
 from moeopt.layout import Choices, Degrees, Recompute
 from moeopt.problem.problem import Problem
 from moeopt.screening.costs import Costs

@@ -3,9 +3,9 @@
 A unit's parameters are gathered once before its forward and once before its backward pass (recomputation inside the
 backward pass uses the same gather), and its gradients are reduced right after, in every micro-batch (megatron_fsdp.py:
 745-785, 794-830, 918-932). Gathers of the next units run under the current one, reductions under the ones after it: a
-pass hides as much as it takes, but never all (`EXPOSED_FLOOR`, assumed as for the step's end; published FSDP runs of
-MoE transformers give no figure for it). Parameters of no unit are gathered once a step, so a micro-batch carries its
-share of that.
+pass hides as much as it takes, what it recomputes included, but never all (`EXPOSED_FLOOR`, assumed as for the step's
+end; published FSDP runs of MoE transformers give no figure for it). Parameters of no unit are gathered once a step, so
+a micro-batch carries its share of that.
 """
 
 from moeopt.accounting.fsdp import shards_gradients, shards_parameters, unit_elements
@@ -31,8 +31,14 @@ def add_sharded_communication(scene: Scene, piece: Piece, timed: Timed) -> None:
         gather = ring_ns(*rest, 2 * held.dense, 2 * held.expert)
         outside = ceil_div(ring_ns(*rest, 2 * held.outside, 0), scene.degrees.num_microbatches)
     timed.forward.add("fsdp_comm", _exposed(gather + outside, timed.forward.total))
-    timed.backward.add("fsdp_comm", _exposed(gather + reduce, timed.backward.total))
+    exposed = _exposed(gather + reduce, timed.backward.total)
+    timed.backward.add("fsdp_comm", exposed)
+    timed.idle_backward = exposed - _least(gather + reduce)
 
 
 def _exposed(communication: Number, hidden_under: Number) -> Number:
-    return maximum(communication - hidden_under, ceil_div(communication * EXPOSED_FLOOR, STAGE_PARTS))
+    return maximum(communication - hidden_under, _least(communication))
+
+
+def _least(communication: Number) -> Number:
+    return ceil_div(communication * EXPOSED_FLOOR, STAGE_PARTS)

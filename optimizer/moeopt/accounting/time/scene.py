@@ -48,6 +48,8 @@ class Timed:
     in a finished layer."""
     full_repeat: Number = 0
     """What repeating the whole forward takes."""
+    idle_backward: Number = 0
+    """How long the backward pass waits, nothing recomputed, for communication that recomputation would hide."""
 
     @property
     def total(self) -> Number:
@@ -60,6 +62,7 @@ class Timed:
             Pass(dict(self.forward.parts)), Pass(dict(self.backward.parts)), {**self.repeats, **other.repeats}
         )
         total.full_repeat = self.full_repeat + other.full_repeat
+        total.idle_backward = self.idle_backward + other.idle_backward
         for run, added in ((total.forward, other.forward), (total.backward, other.backward)):
             for part, time in added.parts.items():
                 run.add(part, time)

@@ -15,7 +15,7 @@ from moeopt.accounting.time.recompute import effective
 from moeopt.accounting.time.scene import PARTS, Pass, Scene, Timed
 from moeopt.accounting.time.step_end import StepEnd, step_end
 from moeopt.accounting.time.tokens import tokens
-from moeopt.arithmetic import Number
+from moeopt.arithmetic import Number, minimum
 from moeopt.layout import RECOMPUTE_MODULES, Choices, Degrees, Recompute, RecomputeModule
 from moeopt.problem.problem import Problem
 
@@ -32,14 +32,29 @@ class TimeTerms:
     """forward_ns by part; the parts add up exactly."""
     backward_parts: dict[str, dict[Piece, Number]]
     recompute_ns: dict[RecomputeModule, dict[Piece, Number]]
-    """What each selective module adds to the backward pass, chosen or not: backward_ns is the backward of nothing
-    recomputed plus these, summed over `recompute.effective`."""
+    """What each selective module takes in the backward pass, chosen or not."""
+    idle_ns: dict[Piece, Number]
+    """How long the backward pass waits with nothing recomputed (for Megatron-FSDP's communication; 0 without it), so
+    that so much of what is recomputed takes no time: see `added_ns`."""
     full_recompute_ns: dict[Piece, Number]
-    """What recomputing the whole piece adds, chosen or not."""
+    """What recomputing the whole piece adds to its backward pass, chosen or not."""
     hop_ns: Number
     """One pipeline send between neighbouring stages."""
     step_end: StepEnd
     """Linear pieces of what a rank pays once a step: see `step_end.step_end_ns`."""
+
+
+def added_ns(terms: TimeTerms, recompute: Recompute, piece: Piece) -> Number:
+    """What a recompute setting adds to the backward pass of one piece: backward_ns is that of nothing recomputed plus
+    this, which no further module makes less."""
+    if recompute.granularity == "full":
+        return terms.full_recompute_ns[piece]
+    return _beyond(sum(terms.recompute_ns[module][piece] for module in effective(recompute)), terms.idle_ns[piece])
+
+
+def _beyond(time: Number, idle: Number) -> Number:
+    """What does not fit into the time that a pass waits."""
+    return time - minimum(time, idle)
 
 
 def _parts(timed: Mapping[Piece, Pass], spread: Callable[[Number], Number]) -> dict[str, dict[Piece, Number]]:
@@ -71,7 +86,9 @@ def _add_recompute(timed: Mapping[Piece, Timed], recompute: Recompute) -> None:
     """Add the chosen modules, or the whole forward where full recompute covers the piece, to the backward passes."""
     for piece, run in timed.items():
         modules = sum(run.repeats.get(module, 0) for module in effective(recompute))
-        run.backward.add("recompute", run.full_repeat if is_recomputed(piece, recompute) else modules)
+        again = run.full_repeat if is_recomputed(piece, recompute) else modules
+        run.backward.add("recompute", again)
+        run.backward.add("fsdp_comm", _beyond(again, run.idle_backward) - again)
 
 
 def time_terms(problem: Problem, degrees: Degrees, choices: Choices) -> TimeTerms:
@@ -97,7 +114,8 @@ def time_terms(problem: Problem, degrees: Degrees, choices: Choices) -> TimeTerm
             module: {piece: spread(run.repeats.get(module, 0)) for piece, run in timed.items()}
             for module in RECOMPUTE_MODULES
         },
-        full_recompute_ns={piece: spread(run.full_repeat) for piece, run in timed.items()},
+        idle_ns={piece: spread(run.idle_backward) for piece, run in timed.items()},
+        full_recompute_ns={piece: spread(_beyond(run.full_repeat, run.idle_backward)) for piece, run in timed.items()},
         hop_ns=hop_ns(problem, degrees, tokens(problem, degrees, choices), rate),
         step_end=step_end(problem, degrees, choices, rate),
     )

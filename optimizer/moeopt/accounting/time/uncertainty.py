@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from moeopt.accounting.fsdp import shards_gradients
 from moeopt.accounting.time.efficiency import load_efficiency
 from moeopt.accounting.time.topology import domains
 from moeopt.arithmetic import ceil_div
@@ -43,6 +44,7 @@ REASONS = {
     "context_parallel": "context parallelism: no published MoE run with a complete layout tests it",
     "long_sequence": f"sequences beyond {LONGEST_SEQUENCE} tokens: no published MoE run of the fit has them",
     "large_job": f"more than {MOST_GPUS} GPUs: no published run of the fit has them, congestion is not counted",
+    "fsdp": "Megatron-FSDP: no published run of the fit uses it; of eight others most are predicted too fast",
     "full_recompute": "full recompute: no published run of the fit uses it",
     "moe_recompute": "recompute of the whole MoE block: no published run of the fit uses it",
     "host_optimizer": "optimizer state in host memory: one published range gives its speed",
@@ -81,6 +83,7 @@ def _regimes(
     yield "context_parallel", degrees.cp > 1
     yield "long_sequence", workload.sequence_length > LONGEST_SEQUENCE
     yield "large_job", degrees.gpus > MOST_GPUS
+    yield "fsdp", shards_gradients(choices)
     yield "full_recompute", choices.recompute.granularity == "full"
     yield "moe_recompute", choices.recompute.drops("moe")
     yield "host_optimizer", choices.optimizer.offload_fraction > 0
