@@ -214,6 +214,14 @@ def test_megatron_test_case_yaml(tmp_path: Path) -> None:
     assert (found.architecture["num_hidden_layers"], found.architecture["gated"]) == (4, False)
 
 
+def test_what_a_yaml_gives_twice_is_noted(tmp_path: Path) -> None:
+    """Megatron-LM's test cases repeat arguments, and its loader takes the last one; so does the reader, and says so."""
+    text = "MODEL_ARGS:\n  --num-layers: 4\n  --tensor-model-parallel-size: 2\n  --tensor-model-parallel-size: 4\n"
+    found = written(tmp_path, "model_config.yaml", text)
+    assert found.layout["tp"] == 4
+    assert "--tensor-model-parallel-size is given more than once; the last one counts" in found.notes
+
+
 def test_bracketed_lists_of_a_test_case(tmp_path: Path) -> None:
     """The runner of Megatron-LM's test cases makes words of a quoted `[a b]`; a layer pattern stays one word."""
     text = "MODEL_ARGS:\n  --recompute-granularity: selective\n  --recompute-modules: '[layernorm moe_act]'\n"

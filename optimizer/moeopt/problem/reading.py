@@ -37,10 +37,14 @@ def read_file(path: Path, field: str) -> Any:
     return parse_text(text, str(path), field)
 
 
-def parse_text(text: str, name: str, field: str) -> Any:
-    """Parse JSON where the name ends in .json, else YAML. Raises InputError naming the field, the file and the line."""
+def parse_text(text: str, name: str, field: str, repeated: list[str] | None = None) -> Any:
+    """Parse JSON where the name ends in .json, else YAML. Raises InputError naming the field, the file and the line.
+
+    A key of a YAML mapping that is given twice is refused, or named in `repeated` where there is such a list: other
+    programs' loaders take the last.
+    """
     try:
-        content = _parse_json(text) if name.endswith(".json") else _parse_yaml(text)
+        content = _parse_json(text) if name.endswith(".json") else _parse_yaml(text, repeated)
         _check_encodable(content)
         return content
     except json.JSONDecodeError as error:
@@ -76,8 +80,9 @@ def _parse_json(text: str) -> Any:
     return json.loads(text, parse_constant=refuse, object_pairs_hook=unique)
 
 
-def _parse_yaml(text: str) -> Any:
+def _parse_yaml(text: str, repeated: list[str] | None) -> Any:
     loader = _Loader(text)
+    loader.repeated = repeated
     try:
         node = loader.get_single_node()
         if node is None:
@@ -89,7 +94,9 @@ def _parse_yaml(text: str) -> Any:
 
 
 class _Loader(yaml.SafeLoader):
-    """The safe loader, which also refuses a key that is given twice."""
+    """The safe loader, which also refuses a key that is given twice, or notes it."""
+
+    repeated: list[str] | None = None
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[str] = set()
@@ -98,7 +105,10 @@ class _Loader(yaml.SafeLoader):
             if not isinstance(key_node, yaml.ScalarNode):
                 raise yaml.constructor.ConstructorError(None, None, "a key must be a word", key_node.start_mark)
             if key in seen and key != "<<":
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", key_node.start_mark)
+                if self.repeated is None:
+                    text = f"key {key!r} is given twice"
+                    raise yaml.constructor.ConstructorError(None, None, text, key_node.start_mark)
+                self.repeated.append(key)
             seen.add(key)
         return super().construct_mapping(node, deep=deep)
 

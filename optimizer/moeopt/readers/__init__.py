@@ -48,7 +48,11 @@ def _read(path: Path, arguments: Sequence[str], given: Mapping[str, str], opened
         return read_torchtitan(parse_toml(text, where), where, lambda name: _module(path, name))
     if suffix in (".yaml", ".yml", ".json") or text.lstrip()[:1] == "{":
         name = where if suffix in (".yaml", ".yml", ".json") else f"{where}.json"
-        return _mapping(filled(parse_text(text, name, "from"), given), where, arguments)
+        repeated: list[str] = []
+        reading = _mapping(filled(parse_text(text, name, "from", repeated), given), where, arguments)
+        for key in repeated:
+            reading.note(f"{key} is given more than once; the last one counts")
+        return reading
     first = next((line.strip() for line in text.splitlines() if line.strip() and line.strip()[0] != "#"), "")
     if first.startswith("-"):
         words = [token.text for token in Lexer(clean(text), where).all() if not token.operator]

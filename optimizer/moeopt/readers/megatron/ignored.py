@@ -92,6 +92,10 @@ _REFUSED = {
     "expert-tensor-parallel-num-weight-shards": "generalised tensor parallelism is not priced",
     "img-h": "transformers with a vision part are not priced",
     "language-model-type": "transformers with a vision part are not priced",
+    **dict.fromkeys(
+        ("bert-no-binary-head", "bert-embedder-type", "ict-head-size", "vision-pretraining"),
+        "only decoder-only transformers of the GPT kind are priced",
+    ),
     "model-provider": "models assembled from several parts are not priced",
     "model-parallel-size": "Megatron removed it; write --tensor-model-parallel-size",
     "batch-size": "Megatron removed it; write --micro-batch-size",
