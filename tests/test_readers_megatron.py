@@ -380,6 +380,18 @@ def test_rotary_arguments_without_rotary_positions(tmp_path: Path) -> None:
     assert "--position-embedding-type" in {warning["name"] for warning in found.warnings}
 
 
+def test_expert_tensor_parallelism_of_a_dense_transformer_has_no_effect(tmp_path: Path) -> None:
+    """Megatron-LM's own dense test cases ask for it: groups are built that nothing uses. It is read as absent."""
+    path = tmp_path / "arguments.txt"
+    path.write_text(
+        "--num-layers 4 --hidden-size 256 --num-attention-heads 4 --vocab-size 1000 --position-embedding-type rope "
+        "--tensor-model-parallel-size 2 --expert-tensor-parallel-size 4"
+    )
+    found = read(path)
+    assert found.layout["etp"] == 2
+    assert any("has no effect" in note for note in found.notes)
+
+
 MEGATRON_ARGUMENTS = [
     line
     for line in (Path(__file__).parent / "data" / "megatron_arguments.txt").read_text().splitlines()

@@ -64,6 +64,9 @@ def read_layout(flags: Flags, reading: Reading) -> None:
 def _expert_tensor_parallel(flags: Flags, reading: Reading, experts: bool) -> None:
     tp = reading.layout["tp"]
     etp = flags.integer("expert-tensor-parallel-size")
+    if etp not in (None, 1, tp) and not experts and reading.architecture:
+        reading.note(f"--expert-tensor-parallel-size {etp} has no effect: there are no experts; read as absent")
+        etp = None
     reading.layout["etp"] = tp if etp is None else etp
     if etp is None and tp > 1 and experts:
         reading.warn(
