@@ -19,7 +19,7 @@ from moeopt.problem.architecture import LayerKind
 from moeopt.problem.loading import load_architecture, load_problem
 from moeopt.readers.megatron.script import read_arguments
 from moeopt.search import solve
-from moeopt.writers.megatron_architecture import architecture_groups
+from moeopt.writers.megatron.architecture import architecture_groups
 from moeopt.writers.shell import words
 from time_cases import MEASURED, degrees, problem
 

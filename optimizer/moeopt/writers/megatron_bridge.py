@@ -14,7 +14,7 @@ from moeopt.errors import InputError
 from moeopt.problem.architecture import YARN_DEFAULTS, Architecture
 from moeopt.writers.environment import environment
 from moeopt.writers.job import Job
-from moeopt.writers.megatron_architecture import needed
+from moeopt.writers.megatron.architecture import needed
 from moeopt.writers.megatron_lm import groups
 from moeopt.writers.script import Payload
 from moeopt.writers.shell import comment, words

@@ -12,9 +12,9 @@ from moeopt.layout import FLEX_DISPATCHERS
 from moeopt.problem.architecture import Architecture
 from moeopt.writers.environment import environment
 from moeopt.writers.job import Job
-from moeopt.writers.megatron_architecture import Flag, architecture_groups, needed
-from moeopt.writers.megatron_constants import left_out
-from moeopt.writers.megatron_sharding import fsdp_flags, gradient_flags, offload_flags
+from moeopt.writers.megatron.architecture import Flag, architecture_groups, needed
+from moeopt.writers.megatron.constants import left_out
+from moeopt.writers.megatron.sharding import fsdp_flags, gradient_flags, offload_flags
 from moeopt.writers.refusals import refuse_first
 from moeopt.writers.script import Payload
 from moeopt.writers.shell import Group, flag, words

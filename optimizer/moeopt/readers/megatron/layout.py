@@ -1,20 +1,17 @@
-"""Megatron-LM's arguments -> a Layout's and a Workload's fields, with Megatron's own defaults, not moeopt's.
+"""Megatron-LM's arguments -> a Layout's fields, with Megatron's own defaults, not moeopt's.
 
 Source: Megatron-LM d98e8a6, megatron/training/arguments.py:587-588 (etp follows tp), 607-641 (old recompute and CUDA
-graph names), 920-1018 (virtual stages), transformer_config.py:891 (allgather), 1901-1941 (recompute), 1743-1811, 2014.
+graph names), transformer_config.py:891 (allgather), 1901-1941 (recompute), 1743-1811.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 from moeopt.errors import InputError
 from moeopt.layout import FLEX_DISPATCHERS, RECOMPUTE_MODULES
-from moeopt.pipeline import PipelineLayout
-from moeopt.problem.base import shown
-from moeopt.problem.formats import FORMATS, Precision
 from moeopt.readers.flags import Flags
-from moeopt.readers.megatron.hybrid import hybrid_segments
+from moeopt.readers.megatron.pipeline import read_pipeline
 from moeopt.readers.megatron.sharding import read_sharding
+from moeopt.readers.megatron.workload import read_workload
 from moeopt.readers.reading import Reading
 
 _OPTIONAL_DEGREES = {
@@ -44,8 +41,8 @@ def read_layout(flags: Flags, reading: Reading) -> None:
             "absent: MoE layers with tensor parallelism fail in training",
             "add --sequence-parallel",
         )
-    _workload(flags, reading)
-    _pipeline(flags, reading)
+    read_workload(flags, reading)
+    read_pipeline(flags, reading)
     layout["recompute"] = _recompute(flags, reading)
     _optimizer(flags, reading)
     layout["dispatcher"] = _dispatcher(flags, reading, experts)
@@ -74,159 +71,6 @@ def _expert_tensor_parallel(flags: Flags, reading: Reading, experts: bool) -> No
             f"absent: it follows --tensor-model-parallel-size {tp}, so an expert is cut into {tp} parts",
             f"write --expert-tensor-parallel-size 1 (or {tp}, where that is meant)",
         )
-
-
-def _workload(flags: Flags, reading: Reading) -> None:
-    workload, layout = reading.workload, reading.layout
-    length = flags.integer("seq-length") or flags.integer("max-length") or flags.integer("encoder-seq-length")
-    if length is not None:
-        workload["sequence_length"] = length
-    batch = flags.integer("global-batch-size")
-    if batch is not None:
-        workload["global_batch_size"] = batch
-    elif reading.gpus is not None:
-        replicas = reading.gpus // (layout["tp"] * layout["pp"] * layout["cp"]) or 1
-        workload["global_batch_size"] = replicas * layout["micro_batch_size"]
-        reading.warn(
-            "--global-batch-size",
-            f"absent: micro_batch_size {layout['micro_batch_size']} * dp {replicas} = {workload['global_batch_size']}",
-            "write it",
-        )
-    workload["precision"] = _precision(flags, reading)
-    workload["cross_entropy"] = _cross_entropy(flags)
-    workload["attention_backend"] = "unfused" if flags.text("attention-backend") in ("unfused", "local") else "fused"
-    divisor = flags.integer("make-vocab-size-divisible-by")
-    workload["make_vocab_size_divisible_by"] = divisor or 128
-    capacity = flags.text("moe-expert-capacity-factor")
-    if capacity is not None:
-        try:
-            workload["routing"] = {"capacity_factor": float(capacity)}
-        except ValueError:
-            raise InputError(f"--moe-expert-capacity-factor: {capacity!r} is not a number") from None
-
-
-def _precision(flags: Flags, reading: Reading) -> Precision:
-    found = _format(flags, reading)
-    gather = f"{FORMATS[found].peak}-param-gather"
-    if FORMATS[found].keeps_parameters and not flags.on(gather):
-        reading.warn(
-            f"--{gather}",
-            "not given: Megatron then keeps 16-bit parameters beside the quantised ones; priced without them, 2 bytes "
-            "an element of the linears less",
-            f"add --{gather}",
-        )
-    return found
-
-
-def _format(flags: Flags, reading: Reading) -> Precision:
-    eight, four = flags.given("fp8-format") or flags.given("fp8"), flags.given("fp4-format")
-    recipe, packed = flags.text("fp8-recipe"), flags.text("fp4-recipe")
-    for name in ("fp8-format", "fp8", "fp4-format"):
-        if flags.given(name):
-            flags.used.add(name)
-    half, brain = flags.on("fp16"), flags.on("bf16")
-    if four and eight:
-        raise InputError("--fp4-format and --fp8-format: Megatron takes one of them (arguments.py:1099-1101)")
-    if four:
-        if packed not in (None, "nvfp4"):
-            raise InputError(f"--fp4-recipe: {shown(packed)} is not priced (known: nvfp4)")
-        return "nvfp4"
-    if eight:
-        return "mxfp8" if recipe == "mxfp8" else "fp8"
-    if not half and not brain:
-        reading.warn(
-            "--bf16",
-            "neither --bf16 nor --fp16: Megatron then trains in fp32, which is not priced; read as bf16",
-            "add --bf16",
-        )
-    return "fp16" if half and not brain else "bf16"
-
-
-def _cross_entropy(flags: Flags) -> str:
-    implementation = flags.text("cross-entropy-fusion-impl") or "native"
-    if not flags.on("cross-entropy-loss-fusion"):
-        return "unfused"
-    return "te" if implementation == "te" else "native"
-
-
-def _pipeline(flags: Flags, reading: Reading) -> None:
-    """Virtual stages and the layout string. What Megatron would refuse raises InputError with its equation."""
-    layout, pp = reading.layout, reading.layout["pp"]
-    string = flags.joined("pipeline-model-parallel-layout")
-    given = [
-        name
-        for name in (
-            "num-layers-per-virtual-pipeline-stage",
-            "num-virtual-stages-per-pipeline-rank",
-            "pipeline-model-parallel-layout",
-        )
-        if flags.given(name)
-    ]
-    if len(given) > 1:
-        raise InputError(f"--{given[0]}: given together with --{given[1]}, and Megatron takes one of them")
-    group = flags.integer("microbatch-group-size-per-virtual-pipeline-stage")
-    if group is not None:
-        layout["interleave_group"] = group
-    if string is not None:
-        layout["pipeline_layout"] = string
-        layout["vpp"] = PipelineLayout.parse(string, pp).vpp
-        return
-    ends = {name: flags.integer(f"decoder-{name}-pipeline-num-layers") for name in ("first", "last")}
-    embedding = flags.on("account-for-embedding-in-pipeline-split")
-    loss = flags.on("account-for-loss-in-pipeline-split")
-    layers = reading.architecture.get("num_hidden_layers")
-    segments = hybrid_segments(flags)
-    if len(segments) > 1:
-        pipeline = _cut_by_bars(segments, pp, reading.architecture["num_nextn_predict_layers"])
-        layout["vpp"], layout["pipeline_layout"] = pipeline.vpp, str(pipeline)
-        return
-    layout["vpp"] = _virtual_stages(flags, layers, pp)
-    if layers is None:
-        if any(ends.values()) or embedding or loss:
-            reading.note("the split of layers over stages is not read: the file gives no --num-layers")
-        return
-    uneven = any(ends.values()) or embedding or loss
-    if not uneven and layers % (pp * layout["vpp"]):
-        return  # no even split: the rule about it says so, with its equation
-    pipeline = PipelineLayout.from_megatron_options(
-        layers,
-        pp,
-        layout["vpp"],
-        mtp=reading.architecture["num_nextn_predict_layers"],
-        first=ends["first"],
-        last=ends["last"],
-        account_for_embedding=embedding,
-        account_for_loss=loss,
-    )
-    layout["pipeline_layout"] = str(pipeline)
-
-
-def _cut_by_bars(segments: Sequence[str], pp: int, mtp: int) -> PipelineLayout:
-    """A hybrid's chunks; its MTP modules are in the last. Raises InputError where they do not divide by the stages."""
-    if len(segments) % pp:
-        raise InputError(
-            f"--hybrid-layer-pattern: {len(segments)} segments % pp {pp} = {len(segments) % pp}, must be 0"
-        )
-    return PipelineLayout.from_counts(pp, [len(segment) for segment in segments], mtp)
-
-
-def _virtual_stages(flags: Flags, layers: int | None, pp: int) -> int:
-    stages = flags.integer("num-virtual-stages-per-pipeline-rank")
-    if stages is not None:
-        return stages
-    each = flags.integer("num-layers-per-virtual-pipeline-stage")
-    if each is None or pp == 1:
-        return 1
-    if layers is None:
-        raise InputError(
-            "--num-layers-per-virtual-pipeline-stage: without --num-layers the number of stages is not known"
-        )
-    if each < 1 or layers % (pp * each):
-        raise InputError(
-            f"--num-layers-per-virtual-pipeline-stage: --num-layers {layers} % (pp {pp} * {each}) = "
-            f"{layers % (pp * each) if each > 0 else layers}, must be 0"
-        )
-    return layers // (pp * each)
 
 
 def _recompute(flags: Flags, reading: Reading) -> dict[str, Any]:

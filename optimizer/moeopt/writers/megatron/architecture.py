@@ -7,7 +7,7 @@ script: initialisation, loss coefficients.
 
 from moeopt.problem.architecture import DELTA_NET_FIELDS, MAMBA_FIELDS, Architecture
 from moeopt.problem.problem import Problem
-from moeopt.writers import megatron_constants as constants
+from moeopt.writers.megatron import constants
 from moeopt.writers.patterns import pattern
 from moeopt.writers.refusals import refuse_first
 from moeopt.writers.shell import Group, flag

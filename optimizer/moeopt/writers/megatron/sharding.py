@@ -1,7 +1,7 @@
 """Megatron-LM's arguments for types of gradients, Megatron-FSDP and activation offloading. Source: d98e8a6."""
 
 from moeopt.writers.job import Job
-from moeopt.writers.megatron_architecture import Flag
+from moeopt.writers.megatron.architecture import Flag
 from moeopt.writers.shell import flag
 
 

@@ -1,0 +1,1 @@
+"""What launches of Megatron-LM and Megatron-Bridge share: the arguments of an architecture and of sharding."""
