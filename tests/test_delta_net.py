@@ -16,7 +16,7 @@ from moeopt.accounting.time.tokens import tokens
 from moeopt.errors import InputError
 from moeopt.evaluation import evaluate
 from moeopt.layout import Choices, Layout
-from moeopt.problem.architecture import LayerKind
+from moeopt.problem.layer_kind import LayerKind
 from moeopt.problem.loading import load_architecture, load_problem
 from moeopt.readers.megatron.script import read_arguments
 from moeopt.writers.megatron.architecture import architecture_groups

@@ -20,7 +20,7 @@ from moeopt.dual.tables import Tables
 from moeopt.dual.tops import base_times, deepest_stage, tops_of
 from moeopt.dual.walks import Dual, Walks, Weights
 from moeopt.pipeline import PipelineLayout
-from moeopt.problem.architecture import LayerKind
+from moeopt.problem.layer_kind import LayerKind
 from moeopt.problem.loading import load_problem
 from moeopt.problem.problem import Problem
 from moeopt.schedule.bounds import ub2

@@ -19,7 +19,7 @@ from moeopt.accounting.time.terms import time_terms
 from moeopt.accounting.time.tokens import tokens
 from moeopt.errors import InputError
 from moeopt.layout import Choices, Recompute
-from moeopt.problem.architecture import LayerKind
+from moeopt.problem.layer_kind import LayerKind
 from moeopt.problem.loading import load_architecture, load_problem
 from moeopt.readers.megatron.script import read_arguments, read_script
 from moeopt.search import solve

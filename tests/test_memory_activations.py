@@ -13,7 +13,7 @@ from moeopt.accounting.memory.terms import memory_terms
 from moeopt.accounting.pieces import pieces
 from moeopt.accounting.time.terms import time_terms
 from moeopt.layout import RECOMPUTE_MODULES, Choices, Degrees
-from moeopt.problem.architecture import LayerKind
+from moeopt.problem.layer_kind import LayerKind
 from moeopt.problem.loading import load_problem
 from moeopt.problem.problem import Problem
 

@@ -16,7 +16,7 @@ from moeopt.accounting.memory.terms import memory_terms
 from moeopt.accounting.pieces import Piece, Recomputed, contents
 from moeopt.layout import Choices, Degrees
 from moeopt.pipeline import Chunk
-from moeopt.problem.architecture import LayerKind
+from moeopt.problem.layer_kind import LayerKind
 from moeopt.problem.problem import Problem
 
 MOE, DENSE = LayerKind("moe"), LayerKind("dense")

@@ -15,7 +15,7 @@ from moeopt.accounting.memory.symbols import symbols
 from moeopt.accounting.memory.terms import memory_terms
 from moeopt.errors import InputError
 from moeopt.layout import Choices
-from moeopt.problem.architecture import LayerKind
+from moeopt.problem.layer_kind import LayerKind
 
 
 @pytest.mark.parametrize(

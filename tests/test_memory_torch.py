@@ -12,7 +12,7 @@ from memory_problems import degrees, problem
 from moeopt.accounting.memory.activations import kept_tensors
 from moeopt.accounting.memory.terms import memory_terms
 from moeopt.layout import Choices, Recompute
-from moeopt.problem.architecture import LayerKind
+from moeopt.problem.layer_kind import LayerKind
 
 torch = pytest.importorskip("torch")
 

@@ -13,7 +13,8 @@ from moeopt.accounting.parameters import Parameter, piece_parameters
 from moeopt.accounting.pieces import contents, pieces
 from moeopt.arithmetic import round_up
 from moeopt.layout import Degrees
-from moeopt.problem.architecture import Architecture, LayerKind
+from moeopt.problem.architecture import Architecture
+from moeopt.problem.layer_kind import LayerKind
 from moeopt.problem.problem import Problem
 from moeopt.problem.workload import Workload
 

@@ -18,7 +18,7 @@ from moeopt.accounting.sharding import ALIGNMENT_ELEMENTS, experts_share_dense_b
 from moeopt.arithmetic import Number, lcm, maximum, round_up
 from moeopt.layout import Choices, Degrees
 from moeopt.pipeline import Chunk
-from moeopt.problem.architecture import LayerKind
+from moeopt.problem.layer_kind import LayerKind
 from moeopt.problem.problem import Problem
 
 BUCKET_ALIGNMENT_ELEMENTS = 128

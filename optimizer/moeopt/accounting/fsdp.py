@@ -20,7 +20,7 @@ from moeopt.accounting.pieces import Piece
 from moeopt.accounting.sharding import local_numel
 from moeopt.arithmetic import Number, ceil_div, is_column, maximum, round_up, where
 from moeopt.layout import Choices, Degrees
-from moeopt.problem.architecture import LayerKind
+from moeopt.problem.layer_kind import LayerKind
 from moeopt.problem.problem import Problem
 
 _WHOLE = Degrees(*[1] * len(Degrees.__dataclass_fields__))

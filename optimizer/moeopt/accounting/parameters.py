@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 from moeopt.accounting.pieces import Piece
-from moeopt.problem.architecture import MAMBA_CONV, Architecture, LayerKind
+from moeopt.problem.architecture import MAMBA_CONV, Architecture
+from moeopt.problem.layer_kind import LayerKind
 
 Component: TypeAlias = Literal[
     "embedding",

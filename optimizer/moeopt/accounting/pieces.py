@@ -10,7 +10,8 @@ from typing import Literal, TypeAlias
 from moeopt.arithmetic import Number
 from moeopt.layout import Recompute
 from moeopt.pipeline import Chunk
-from moeopt.problem.architecture import Architecture, LayerKind
+from moeopt.problem.architecture import Architecture
+from moeopt.problem.layer_kind import LayerKind
 from moeopt.problem.problem import Problem
 
 

@@ -13,7 +13,7 @@ from ortools.sat.python import cp_model
 from moeopt.accounting.pieces import Piece, Recomputed
 from moeopt.cpsat.expressions import Expression
 from moeopt.pipeline import PipelineLayout
-from moeopt.problem.architecture import LayerKind
+from moeopt.problem.layer_kind import LayerKind
 from moeopt.problem.problem import Problem
 
 

@@ -16,7 +16,7 @@ from moeopt.accounting.memory.persistent import layer_features
 from moeopt.accounting.pieces import Piece
 from moeopt.arithmetic import Number, minimum
 from moeopt.dual.grid import Array, Grid
-from moeopt.problem.architecture import LayerKind
+from moeopt.problem.layer_kind import LayerKind
 from moeopt.schedule.bounds import row_matrix
 from moeopt.schedule.combined import Counts
 from moeopt.schedule.even import even_hops

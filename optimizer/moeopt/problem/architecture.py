@@ -1,45 +1,18 @@
 """The transformer's dimensions, in Hugging Face's names (never "model": CP-SAT has one too)."""
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from moeopt.problem.base import MAX_LAYERS, Input, Layers, Name, NonNegative, Positive
+from moeopt.problem.layer_kind import HYBRID_SYMBOLS, Block, LayerKind, hybrid_kind
+from moeopt.problem.rope import PositiveFloat, RopeScaling
 
-Block = Literal["dense", "moe", "none"]
-Mixer = Literal["attention", "delta_net", "mamba", "none"]
-
-
-@dataclass(frozen=True, order=True)
-class LayerKind:
-    """What tells one decoder layer from another: its feed-forward block and what mixes its tokens.
-
-    `window` counts the keys that one query may see (sliding or chunked attention); 0 means all earlier ones. A layer of
-    a hybrid has one of the two alone (the other is none).
-    """
-
-    ffn: Block
-    window: int = 0
-    mixer: Mixer = "attention"
-    in_bf16: bool = False
-    """Whether it computes in bf16 where the precision is a narrower one."""
-
-    def __str__(self) -> str:
-        mixer = {"attention": f"window {self.window}" if self.window else "", "delta_net": "gated delta net"}
-        names = [self.mixer] if self.ffn == "none" else [self.ffn, mixer.get(self.mixer, "")]
-        return ", ".join(filter(None, [*names, "bf16" if self.in_bf16 else ""]))
-
-
-PositiveFloat = Annotated[float, Field(gt=0)]
 LayerPattern = tuple[Annotated[int, Field(strict=True, ge=0, le=1)], ...]
 """One 0 or 1 a layer."""
-YARN_POSITIONS = 4096
-"""Positions that YaRN takes as trained where nothing is said (Megatron-LM d98e8a6, transformer_config.py:3318)."""
-YARN_DEFAULTS = {"original_max_position_embeddings": YARN_POSITIONS, "beta_fast": 32.0, "beta_slow": 1.0}
-"""What MLA's YaRN takes where no argument says otherwise: for it, Megatron-LM's command line has none."""
 
 
 DELTA_NET_FIELDS = (
@@ -60,41 +33,8 @@ MAMBA_FIELDS = ("mamba_num_heads", "mamba_head_dim", "mamba_num_groups", "mamba_
 MAMBA_CONV, MAMBA_CHUNK = 4, 128
 """Taps of its convolution, and tokens that its scan treats at once: constants of Megatron's (megatron/core/ssm/
 mamba_mixer.py:179, 194), which no argument changes."""
-HYBRID_SYMBOLS: dict[str, tuple[Block, Mixer]] = {
-    "M": ("none", "mamba"),
-    "*": ("none", "attention"),
-    "-": ("dense", "none"),
-    "E": ("moe", "none"),
-}
-"""A layer of a hybrid by its symbol (megatron/core/models/hybrid/hybrid_layer_allocation.py:14-26)."""
-
-
-def _hybrid_kind(symbol: str) -> LayerKind:
-    block, mixer = HYBRID_SYMBOLS[symbol]
-    return LayerKind(block, mixer=mixer)
-
-
 DELTA_CHUNK = 64
 """Tokens that its kernels treat at once (megatron/core/ssm/gated_delta_net/gdn.py:67; flash-linear-attention)."""
-
-
-class RopeScaling(Input):
-    """How rotary positions stretch beyond the trained length, in the names of Hugging Face's `rope_scaling`.
-
-    Costs nothing: it is carried to the launch files and back. longrope's per-dimension factors are not kept.
-    """
-
-    rope_type: Literal["linear", "dynamic", "yarn", "longrope", "llama3"]
-    factor: PositiveFloat | None = None
-    original_max_position_embeddings: Positive | None = None
-    beta_fast: PositiveFloat | None = None
-    beta_slow: PositiveFloat | None = None
-    mscale: PositiveFloat | None = None
-    mscale_all_dim: PositiveFloat | None = None
-    low_freq_factor: PositiveFloat | None = None
-    high_freq_factor: PositiveFloat | None = None
-    truncate: bool | None = None
-    """YaRN: whether the ends of the correction range are rounded to whole dimensions (absent: yes)."""
 
 
 class Architecture(Input):
@@ -452,7 +392,7 @@ class Architecture(Input):
         decoder layer."""
         if self.mtp_hybrid_pattern is None:
             return (replace(self.layers[-1], in_bf16=False),)
-        return tuple(_hybrid_kind(symbol) for symbol in self.mtp_hybrid_pattern)
+        return tuple(hybrid_kind(symbol) for symbol in self.mtp_hybrid_pattern)
 
     @property
     def mtp_copies(self) -> int:
@@ -479,7 +419,7 @@ class Architecture(Input):
 
     def _plain_kind(self, index: int) -> LayerKind:
         if self.hybrid_pattern is not None:
-            return _hybrid_kind(self.hybrid_pattern[index])
+            return hybrid_kind(self.hybrid_pattern[index])
         ffn: Block = "moe" if self._is_moe_layer(index) else "dense"
         if self.linear_attention_pattern is not None and self.linear_attention_pattern[index]:
             return LayerKind(ffn, mixer="delta_net")

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from moeopt.accounting.pieces import Piece, piece_counts
 from moeopt.arithmetic import Number, maximum, minimum
 from moeopt.layout import Degrees
-from moeopt.problem.architecture import LayerKind
+from moeopt.problem.layer_kind import LayerKind
 from moeopt.problem.problem import Problem
 from moeopt.screening.costs import Costs
 from moeopt.screening.limits import Column

@@ -11,7 +11,7 @@ from moeopt.accounting.memory.persistent import Feature, layer_features
 from moeopt.accounting.memory.terms import MemoryTerms
 from moeopt.accounting.pieces import Piece, Recomputed
 from moeopt.arithmetic import Number, maximum, minimum
-from moeopt.problem.architecture import LayerKind
+from moeopt.problem.layer_kind import LayerKind
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from moeopt.accounting.pieces import Recomputed
 from moeopt.candidate import Candidate
-from moeopt.problem.architecture import LayerKind
+from moeopt.problem.layer_kind import LayerKind
 from moeopt.schedule.in_flight import in_flight_vectors
 
 Array = NDArray[Any]

@@ -11,7 +11,8 @@ from typing import Any
 import yaml
 
 from moeopt.errors import InputError
-from moeopt.problem.architecture import YARN_DEFAULTS, Architecture
+from moeopt.problem.architecture import Architecture
+from moeopt.problem.rope import YARN_DEFAULTS
 from moeopt.writers.environment import environment
 from moeopt.writers.job import Job
 from moeopt.writers.megatron.architecture import needed

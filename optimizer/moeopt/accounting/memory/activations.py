@@ -13,7 +13,7 @@ from moeopt.accounting.memory.tensors import TensorBytes, tensor, with_numbers
 from moeopt.accounting.pieces import Piece, is_recomputed
 from moeopt.arithmetic import Number, ceil_div
 from moeopt.layout import Choices, Degrees, Recompute
-from moeopt.problem.architecture import LayerKind
+from moeopt.problem.layer_kind import LayerKind
 from moeopt.problem.problem import Problem
 
 _MTP = "megatron/core/transformer/multi_token_prediction.py"

@@ -16,7 +16,7 @@ from moeopt.accounting.fsdp import UnitElements, shards_gradients, shards_parame
 from moeopt.accounting.pieces import Piece, plain
 from moeopt.arithmetic import Number, both, ceil_div, maximum, minimum, where
 from moeopt.layout import Choices, Degrees
-from moeopt.problem.architecture import LayerKind
+from moeopt.problem.layer_kind import LayerKind
 from moeopt.problem.problem import Problem
 
 COMMUNICATION_ELEMENTS = 1_000_000_000

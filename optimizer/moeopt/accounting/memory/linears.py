@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from moeopt.accounting.memory.symbols import Symbols
 from moeopt.accounting.pieces import Piece
 from moeopt.arithmetic import Number, both, ceil_div, either, where
-from moeopt.problem.architecture import LayerKind
+from moeopt.problem.layer_kind import LayerKind
 from moeopt.problem.problem import Problem
 
 Shape = tuple[Number, Number]

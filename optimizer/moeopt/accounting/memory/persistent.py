@@ -20,7 +20,7 @@ from moeopt.accounting.memory.recipe import Recipe
 from moeopt.accounting.memory.symbols import Symbols
 from moeopt.arithmetic import Number, where
 from moeopt.layout import Choices
-from moeopt.problem.architecture import LayerKind
+from moeopt.problem.layer_kind import LayerKind
 from moeopt.problem.problem import Problem
 
 Feature = Literal["layer", "dense", "moe", "mtp", "loss", "embedding"]

@@ -16,7 +16,7 @@ from moeopt.accounting.memory.terms import MemoryTerms
 from moeopt.accounting.pieces import Piece, priced_total
 from moeopt.arithmetic import ceil_div, lcm, round_up
 from moeopt.layout import Choices
-from moeopt.problem.architecture import LayerKind
+from moeopt.problem.layer_kind import LayerKind
 from moeopt.problem.problem import Problem
 
 BUFFER_MULTIPLE = 128

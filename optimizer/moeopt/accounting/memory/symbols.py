@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 from moeopt.accounting.routing import UNIT, initial_imbalance
 from moeopt.arithmetic import Number, both, ceil_div, maximum, minimum, round_up, where
 from moeopt.layout import Choices, Degrees
-from moeopt.problem.architecture import DELTA_CHUNK, FLASH_MLA_HEADS, MAMBA_CHUNK, LayerKind
+from moeopt.problem.architecture import DELTA_CHUNK, FLASH_MLA_HEADS, MAMBA_CHUNK
+from moeopt.problem.layer_kind import LayerKind
 from moeopt.problem.problem import Problem
 
 Made = TypeVar("Made")

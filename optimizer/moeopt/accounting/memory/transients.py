@@ -14,7 +14,8 @@ from moeopt.accounting.memory.tensors import TensorBytes, on_gpu, total
 from moeopt.accounting.pieces import Piece, is_recomputed
 from moeopt.arithmetic import Number, maximum, minimum, where
 from moeopt.layout import Choices
-from moeopt.problem.architecture import MAMBA_CHUNK, LayerKind
+from moeopt.problem.architecture import MAMBA_CHUNK
+from moeopt.problem.layer_kind import LayerKind
 from moeopt.problem.problem import Problem
 
 Moments = dict[str, Number]

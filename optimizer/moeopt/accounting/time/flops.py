@@ -12,7 +12,8 @@ Check: the GFLOP a token that Megatron-Bridge prints for its published runs, e.g
 """
 
 from moeopt.arithmetic import round_up
-from moeopt.problem.architecture import Architecture, LayerKind
+from moeopt.problem.architecture import Architecture
+from moeopt.problem.layer_kind import LayerKind
 from moeopt.problem.problem import Problem
 
 PASSES = 3

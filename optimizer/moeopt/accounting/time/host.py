@@ -11,7 +11,7 @@ import numpy as np
 from moeopt.accounting.time.efficiency import Rates
 from moeopt.arithmetic import Number, ceil_div, is_column, where
 from moeopt.layout import Choices, Degrees
-from moeopt.problem.architecture import LayerKind
+from moeopt.problem.layer_kind import LayerKind
 from moeopt.problem.problem import Problem
 
 GRAPH_PERCENT = {"none": 100, "router": 85, "attention": 55, "full_iteration": 0}

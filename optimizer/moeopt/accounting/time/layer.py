@@ -14,7 +14,7 @@ from moeopt.accounting.time.mixers import attention_block, delta_net_block, mamb
 from moeopt.accounting.time.recompute import finish_repeats
 from moeopt.accounting.time.scene import COMPUTE, Scene, Timed
 from moeopt.arithmetic import Number, ceil_div, maximum
-from moeopt.problem.architecture import LayerKind
+from moeopt.problem.layer_kind import LayerKind
 
 
 def dense_block(scene: Scene, timed: Timed) -> None:

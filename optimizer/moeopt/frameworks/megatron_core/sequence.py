@@ -3,8 +3,8 @@
 from moeopt.arithmetic import Number, either
 from moeopt.frameworks.rules import Rule, excluded, remainder
 from moeopt.layout import Choices, Degrees
-from moeopt.problem.architecture import YARN_POSITIONS
 from moeopt.problem.problem import Problem
+from moeopt.problem.rope import YARN_POSITIONS
 
 
 def _zigzag(problem: Problem, degrees: Degrees, _choices: Choices) -> Number:

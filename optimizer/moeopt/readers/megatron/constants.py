@@ -9,7 +9,7 @@ from math import isfinite
 from typing import Any
 
 from moeopt.errors import InputError
-from moeopt.problem.architecture import YARN_DEFAULTS
+from moeopt.problem.rope import YARN_DEFAULTS
 from moeopt.readers.flags import Flags
 
 _YARN = {

@@ -6,7 +6,8 @@ Source: Megatron-LM d98e8a6, megatron/training/arguments.py:2397-2437, 3558-3563
 A constant that an architecture does not give is left to Megatron's default.
 """
 
-from moeopt.problem.architecture import YARN_DEFAULTS, Architecture, RopeScaling
+from moeopt.problem.architecture import Architecture
+from moeopt.problem.rope import YARN_DEFAULTS, RopeScaling
 from moeopt.writers.refusals import Refusal
 from moeopt.writers.shell import flag
 
