@@ -45,6 +45,7 @@ def test_predictions_of_published_runs(benchmark_module: ModuleType) -> None:
         "dense, 8-bit": (8, 0.1),
         "dense, 4-bit": (4, 0.1),
         "folding": (10, 0.1),
+        "dense, fsdp": (3, 0.15),
         "fsdp": (8, 0.25),
     }
     for name, (fewest, most) in kinds.items():
