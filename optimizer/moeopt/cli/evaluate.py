@@ -46,7 +46,9 @@ if TYPE_CHECKING:
     help="Read it from a launch script, YAML, TOML or JSON; runs nothing.",
     shell_complete=files,
 )
-@click.option("--arguments", metavar="'A B …'", help="With --from: what the script is called with, or what is appended to a list.")
+@click.option(
+    "--arguments", metavar="'A B …'", help="With --from: what the script is called with, or what is appended to a list."
+)
 @click.option("--set", "set_", multiple=True, metavar="NAME=VALUE", help="With --from: a variable of its environment.")
 @click.option("--vocab-size", metavar="N", help="With --from: where the file gives none.")
 @click.option("--suggest", is_flag=True, help="Also the optimum of the same problem, and what it changes.")
