@@ -172,6 +172,19 @@ def test_a_sourced_file_beside_the_script_is_read(tmp_path: Path) -> None:
     assert any("models/qwen.sh is sourced and was read too" in note for note in found.notes)
 
 
+def test_a_sourced_file_that_cannot_be_followed_changes_nothing(tmp_path: Path) -> None:
+    """One that does more than set values is named with the reason; what it set before that is gone."""
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / "env.sh").write_text("TP=8\nKEY=$(curl example.org)\n")
+    script = tmp_path / "s" / "run.sh"
+    script.write_text(
+        "TP=2\nsource env.sh\ntorchrun --nproc-per-node 8 train.py --tensor-model-parallel-size $TP --num-layers 4\n"
+    )
+    found = read(script)
+    assert found.layout["tp"] == 2
+    assert any("env.sh is sourced and was not read: " in note and "curl" in note for note in found.notes)
+
+
 @pytest.mark.parametrize("named", ["/etc/profile", "~/.bashrc", "../../../elsewhere.sh", "$HOME/x.sh", "missing.sh"])
 def test_no_other_sourced_file_is_opened(tmp_path: Path, named: str) -> None:
     """A path from the root or from home, and one above the script's neighbourhood, is named and left alone."""

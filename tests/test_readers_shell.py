@@ -123,6 +123,29 @@ def test_a_hostile_script_runs_nothing_and_ends_with_exit_2(
     assert capsys.readouterr().err.startswith("error: ")
 
 
+@pytest.mark.parametrize(
+    ("command", "text"),
+    [
+        ('dirname "$0"', "."),
+        ("dirname a/b/c.sh", "a/b"),
+        ("basename a/b/c.sh .sh", "c"),
+        ("basename -s .sh a/b/c.sh", None),
+        ("realpath --relative-to=x a", None),
+        ("readlink -f a/../b", "b"),
+        ("cd a/b && pwd", "a/b"),
+        ("cd `dirname a/b/c.sh`; cd ../..; pwd", "."),
+        ("cd a && ls", None),
+        ("dirname $(hostname)/x", None),
+    ],
+)
+def test_paths_are_rearranged_without_a_look_at_any_folder(command: str, text: str | None) -> None:
+    """What only takes a path apart or joins it has a known value; with other options, or over unknown words, none."""
+    script = interpret(f"D=$({command})\nrun --tp 2", "t.sh")
+    value = script.variables["D"]
+    assert isinstance(value, str)
+    assert script.unknowns.seen(value) == text
+
+
 def test_substitutions_that_only_read_leave_an_unknown_value() -> None:
     """`$(date)` in a path does not stop the reading; a number that needs one is refused with the reason."""
     script = interpret("D=$(date +%F)\nrun --save /x/$D --tp 2", "t.sh")

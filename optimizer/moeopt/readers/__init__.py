@@ -34,7 +34,7 @@ def read(path: Path, arguments: Sequence[str] = (), given: Mapping[str, str] | N
     opened: list[str] = []
     reading = _read(path, arguments, given or {}, opened)
     for name in given or {}:
-        if not any(re.search(rf"\b{name}\b", text) for text in opened):
+        if not any(re.search(rf"\b{re.escape(name)}\b", text) for text in opened):
             raise InputError(f"set: {name} occurs nowhere in {path}")
     return reading
 

@@ -18,6 +18,8 @@ DEEPEST = 12
 """Functions inside functions, scripts inside scripts."""
 _SHORT = 8
 """Words of the longest command that is surely not the training run itself."""
+_ELSEWHERE = ("/", "~", "$HOME", "${HOME}")
+"""What the path of a sourced file begins with that is looked up on the machine, not by the script."""
 _DECLARING = ("export", "local", "declare", "readonly", "typeset")
 
 
@@ -296,26 +298,33 @@ class _Interpreter(Values):
         return self._inner(" ".join(fields[1:]), node.line, "eval")
 
     def _source(self, fields: list[str], node: Simple) -> Truth:
-        """Follow a sourced file where it lies by the script, in the script's own variables; else note it."""
+        """Follow a sourced file where it lies by the script, in the script's own variables; else note it. One that
+        cannot be followed changes nothing."""
         shown = " ".join(map(self.unknowns.shown, fields[1:2]))
         written = node.words[1].text.strip("\"'") if len(node.words) > 1 else ""
         before, _, tail = fields[1].rpartition(CLOSE) if len(fields) > 1 else ("", "", "")
         tail = tail.lstrip("/") if before else tail
-        found = self.opened(tail) if tail and not written.startswith(("/", "~")) else None
+        found = self.opened(tail) if tail and not written.startswith(_ELSEWHERE) else None
         if found is None:
             self.script.note(f"line {node.line}: {shown} is sourced and was not read: it does not lie by the script")
             return None
-        path, text = found
-        self.script.note(f"line {node.line}: {path} is sourced and was read too")
-        kept, self.where = self.where, path
+        kept = self.where, dict(self.script.variables), dict(self.functions), len(self.script.commands)
+        self.where = found[0]
         try:
-            return self._inner(clean(text), node.line, "source")
+            truth = self._inner(clean(found[1]), node.line, "source")
         except _Leave as leave:
             if leave.kind == "exit":
                 raise
+            truth = None
+        except InputError as error:
+            _, self.script.variables, self.functions, started = kept
+            del self.script.commands[started:]
+            self.script.note(f"line {node.line}: {found[0]} is sourced and was not read: {error}")
             return None
         finally:
-            self.where = kept
+            self.where = kept[0]
+        self.script.note(f"line {node.line}: {found[0]} is sourced and was read too")
+        return truth
 
     def _inner(self, text: str, line: int, how: str) -> Truth:
         """A text that the shell would read as commands: read here the same way, with its unknowns kept."""

@@ -8,6 +8,8 @@ from collections.abc import Callable
 
 from moeopt.readers.shell.syntax import AndOr, Block, Node, Simple
 
+_HARMLESS = ("--", "-f", "-e", "-m", "-P", "-L")
+"""Options that leave the text of the path as it is."""
 Words = Callable[[Simple], list[str]]
 """The words of a command after expansion."""
 
@@ -26,14 +28,16 @@ def path_of(nodes: Block, words: Words) -> str | None:
 
 def _entered(commands: list[list[str]]) -> str | None:
     """`cd FOLDER && pwd`, `cd FOLDER; cd ..; pwd`."""
-    *moves, last = map(_operands, commands)
+    *moves, last = ([word for word in command if word not in _HARMLESS] for command in commands)
     if last != ["pwd"] or not all(len(move) == 2 and move[0] == "cd" for move in moves):
         return None
     return posixpath.normpath(posixpath.join(*(move[1] for move in moves)))
 
 
 def _rearranged(texts: list[str]) -> str | None:
-    name, *operands = _operands(texts) or [""]
+    name, *operands = [text for text in texts if text not in _HARMLESS] or [""]
+    if any(text.startswith("-") for text in operands):
+        return None
     if name == "dirname" and len(operands) == 1:
         return posixpath.dirname(operands[0].rstrip("/")) or "."
     if name == "basename" and len(operands) in (1, 2):
@@ -42,8 +46,3 @@ def _rearranged(texts: list[str]) -> str | None:
     if name in ("realpath", "readlink") and len(operands) == 1:
         return posixpath.normpath(operands[0])
     return None
-
-
-def _operands(texts: list[str]) -> list[str]:
-    """The words without options."""
-    return [text for text in texts if not text.startswith("-")]
