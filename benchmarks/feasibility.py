@@ -57,7 +57,10 @@ def judge(row: Mapping[str, Any], settings: Mapping[str, Any], ran: bool, remark
 def judgements() -> Iterator[Judgement]:
     """All rows: those that ran, then those that did not."""
     rules = json.loads((DATA / "published_feasibility.json").read_text(encoding="utf-8"))
+    left_out = {row["id"] for row in rules["not_judged"]}
     for row in json.loads((DATA / "published_step_times.json").read_text(encoding="utf-8"))["rows"]:
+        if row["id"] in left_out:
+            continue
         own, family = rules["settings"].get(row["id"], {}), rules["family_settings"].get(row["family"], {})
         remark = "; ".join(filter(None, (own.get("stated"), rules["needs_what_no_layout_says"].get(row["id"]))))
         yield judge(row, {**family, **own}, True, remark)

@@ -91,7 +91,7 @@ def read_bridge(content: Mapping[str, Any], where: str) -> Reading:
         if section == "mixed_precision" and isinstance(content.get(section), str):
             _precision(str(content[section]), flags)
             continue
-        _section(mapping(content.get(section), f"{where}: {section}"), section, flags, f"{where}: {section}")
+        read_section(mapping(content.get(section), f"{where}: {section}"), section, flags, f"{where}: {section}")
     if nemo:
         _trainer(mapping(content["trainer"], f"{where}: trainer"), flags, reading, where)
     if flags.given("pipeline-model-parallel-layout"):  # the virtual stages follow from it
@@ -104,11 +104,12 @@ def read_bridge(content: Mapping[str, Any], where: str) -> Reading:
     return reading
 
 
-def _section(values: Mapping[str, Any], section: str, flags: Flags, where: str) -> None:
+def read_section(values: Mapping[str, Any], section: str, flags: Flags, where: str) -> None:
+    """One section's fields as Megatron-LM's arguments, under the names that the file gives them."""
     for name, value in values.items():
         if value is None or name == "_target_":
             continue
-        spelled = f"{section}.{name}"
+        spelled = f"{section}.{name}" if section else str(name)
         if isinstance(value, Mapping):
             _nested(name, value, spelled, flags, where)
         elif name in _NEGATED and isinstance(value, bool):
@@ -144,7 +145,7 @@ def _section(values: Mapping[str, Any], section: str, flags: Flags, where: str) 
 def _nested(name: str, value: Mapping[Any, Any], spelled: str, flags: Flags, where: str) -> None:
     if name in ("optim", "config", "optimizer_config", "ddp"):
         inner = "optimizer" if name == "optim" else name
-        _section(mapping(value, spelled), inner, flags, where)
+        read_section(mapping(value, spelled), inner, flags, where)
     else:
         flags.put(name.replace("_", "-"), "", spelled=spelled)
 

@@ -1,4 +1,5 @@
-"""`${NAME}` in the values of a YAML or JSON file, as the tool that starts the run would fill it in (envsubst)."""
+"""`${NAME}` in the values of a YAML or JSON file, as the tool that starts the run would fill it in: envsubst's
+`${NAME:-default}`, Primus's `${NAME:default}`."""
 
 import re
 from collections.abc import Mapping
@@ -6,7 +7,7 @@ from typing import Any
 
 import yaml
 
-_MARK = re.compile(r"\$\{([A-Za-z_]\w*)(?::?-([^{}]*))?\}")
+_MARK = re.compile(r"\$\{([A-Za-z_]\w*)(?:(?::?-|:)([^{}]*))?\}")
 
 
 def filled(content: Any, given: Mapping[str, str]) -> Any:

@@ -122,6 +122,11 @@ def refuse(flags: Flags) -> None:
             raise InputError(f"{flags.spelled[name]}: {why}")
 
 
+def is_refused(name: str) -> bool:
+    """Whether an argument is refused wherever it is given."""
+    return name in _REFUSED
+
+
 def explain_rest(flags: Flags, reading: Reading, fields: Container[str]) -> None:
     """Every argument that became no field: why it is ignored, and its new name where Megatron renamed it. `fields`:
     arguments that become one in other launches."""

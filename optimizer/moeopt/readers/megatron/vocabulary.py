@@ -24,14 +24,14 @@ def read_vocabulary(flags: Flags, fields: dict[str, Any], reading: Reading) -> N
 
 def _by_tokenizer(flags: Flags, reading: Reading) -> int | None:
     """Rows of the vocabulary where the tokenizer tells them; None where only its file would."""
-    from moeopt.problem.loading import preset_fields, presets
+    from moeopt.problem.loading import preset_fields
 
     values = {name: flags.values.get(name, ()) for name in ("tokenizer-type", "tokenizer-model")}
     known = {name: flags.unknowns.seen(value[0]) if value else None for name, value in values.items()}
     kind, path = known["tokenizer-type"] or "", known["tokenizer-model"] or ""
     if not kind and flags.given("merge-file"):
         kind = "GPT2BPETokenizer"
-    preset = _preset_named(path, presets("architectures")) if path else None
+    preset = preset_named(path) if path else None
     if preset is not None:
         rows = int(preset_fields("architectures", preset)["vocab_size"])
         reading.note(f"--vocab-size is absent: {rows} by the tokenizer of {preset}, which --tokenizer-model names")
@@ -42,21 +42,23 @@ def _by_tokenizer(flags: Flags, reading: Reading) -> int | None:
     return None
 
 
-def _preset_named(path: str, presets: list[str]) -> str | None:
+def preset_named(path: str) -> str | None:
     """The shipped architecture whose name a path or repository name ends in (suffixes like -Instruct aside)."""
+    from moeopt.problem.loading import presets
+
     name = path.rstrip("/").rpartition("/")[2].lower()
-    matches = [preset for preset in presets if name == preset or name.startswith((f"{preset}-", f"{preset}_"))]
+    matches = [
+        preset for preset in presets("architectures") if name == preset or name.startswith((f"{preset}-", f"{preset}_"))
+    ]
     return max(matches, key=len) if matches else None
 
 
 def preset_by_name(flags: Flags, reading: Reading) -> None:
     """Set `reading.preset` where a checkpoint's or repository's name is that of a shipped architecture."""
-    from moeopt.problem.loading import presets
-
     for flag in ("model", "hf-checkpoint", "hf-model-path", "load", "pretrained-checkpoint", "tokenizer-model"):
         values = flags.values.get(flag, ())
         known = flags.unknowns.seen(values[0]) if values else None
-        preset = _preset_named(known, presets("architectures")) if known else None
+        preset = preset_named(known) if known else None
         if preset is not None:
             reading.preset = preset
             reading.note(f"--{flag} names {preset}: its dimensions are taken")
