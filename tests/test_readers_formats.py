@@ -271,6 +271,89 @@ def test_placeholders_of_a_yaml_are_filled_in(tmp_path: Path, capsys: pytest.Cap
     assert capsys.readouterr().err.endswith("the value ${TP} is not known; give it with --set NAME=VALUE\n")
 
 
+def primus(folder: Path, **overrides: object) -> Path:
+    """A small tree of Primus's own configurations, and a job in it."""
+    files = {
+        "modules/megatron/pre_trainer.yaml": {"extends": ["all.yaml"], "use_distributed_optimizer": True},
+        "modules/megatron/all.yaml": {
+            "bf16": True,
+            "img_h": 224,
+            "use_distributed_optimizer": False,
+            "seq_length": 1024,
+        },
+        "models/megatron/small.yaml": {"extends": ["base.yaml"], "num_layers": 4, "num_experts": 8, "vocab_size": 1000},
+        "models/megatron/base.yaml": {
+            "hidden_size": 256,
+            "num_attention_heads": 4,
+            "num_layers": 24,
+            "add_bias_linear": False,
+            "swiglu": True,
+            "position_embedding_type": "rope",
+            "hybrid_attention_ratio": 0.0,
+            "moe_router_topk": 2,
+        },
+    }
+    for name, content in files.items():
+        path = folder / "primus" / "configs" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(content))
+    job = folder / "examples" / "job.yaml"
+    job.parent.mkdir()
+    module = {
+        "framework": "megatron",
+        "config": "pre_trainer.yaml",
+        "model": "${MODEL:small}.yaml",
+        "overrides": overrides,
+    }
+    job.write_text(json.dumps({"work_group": "x", "modules": {"pre_trainer": module}}))
+    return job
+
+
+def test_primus_over_the_configurations_that_it_extends(tmp_path: Path) -> None:
+    """Overrides count over the model, the model over what it extends; placeholders have Primus's own defaults, and what
+    its lists of all arguments merely contain is no part of the launch."""
+    job = primus(
+        tmp_path, tensor_model_parallel_size="${TP:1}", expert_model_parallel_size=8, stderr_sink_level="DEBUG"
+    )
+    found = read(job, (), {"TP": "2"})
+    assert (found.architecture["num_hidden_layers"], found.architecture["num_experts"]) == (4, 8)
+    assert not found.architecture["mlp_bias"]
+    assert (found.layout["tp"], found.layout["ep"], found.layout["distributed_optimizer"]) == (2, 8, True)
+    assert found.workload["sequence_length"] == 1024
+    assert [each["name"] for each in found.ignored] == ["stderr_sink_level"]
+    with pytest.raises(InputError, match="use_torch_fsdp2: FSDP2"):
+        read(primus(tmp_path / "other", use_torch_fsdp2=True))
+
+
+def test_primus_alone_has_its_defaults_and_the_architecture_that_it_names(tmp_path: Path) -> None:
+    """Away from Primus's configurations a job still says its degrees, and which shipped architecture it trains."""
+    job = tmp_path / "job.yaml"
+    overrides = "{tensor_model_parallel_size: 1, expert_model_parallel_size: 8, global_batch_size: 512}"
+    job.write_text(
+        "modules:\n  pre_trainer:\n    framework: megatron\n    config: pre_trainer.yaml\n"
+        f"    model: qwen3_30B_A3B.yaml\n    overrides: {overrides}\n"
+    )
+    found = read(job)
+    assert (found.preset, found.layout["ep"], found.layout["distributed_optimizer"]) == ("qwen3-30b-a3b", 8, True)
+    assert sum("does not lie by the file" in note for note in found.notes) == 2
+    job.write_text(job.read_text().replace("framework: megatron", "framework: maxtext"))
+    with pytest.raises(InputError, match="framework: 'maxtext' is not read"):
+        read(job)
+
+
+@pytest.mark.parametrize("model", ["../../../secret.yaml", "loop.yaml"])
+def test_primus_opens_nothing_outside_its_configurations(tmp_path: Path, model: str) -> None:
+    """A path that leaves the folder of configurations is not followed, and a circle of them ends with one sentence."""
+    job = primus(tmp_path)
+    (tmp_path / "secret.yaml").write_text("num_layers: 99")
+    (tmp_path / "primus/configs/models/megatron/loop.yaml").write_text("extends: [loop.yaml]")
+    if model == "loop.yaml":
+        with pytest.raises(InputError, match="more than 8 configurations extend one another"):
+            read(job, (), {"MODEL": "loop"})
+    else:
+        assert "num_hidden_layers" not in read(job, (), {"MODEL": model.removesuffix(".yaml")}).architecture
+
+
 def test_what_a_runner_appends_to_a_test_case_counts(tmp_path: Path) -> None:
     """--arguments are appended to MODEL_ARGS and to a list of arguments, and the last of two values counts."""
     case, listed = tmp_path / "model.yaml", tmp_path / "arguments.txt"
