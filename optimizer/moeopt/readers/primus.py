@@ -27,14 +27,16 @@ _DEFAULTS = {"bf16": True, "use_distributed_optimizer": True}
 def is_primus(content: Mapping[Any, Any]) -> bool:
     """Whether a mapping has a module with overrides for a framework."""
     modules = content.get("modules")
-    return isinstance(modules, Mapping) and any(
-        isinstance(module, Mapping) and "framework" in module and "overrides" in module for module in modules.values()
-    )
+    return isinstance(modules, Mapping) and any(map(_is_trainer, modules.values()))
+
+
+def _is_trainer(module: object) -> bool:
+    return isinstance(module, Mapping) and "framework" in module and "overrides" in module
 
 
 def read_primus(content: Mapping[str, Any], where: str, opened: Opener) -> Reading:
     """The reading of its trainer. Raises InputError naming the module where another framework runs it."""
-    name, module = next((name, m) for name, m in content["modules"].items() if "overrides" in m)
+    name, module = next((name, each) for name, each in content["modules"].items() if _is_trainer(each))
     if module["framework"] != "megatron":
         raise InputError(
             f"{where}: modules.{name}.framework: {shown(module['framework'])} is not read (known: megatron)"
@@ -68,11 +70,13 @@ def _extended(file: str, folder: str, opened: Opener, reading: Reading, depth: i
     if depth > _DEEPEST:
         raise InputError(f"{folder}/{file}: more than {_DEEPEST} configurations extend one another")
     content = opened(f"{folder}/{file}") if file else None
-    if not isinstance(content, Mapping):
-        if file:
-            reading.note(f"{folder}/{file} of Primus does not lie by the file and was not read")
-        return {}
+    if file and content is None:
+        reading.note(f"{folder}/{file} of Primus does not lie by the file and was not read")
+    content = mapping(content, f"{folder}/{file}")
+    bases = content.get("extends") or []
+    if not isinstance(bases, list):
+        raise InputError(f"{folder}/{file}: extends: {shown(bases)} is no list of files")
     values: dict[str, Any] = {}
-    for base in content.get("extends") or ():
+    for base in bases:
         values |= _extended(str(base), folder, opened, reading, depth + 1)
     return {**values, **{key: value for key, value in content.items() if key != "extends"}}
