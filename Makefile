@@ -1,6 +1,6 @@
 # make        the default problem's best layout, in a virtual environment of its own
 # make test   everything that continuous integration runs: lint, types, tests
-# make test-all   the same with every random problem there is (an hour on two cores)
+# make test-all   the same with every random problem there is (twice as long)
 # make test-oldest PYTHON=python3.10   the tests on the oldest versions of everything that is supported
 # make results  every problem of problems/ solved, and the table of results/README.md
 # make docs   what the documents show written anew: docs/commands.md and the outputs of docs/tutorial.md
