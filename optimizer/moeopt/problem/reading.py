@@ -21,6 +21,11 @@ MAX_NODES = 200_000
 
 def read_file(path: Path, field: str) -> Any:
     """The content of a YAML or JSON file. Raises InputError with file and line for anything unreadable."""
+    return parse_text(read_text(path, field), str(path), field)
+
+
+def read_text(path: Path, field: str) -> str:
+    """The text of a file. Raises InputError for one that cannot be read, is too large, or is no UTF-8."""
     try:
         with path.open("rb") as stream:
             data = stream.read(MAX_FILE_BYTES + 1)
@@ -30,11 +35,10 @@ def read_file(path: Path, field: str) -> Any:
     if len(data) > MAX_FILE_BYTES:
         raise InputError(f"{field}: {path} is larger than the {MAX_FILE_BYTES} bytes that are read of such a file")
     try:
-        text = data.decode("utf-8-sig")
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise InputError(f"{field}: {path}, line {line}: not UTF-8 text") from None
-    return parse_text(text, str(path), field)
 
 
 def parse_text(text: str, name: str, field: str, repeated: list[str] | None = None) -> Any:

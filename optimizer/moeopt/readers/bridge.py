@@ -94,14 +94,19 @@ def read_bridge(content: Mapping[str, Any], where: str) -> Reading:
         read_section(mapping(content.get(section), f"{where}: {section}"), section, flags, f"{where}: {section}")
     if nemo:
         _trainer(mapping(content["trainer"], f"{where}: trainer"), flags, reading, where)
-    if flags.given("pipeline-model-parallel-layout"):  # the virtual stages follow from it
-        flags.values.pop("num-virtual-stages-per-pipeline-rank", None)
+    leave_out_stages(flags)
     for section in content:
         if section not in SECTIONS:
             reading.ignore(str(section), "", "no part of the layout")
     reading.note("a field that is absent has Megatron-Core's default here; a recipe under the file may say otherwise")
     apply(flags, reading, where)
     return reading
+
+
+def leave_out_stages(flags: Flags) -> None:
+    """Leave out the number of virtual stages where a layout string is given, from which it follows."""
+    if flags.given("pipeline-model-parallel-layout"):
+        flags.values.pop("num-virtual-stages-per-pipeline-rank", None)
 
 
 def read_section(values: Mapping[str, Any], section: str, flags: Flags, where: str) -> None:

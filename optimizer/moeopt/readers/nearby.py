@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from moeopt.errors import InputError
-from moeopt.problem.reading import MAX_FILE_BYTES, parse_text
+from moeopt.problem.reading import parse_text, read_text
 from moeopt.readers.placeholders import filled
 
 _CONFIGURATIONS = (".yaml", ".yml", ".toml", ".json")
@@ -22,18 +22,7 @@ class Nearby:
 
     def text(self, path: Path) -> str:
         """A file's text. Raises InputError."""
-        try:
-            with path.open("rb") as stream:
-                data = stream.read(MAX_FILE_BYTES + 1)
-        except (OSError, ValueError) as error:
-            raise InputError(f"from: cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
-        if len(data) > MAX_FILE_BYTES:
-            raise InputError(f"from: {path} is larger than the {MAX_FILE_BYTES} bytes that are read of such a file")
-        try:
-            self.texts.append(data.decode("utf-8-sig"))
-        except UnicodeDecodeError as error:
-            line = data.count(b"\n", 0, error.start) + 1
-            raise InputError(f"from: {path}, line {line}: not UTF-8 text") from None
+        self.texts.append(read_text(path, "from"))
         return self.texts[-1]
 
     def check_given(self) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from moeopt.errors import InputError
 from moeopt.problem.base import shown
-from moeopt.readers.bridge import read_section
+from moeopt.readers.bridge import leave_out_stages, read_section
 from moeopt.readers.flags import Flags
 from moeopt.readers.megatron.arguments import apply
 from moeopt.readers.megatron.ignored import is_refused
@@ -44,12 +44,11 @@ def read_primus(content: Mapping[str, Any], where: str, opened: Opener) -> Readi
     reading, overrides = Reading("Primus YAML"), mapping(module["overrides"], f"{where}: modules.{name}.overrides")
     own = _extended(str(module.get("config", "")), "modules/megatron", opened, reading)
     model = _extended(str(module.get("model", "")), "models/megatron", opened, reading)
-    values = {**_DEFAULTS, **{key: value for key, value in own.items() if not _is_refused(key)}, **model}
-    values = {key: value for key, value in values.items() if value or not _is_refused(key)}
+    own = {key: value for key, value in own.items() if not _is_refused(key)}
+    model = {key: value for key, value in model.items() if value or not _is_refused(key)}
     flags = Flags()
-    read_section({**values, **overrides}, "", flags, where)
-    if flags.given("pipeline-model-parallel-layout"):
-        flags.values.pop("num-virtual-stages-per-pipeline-rank", None)
+    read_section({**_DEFAULTS, **own, **model, **overrides}, "", flags, where)
+    leave_out_stages(flags)
     preset = preset_named(str(module.get("model", "")).removesuffix(".yaml").replace("_", "-"))
     if not flags.given("num-layers") and preset is not None:
         reading.preset = preset

@@ -47,13 +47,13 @@ _FAMILIES = {
         r"inprocess.*|(disable-|no-)?flight-recorder.*|(calc-)?ft-.*|enable-(ft|msc).*|disable-msc|fault-injector.*|gpu-sniff.*",
         r"(use-)?pytorch-profiler.*|(disable-)?straggler.*|adlr-.*|lazy-mpu.*|fake-process.*|(disable|use)-gloo.*|help",
         r"(disable-|no-)manual-gc.*|disable-jit.*|flash-attention-version|run-workload.*|replication.*|use-same-sampling.*",
-        r"disable-(symmetric|straggler)-.*|no-strict.*",
+        r"disable-(symmetric|straggler)-.*",
     ),
     "other kinds of runs: vision, BERT, retrieval, inference, reinforcement learning": (
         r"bert-.*|biencoder.*|dino-.*|ict-.*|vision-.*|swin-.*|retriever.*|(evidence|titles|block|embedding)-.*path|mask-.*",
         r"patch-dim|num-(channels|classes)|img-w|classes-.*|relative-attention.*|query-in-block.*|short-seq.*|use-one-sent.*",
         r"indexer-(batch|log)-.*|output-bert.*|(no-)?inference-.*|(no-)?rl-.*|grpo-.*|langrl.*|perform-rl.*|logits-.*",
-        r"num-speculative.*|flash-decode|cache-mla.*|decode-only.*|.*chunked-prefill|.*for-prefill|onnx-safe|refit-.*",
+        r"num-speculative.*|flash-decode|cache-mla.*|decode-only.*|.*chunked-prefill|onnx-safe|refit-.*",
         r"mamba-inference.*",
     ),
 }
@@ -72,7 +72,7 @@ _PRICED_WITHOUT = (
     r"use-te-activation.*|te-precision.*|use-kitchen-.*|symmetric-ar.*|(use-)?sharp.*|optimizer-cuda-graph|(no-)?pin-cpu.*",
     r"use-torch-optimizer.*|torch-fsdp2.*|(no-)?use-layer-wise.*|cuda-graph-warmup.*|fine-grained-offloading-max.*|gtp-.*",
     r"output-logit.*|(no-|disable-)(fp8-wgrad|tp-comm-.*|align-.*)|batch-invariant.*|pipeline-model-parallel-comm.*",
-    r"mhc-.*|gdp-.*|(no-)?bucket-.*|(no-)?overlap-p2p.*|no-bias-.*-fusion|no-rope-fusion",
+    r"mhc-.*|gdp-.*|(no-)?overlap-p2p.*|no-bias-.*-fusion|no-rope-fusion",
 )
 _REFUSED = {
     "cpu-offloading": "offloading whole layers is not priced (by module it is: --fine-grained-activation-offloading)",
