@@ -88,7 +88,7 @@ def _add_recompute(timed: Mapping[Piece, Timed], recompute: Recompute) -> None:
         modules = sum(run.repeats.get(module, 0) for module in effective(recompute))
         again = run.full_repeat if is_recomputed(piece, recompute) else modules
         run.backward.add("recompute", again)
-        run.backward.add("fsdp_comm", _beyond(again, run.idle_backward) - again)
+        run.backward.add("fsdp_comm", -minimum(again, run.idle_backward))
 
 
 def time_terms(problem: Problem, degrees: Degrees, choices: Choices) -> TimeTerms:
