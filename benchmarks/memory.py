@@ -108,7 +108,6 @@ def predict(row: Mapping[str, Any], architectures: Mapping[str, Any], moments: b
         stage_memory(
             terms,
             problem,
-            choices,
             [contents(problem.architecture, chunk, choices.recompute.block_layers) for chunk in pipeline.of_rank(rank)],
             in_flight_vectors(*schedule, rank, choices.overlap.ep_all_to_all),
         )

@@ -97,6 +97,7 @@ def random_problem(seed: int) -> Problem:
                 "global_batch_size": rng.choice([4, 8]),
                 "routing": {"imbalance": rng.choice([1.0, 1.3])},
                 "precision": "nvfp4" if four_bits else "bf16",
+                "optimizer": "muon" if seed % 5 == 1 and not four_bits else "adam",
             },
             "limits": limits,
             "fix": _fixed(rng, moe, mla, hybrid),

@@ -32,6 +32,7 @@ NVFP4 = {
 }
 LEARNED = {"position_embedding": "learned", "max_position_embeddings": 4096}
 SEQ6K = work(sequence_length=6144)
+MUON = work(optimizer="muon")
 WITNESSES = (
     Witness("gpu_total_dense", {"gpus": 10}, {"tp": 4}, {"tp": 2}),
     Witness("gpu_total_expert", {"gpus": 48}, {"ep": 32}, {"ep": 16}),
@@ -235,6 +236,22 @@ WITNESSES = (
         {"fsdp": "optim_grads"},
         {},
         arch(mtp_use_repeated_layer=False),
+    ),
+    Witness(
+        "muon_without_precision_aware",
+        MUON,
+        {"optimizer": {"precision_aware": True}},
+        {"optimizer": {"precision_aware": False}},
+    ),
+    Witness("muon_without_fsdp", MUON, {"fsdp": "optim"}, {"fsdp": "none"}),
+    Witness("muon_without_instances", MUON, {"optimizer": {"instances": 2}}, {"optimizer": {"instances": 1}}),
+    Witness("muon_without_fp16", work(optimizer="muon", precision="fp16"), {}, {}, MUON),
+    Witness(
+        "muon_without_nvfp4",
+        {**NVFP4, **work(optimizer="muon", precision="nvfp4")},
+        {},
+        {},
+        work(optimizer="adam", precision="nvfp4"),
     ),
     Witness("fsdp_without_nvfp4", NVFP4, {"fsdp": "optim"}, {"fsdp": "none"}),
     Witness(

@@ -504,6 +504,7 @@ def test_a_failed_command_leaves_no_output_file(refused):
         ("--seed", "x"),
         ("--objective", "speed"),
         ("--precision", "fp12"),
+        ("--optimizer", "sgd"),
     ],
 )
 def test_options_of_a_search_are_checked(refused, option, value):

@@ -34,6 +34,7 @@ def offered(line: str, shell: str = "bash") -> list[str]:
         ("moeopt solve --obj", ["--objective"]),
         ("moeopt solve --objective ", ["step_time", "gpus", "cost", "peak_memory"]),
         ("moeopt solve --precision mx", ["mxfp8"]),
+        ("moeopt solve --optimizer ", ["adam", "muon"]),
         ("moeopt params qwen3-2", ["qwen3-235b-a22b"]),
         ("moeopt solve --cluster ", presets("clusters")),
         ("moeopt launch s.json --framework mega", ["megatron-lm", "megatron-bridge"]),

@@ -82,6 +82,7 @@ WORKLOADS = st.fixed_dictionaries(
         "cross_entropy": st.sampled_from(["unfused", "native", "te"]),
         "attention_backend": st.sampled_from(["fused", "unfused"]),
         "routing": st.sampled_from(ROUTING),
+        "optimizer": st.sampled_from(["adam", "muon"]),
     }
 )
 SIZES = st.sampled_from([1, 2, 3, 4, 8])

@@ -26,7 +26,7 @@ Chunks = Sequence[dict[Piece, int]]
 def memory(
     asked: Problem, at: Degrees, choices: Choices, chunks: Chunks, vectors: Sequence[Sequence[int]]
 ) -> StageMemory:
-    return stage_memory(memory_terms(asked, at, choices), asked, choices, chunks, vectors)
+    return stage_memory(memory_terms(asked, at, choices), asked, chunks, vectors)
 
 
 def test_composition_by_brute_force() -> None:
@@ -67,10 +67,11 @@ def test_a_chunk_without_micro_batches_passes_nothing() -> None:
 
 
 def test_features_of_an_mtp_module_are_those_of_its_layer() -> None:
-    """An MTP module brings the layer it copies: its projection, a layer and a MoE block."""
+    """An MTP module brings the layer it copies: its projection, a layer and a MoE block; and a table of the vocabulary,
+    as the loss does."""
     asked = problem(DEEPSEEK_V3)
-    assert features(asked, [{"mtp": 1, "loss": 1}]) == ("layer", "loss", "moe", "mtp")
-    assert features(asked, [{"loss": 1, DENSE: 0}]) == ("loss",)
+    assert features(asked, [{"mtp": 1, "loss": 1}]) == ("layer", "loss", "moe", "mtp", "vocabulary")
+    assert features(asked, [{"loss": 1, DENSE: 0}]) == ("loss", "vocabulary")
 
 
 def test_full_recomputation() -> None:
@@ -141,7 +142,7 @@ def test_padding_is_close_to_the_exact_walk(tp: int, ep: int, etp: int, dp: int)
     exact = chunk_buffer_elements(asked, at, choices, chunk, first_chunk_of_first_stage=True)
     terms = memory_terms(asked, at, choices)
     mine = sum(
-        buffer_elements(sum(count * elements[piece] for piece, count in chunk.items()), shards, choices)
+        buffer_elements(sum(count * elements[piece] for piece, count in chunk.items()), shards, terms)
         for elements, shards in ((terms.dense_elements, dp), (terms.expert_elements, edp))
     )
     theirs = exact.dense.numel + exact.expert.numel

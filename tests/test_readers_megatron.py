@@ -196,6 +196,28 @@ def test_arguments_become_the_layout_that_megatron_would_run(
 
 
 @pytest.mark.parametrize(
+    ("changes", "optimizer", "distributed"),
+    [
+        ({}, None, True),
+        ({"optimizer": "adam"}, None, True),
+        ({"optimizer": "muon"}, "muon", True),
+        ({"optimizer": "muon", "use_distributed_optimizer": None}, "muon", False),
+        ({"optimizer": "dist_muon", "use_distributed_optimizer": None}, "muon", True),
+        ({"optimizer": "muon", "no_use_layer_wise_param_layout": "", "muon_num_ns_steps": "6"}, "muon", True),
+    ],
+)
+def test_muon_is_read_with_its_sharding(
+    tmp_path: Path, changes: dict[str, str | None], optimizer: str | None, distributed: bool
+) -> None:
+    """The optimizer by its name, dist_muon as Muon whose tensors are shared out; other steps than priced are noted."""
+    found = changed(tmp_path, **changes)
+    assert found.workload.get("optimizer") == optimizer
+    assert found.layout["distributed_optimizer"] is distributed
+    noted = [note for note in found.notes if "muon-num-ns-steps" in note]
+    assert len(noted) == ("muon_num_ns_steps" in changes)
+
+
+@pytest.mark.parametrize(
     ("changes", "name", "fix"),
     [
         ({"expert_tensor_parallel_size": None}, "--expert-tensor-parallel-size", "--expert-tensor-parallel-size 1"),
@@ -209,6 +231,8 @@ def test_arguments_become_the_layout_that_megatron_would_run(
         ({"fp4_format": "e2m1"}, "--fp4-param-gather", "add --fp4-param-gather"),
         ({"fp8_format": "e4m3", "fp8_recipe": "mxfp8"}, "--fp8-param-gather", "add --fp8-param-gather"),
         ({"sequence_parallel": None}, "--sequence-parallel", "--sequence-parallel"),
+        ({"optimizer": "muon"}, "--no-use-layer-wise-param-layout", "add it"),
+        ({"optimizer": "lion"}, "--optimizer", "memory differs"),
         ({"bf16": None}, "--bf16", "--bf16"),
     ],
 )

@@ -144,6 +144,18 @@ def test_what_the_all_to_all_overlaps_comes_back(framework: str, tmp_path: Path)
     assert_same(read_solution(answer), framework, tmp_path)
 
 
+@pytest.mark.parametrize("distributed", [True, False])
+@pytest.mark.parametrize("framework", ["megatron-lm", "megatron-bridge"])
+def test_muon_comes_back(framework: str, distributed: bool, tmp_path: Path) -> None:
+    """Muon is written as each framework names it, shared out or not, and read as it was, without a warning."""
+    layout = {"ep": 8, "etp": 1, "distributed_optimizer": distributed, "overlap": {"param_gather": distributed}}
+    answer = solution(layout, 16, "olmoe-1b-7b", optimizer="muon")
+    answer["problem"]["architecture"]["qk_norm"] = "head"
+    answer["status"] = "evaluated"
+    assert_same(read_solution(answer), framework, tmp_path)
+    assert not [each for each in read(tmp_path).warnings if "layer-wise" in each["name"]]
+
+
 @pytest.mark.parametrize("precision", ["fp8", "mxfp8", "nvfp4"])
 @pytest.mark.parametrize("framework", ["megatron-lm", "megatron-bridge"])
 def test_quantized_precisions_come_back(framework: str, precision: str, tmp_path: Path) -> None:

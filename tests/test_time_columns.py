@@ -27,6 +27,8 @@ def flat(terms: TimeTerms) -> dict[str, Any]:
             numbers.update({f"{name} {part} {piece}": value for piece, value in prices.items()})
     for index, row in enumerate(terms.step_end.rows):
         numbers.update({f"row {index} dense": row.dense, f"row {index} expert": row.expert})
+        numbers[f"row {index} fixed"] = row.fixed
+    numbers.update({f"update {piece}": value for piece, value in terms.step_end.update_ns.items()})
     return numbers
 
 
@@ -57,17 +59,24 @@ def test_parts_add_up_and_nothing_is_negative(asked: Problem, choices: Choices, 
 
 
 @settings(max_examples=60, deadline=None)
-@given(some_problems(), some_choices(), some_degrees(), st.integers(0, 10**11), st.integers(0, 10**11))
+@given(
+    some_problems(),
+    some_choices(),
+    some_degrees(),
+    st.integers(0, 10**11),
+    st.integers(0, 10**11),
+    st.integers(0, 10**9),
+)
 def test_step_end_is_the_maximum_of_its_rows(
-    asked: Problem, choices: Choices, row: Degrees, dense: int, expert: int
+    asked: Problem, choices: Choices, row: Degrees, dense: int, expert: int, update_ns: int
 ) -> None:
     """The parts of a step's end add up exactly to the rounded-up maximum of the linear rows that CP-SAT is given, and
     more time to hide under never makes it longer."""
     terms = time_terms(asked, row, choices)
     spent = {}
     for stage_ns in (0, 10**7, 10**9):
-        spent[stage_ns] = sum(step_end_ns(terms, dense, expert, stage_ns).values())
-        highest = max(row.scaled_ns(dense, expert, stage_ns) for row in terms.step_end.rows)
+        spent[stage_ns] = sum(step_end_ns(terms, dense, expert, stage_ns, update_ns).values())
+        highest = max(row.scaled_ns(dense, expert, stage_ns, update_ns) + row.fixed for row in terms.step_end.rows)
         assert spent[stage_ns] == -(-highest // SCALE)
     assert spent[0] >= spent[10**7] >= spent[10**9] >= 0
 

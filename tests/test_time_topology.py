@@ -76,7 +76,7 @@ def test_no_group_no_communication() -> None:
     assert expert_tensor_ns(asked, one, counts, rate) == 0
     assert context_ring_ns(asked, one, counts, rate, 1024, (10**6, 10**6)) == (0, 0)
     assert hop_ns(asked, one, counts, rate) == 0
-    ends = step_end_ns(time_terms(asked, one, choices), 10**9, 10**9, 0)
+    ends = step_end_ns(time_terms(asked, one, choices), 10**9, 10**9, 0, 0)
     assert ends["gradient_reduce"] == ends["param_gather"] == 0
 
 
@@ -166,7 +166,7 @@ def test_step_end_prices() -> None:
 
     def ends(**changes: object) -> dict[str, float]:
         terms = time_terms(asked, given, Choices(overlap=off, **changes))
-        return step_end_ns(terms, UNIT, 0, 0)
+        return step_end_ns(terms, UNIT, 0, 0, 0)
 
     plain = ends()
     assert plain["gradient_reduce"] == pytest.approx(UNIT * 4 * 7 / 8 * 1000 / rate.nvlink_bytes_per_us, abs=2)
@@ -188,7 +188,7 @@ def test_optimizer_offload_costs_what_was_published() -> None:
     elements = 17_500_000_000 // 12 * 4
     time = {
         fraction: step_end_ns(
-            time_terms(asked, given, Choices(optimizer=OptimizerChoices(offload_fraction=fraction))), 0, elements, 0
+            time_terms(asked, given, Choices(optimizer=OptimizerChoices(offload_fraction=fraction))), 0, elements, 0, 0
         )["optimizer"]
         for fraction in (0.0, 1.0)
     }
@@ -204,7 +204,7 @@ def test_gradients_across_nodes_hide_only_under_one_micro_batch() -> None:
         for flag in (False, True)
     )
     expert, stage = 10**10, 10**9
-    full, some = (step_end_ns(terms, 0, expert, stage) for terms in (shown, hidden))
+    full, some = (step_end_ns(terms, 0, expert, stage, 0) for terms in (shown, hidden))
     filling = expert * 8 * 4_000 / 64_000_000
     reduce, gather = full["gradient_reduce"] + filling, full["param_gather"] + filling
     assert some["gradient_reduce"] == pytest.approx(max(reduce - 0.6e9, 0.15 * (reduce + gather)), rel=1e-4)

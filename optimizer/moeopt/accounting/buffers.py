@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
+from moeopt.accounting.muon import is_layer_wise
 from moeopt.accounting.parameters import Parameter, final_norm, piece_parameters
 from moeopt.accounting.pieces import Piece, contents
 from moeopt.accounting.sharding import ALIGNMENT_ELEMENTS, experts_share_dense_buffer, holds_final_norm, local_numel
@@ -130,6 +131,13 @@ def chunk_buffers(
     )
 
 
+def chunk_tensors(problem: Problem, degrees: Degrees, chunk: Chunk) -> Iterator[tuple[Parameter, Tensor]]:
+    """The trainable tensors of a chunk on one GPU, in registration order."""
+    architecture = problem.architecture
+    order = architecture.layers[chunk.first : chunk.last]
+    return _tensors(problem, degrees, contents(architecture, chunk), order, holds_final_norm(problem, chunk))
+
+
 def chunk_buffer_elements(
     problem: Problem,
     degrees: Degrees,
@@ -154,7 +162,7 @@ def chunk_buffer_elements(
     merged = experts_share_dense_buffer(degrees) if experts_with_dense is None else experts_with_dense
     for parameter, tensor in _tensors(problem, degrees, counts, order, with_final_norm):
         (expert if parameter.sharding == "expert" and not merged else dense).append(tensor)
-    if not choices.distributed_optimizer:
+    if not choices.distributed_optimizer or is_layer_wise(problem, choices):
         return ChunkBuffers(unpadded_buffer(dense), unpadded_buffer(expert))
     size = bucket_elements(degrees) if first_chunk_of_first_stage and choices.overlap.grad_reduce else None
     return ChunkBuffers(

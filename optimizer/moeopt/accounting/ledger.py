@@ -80,7 +80,6 @@ class Ledger:
             stage_memory(
                 self.memory_terms,
                 self.problem,
-                self.choices,
                 stages[rank::pp],
                 in_flight_vectors(pp, vpp, microbatches, group, rank, self._ep_overlap),
             )
@@ -119,7 +118,8 @@ class Ledger:
         # How many layers a block method recomputes depends on the placement: at most all, whose work hides most.
         most = piece_counts(self.problem, self.choices.recompute.block_layers > 0)
         work = ceil_div(forward + priced_total(most, terms.backward_ns), d.pp)
-        return int(pipeline + max(_total(step_end_ns(terms, dense, expert, work)) - 1, 0))
+        update = terms.step_end.updates_ns(counts) // d.pp
+        return int(pipeline + max(_total(step_end_ns(terms, dense, expert, work, update)) - 1, 0))
 
     @property
     def _ep_overlap(self) -> bool:
@@ -139,7 +139,8 @@ class Ledger:
         memory = self.memory_terms
         dense = sum(_sum(chunk, memory.dense_elements) for chunk in chunks)
         expert = sum(_sum(chunk, memory.expert_elements) for chunk in chunks)
-        return step_end_ns(self.time_terms, dense, expert, work_ns)
+        update = sum(self.time_terms.step_end.updates_ns(chunk) for chunk in chunks)
+        return step_end_ns(self.time_terms, dense, expert, work_ns, update)
 
 
 def _total(parts: dict[str, int]) -> int:

@@ -56,6 +56,10 @@ class Parameter:
     """Expert tensors: whether expert tensor parallelism divides a copy (not the bias of the second linear)."""
     vocabulary: bool = False
     """Whether the rows are the vocabulary, which the framework pads."""
+    columns: int = 0
+    """Columns of one copy, where it is a matrix of weights (0: a table of the vocabulary, a vector, a filter)."""
+    stacked: tuple[int, ...] = ()
+    """Rows of the matrices that it stacks (queries, keys and values), where there are several."""
     origin: Literal["architecture", "framework", "pipeline_copy"] = "architecture"
     """framework: built by Megatron though the architecture has none. pipeline_copy: a second copy of a table that
     another pipeline stage holds, only where pp > 1. Neither counts for the size of the architecture."""
@@ -64,6 +68,13 @@ class Parameter:
     def total(self) -> int:
         """Elements of all copies."""
         return self.numel * self.copies
+
+
+def matrix(
+    name: str, component: Component, rows: int, columns: int, sharding: Literal["replicated", "tensor"]
+) -> Parameter:
+    """A weight of so many output and input features."""
+    return Parameter(name, component, rows * columns, sharding, columns=columns)
 
 
 def piece_parameters(architecture: Architecture, piece: Piece) -> tuple[Parameter, ...]:
@@ -93,7 +104,7 @@ def _embedding(architecture: Architecture) -> Iterator[Parameter]:
     yield Parameter("embedding.word_embeddings.weight", "embedding", table, "tensor", vocabulary=True)
     if architecture.position_embedding == "learned":
         rows = architecture.max_position_embeddings or 0
-        yield Parameter("embedding.position_embeddings.weight", "embedding", rows * hidden, "replicated")
+        yield matrix("embedding.position_embeddings.weight", "embedding", rows, hidden, "replicated")
 
 
 def _loss(architecture: Architecture) -> Iterator[Parameter]:
@@ -118,7 +129,7 @@ def _mtp(architecture: Architecture) -> Iterator[Parameter]:
     module = [
         *_norm(architecture, "mtp.enorm.", hidden),
         *_norm(architecture, "mtp.hnorm.", hidden),
-        Parameter("mtp.eh_proj.weight", "mtp", 2 * hidden * hidden, "tensor"),
+        matrix("mtp.eh_proj.weight", "mtp", hidden, 2 * hidden, "tensor"),
         *(parameter for kind in architecture.mtp_kinds for parameter in _layer(architecture, kind)),
         *_norm(architecture, "mtp.final_layernorm.", hidden),
     ]
@@ -153,12 +164,13 @@ def _attention(architecture: Architecture) -> Iterator[Parameter]:
     queries, keys = architecture.num_attention_heads * dim, architecture.num_key_value_heads * dim
     if architecture.attention_sinks:
         yield Parameter("core_attention.softmax_offset", "attention", architecture.num_attention_heads, "tensor")
-    yield Parameter("linear_proj.weight", "attention", queries * hidden, "tensor")
+    yield matrix("linear_proj.weight", "attention", hidden, queries, "tensor")
     if architecture.attention_output_bias:
         yield Parameter("linear_proj.bias", "attention", hidden, "replicated")
     yield from _norm(architecture, "linear_qkv.layer_norm_", hidden)
-    width = queries * (2 if architecture.attention_output_gate else 1) + 2 * keys
-    yield Parameter("linear_qkv.weight", "attention", hidden * width, "tensor")
+    stacked = (*(queries for _ in range(2 if architecture.attention_output_gate else 1)), keys, keys)
+    width = sum(stacked)
+    yield replace(matrix("linear_qkv.weight", "attention", width, hidden, "tensor"), stacked=stacked)
     if architecture.attention_bias:
         yield Parameter("linear_qkv.bias", "attention", width, "tensor")
     if architecture.qk_norm == "head":
@@ -176,11 +188,11 @@ def _delta_net(architecture: Architecture) -> Iterator[Parameter]:
     yield Parameter("dt_bias", "attention", a.linear_num_value_heads, "tensor")
     yield Parameter("A_log", "attention", a.linear_num_value_heads, "tensor")
     yield from _norm(a, "in_proj.layer_norm_", hidden)
-    yield Parameter("in_proj.weight", "attention", hidden * a.delta_net_projection_dim, "tensor")
+    yield matrix("in_proj.weight", "attention", a.delta_net_projection_dim, hidden, "tensor")
     convolved = 2 * a.delta_net_key_dim + a.delta_net_value_dim
     yield Parameter("conv1d.weight", "attention", convolved * a.linear_conv_kernel_dim, "tensor")
     yield from _norm(a, "out_norm.", a.linear_value_head_dim)
-    yield Parameter("out_proj.weight", "attention", a.delta_net_value_dim * hidden, "tensor")
+    yield matrix("out_proj.weight", "attention", hidden, a.delta_net_value_dim, "tensor")
 
 
 def _mamba(architecture: Architecture) -> Iterator[Parameter]:
@@ -192,9 +204,10 @@ def _mamba(architecture: Architecture) -> Iterator[Parameter]:
     for name in ("dt_bias", "A_log", "D"):
         yield Parameter(name, "attention", a.mamba_num_heads, "tensor")
     yield from _norm(a, "in_proj.layer_norm_", hidden)
+    # No matrix to Muon: "use_muon" is false for it (:309).
     yield Parameter("in_proj.weight", "attention", hidden * a.mamba_projection_dim, "tensor")
     yield Parameter("norm.weight", "norms", a.mamba_inner_dim, "tensor")
-    yield Parameter("out_proj.weight", "attention", a.mamba_inner_dim * hidden, "tensor")
+    yield matrix("out_proj.weight", "attention", hidden, a.mamba_inner_dim, "tensor")
 
 
 def _latent_attention(architecture: Architecture) -> Iterator[Parameter]:
@@ -205,22 +218,22 @@ def _latent_attention(architecture: Architecture) -> Iterator[Parameter]:
     hidden, heads = architecture.hidden_size, architecture.num_attention_heads
     kv_rank, q_rank = architecture.kv_lora_rank or 0, architecture.q_lora_rank
     yield from _norm(architecture, "input_layernorm.", hidden)
-    yield Parameter("linear_proj.weight", "attention", heads * architecture.v_head_dim * hidden, "tensor")
+    yield matrix("linear_proj.weight", "attention", hidden, heads * architecture.v_head_dim, "tensor")
     if architecture.attention_output_bias:
         yield Parameter("linear_proj.bias", "attention", hidden, "replicated")
     queries = heads * architecture.qk_head_dim
     if q_rank is None:
         for parameter in _norm(architecture, "linear_q_proj.layer_norm_", hidden):
             yield replace(parameter, origin="framework")
-        yield Parameter("linear_q_proj.weight", "attention", hidden * queries, "tensor")
+        yield matrix("linear_q_proj.weight", "attention", queries, hidden, "tensor")
     else:
         yield from _down_projection(architecture, "linear_q_down_proj.", q_rank)
         yield from _norm(architecture, "linear_q_up_proj.layer_norm_", q_rank)
-        yield Parameter("linear_q_up_proj.weight", "attention", q_rank * queries, "tensor")
+        yield matrix("linear_q_up_proj.weight", "attention", queries, q_rank, "tensor")
     yield from _down_projection(architecture, "linear_kv_down_proj.", kv_rank + architecture.qk_rope_head_dim)
     yield from _norm(architecture, "linear_kv_up_proj.layer_norm_", kv_rank)
     width = heads * (architecture.qk_nope_head_dim + architecture.v_head_dim)
-    yield Parameter("linear_kv_up_proj.weight", "attention", kv_rank * width, "tensor")
+    yield matrix("linear_kv_up_proj.weight", "attention", width, kv_rank, "tensor")
 
 
 def _sparse_attention(architecture: Architecture) -> Iterator[Parameter]:
@@ -230,25 +243,25 @@ def _sparse_attention(architecture: Architecture) -> Iterator[Parameter]:
     kv_rank, q_rank = a.kv_lora_rank or 0, a.q_lora_rank or 0
     yield from _norm(a, "input_layernorm.", hidden)
     name = "core_attention.indexer."
-    yield Parameter(f"{name}linear_wq_b.weight", "attention", q_rank * a.index_width, "replicated")
-    yield Parameter(f"{name}linear_wk.weight", "attention", hidden * a.index_head_dim, "replicated")
+    yield matrix(f"{name}linear_wq_b.weight", "attention", a.index_width, q_rank, "replicated")
+    yield matrix(f"{name}linear_wk.weight", "attention", a.index_head_dim, hidden, "replicated")
     yield Parameter(f"{name}k_norm.weight", "norms", a.index_head_dim, "replicated")
     yield Parameter(f"{name}k_norm.bias", "norms", a.index_head_dim, "replicated")
-    yield Parameter(f"{name}linear_weights_proj.weight", "attention", hidden * a.index_n_heads, "replicated")
-    yield Parameter("linear_proj.weight", "attention", heads * a.v_head_dim * hidden, "tensor")
+    yield matrix(f"{name}linear_weights_proj.weight", "attention", a.index_n_heads, hidden, "replicated")
+    yield matrix("linear_proj.weight", "attention", hidden, heads * a.v_head_dim, "tensor")
     if a.attention_output_bias:
         yield Parameter("linear_proj.bias", "attention", hidden, "replicated")
     yield from _down_projection(a, "linear_q_down_proj.", q_rank)
-    yield Parameter("linear_q_up_proj.weight", "attention", q_rank * heads * a.qk_head_dim, "tensor")
+    yield matrix("linear_q_up_proj.weight", "attention", heads * a.qk_head_dim, q_rank, "tensor")
     yield from _down_projection(a, "linear_kv_down_proj.", kv_rank + a.qk_rope_head_dim)
     width = heads * (a.qk_nope_head_dim + a.v_head_dim)
-    yield Parameter("linear_kv_up_proj.weight", "attention", kv_rank * width, "tensor")
+    yield matrix("linear_kv_up_proj.weight", "attention", width, kv_rank, "tensor")
     yield from _norm(a, "q_layernorm.", q_rank)
     yield from _norm(a, "kv_layernorm.", kv_rank)
 
 
 def _down_projection(architecture: Architecture, name: str, rank: int) -> Iterator[Parameter]:
-    yield Parameter(f"{name}weight", "attention", architecture.hidden_size * rank, "replicated")
+    yield matrix(f"{name}weight", "attention", rank, architecture.hidden_size, "replicated")
     if architecture.attention_bias:
         yield Parameter(f"{name}bias", "attention", rank, "replicated")
 
@@ -256,17 +269,17 @@ def _down_projection(architecture: Architecture, name: str, rank: int) -> Iterat
 def _mlp(architecture: Architecture, name: str, component: Component, width: int, hidden: int) -> Iterator[Parameter]:
     """A dense block or the shared experts (one wide block): two linears, the first of twice the width when gated."""
     first = (2 if architecture.gated else 1) * width
-    yield Parameter(f"{name}linear_fc1.weight", component, hidden * first, "tensor")
+    yield matrix(f"{name}linear_fc1.weight", component, first, hidden, "tensor")
     if architecture.mlp_bias:
         yield Parameter(f"{name}linear_fc1.bias", component, first, "tensor")
-    yield Parameter(f"{name}linear_fc2.weight", component, width * hidden, "tensor")
+    yield matrix(f"{name}linear_fc2.weight", component, hidden, width, "tensor")
     if architecture.mlp_bias:
         yield Parameter(f"{name}linear_fc2.bias", component, hidden, "replicated")
 
 
 def _moe(architecture: Architecture) -> Iterator[Parameter]:
     hidden, experts = architecture.hidden_size, architecture.num_experts
-    yield Parameter("mlp.router.weight", "router", hidden * experts, "replicated")
+    yield matrix("mlp.router.weight", "router", experts, hidden, "replicated")
     if architecture.router_bias:
         yield Parameter("mlp.router.bias", "router", experts, "replicated")
     if architecture.router_correction_bias:
@@ -278,15 +291,15 @@ def _moe(architecture: Architecture) -> Iterator[Parameter]:
     if architecture.shared_expert_intermediate_size:
         name = "mlp.shared_experts."
         if architecture.shared_expert_gate:
-            yield Parameter(f"{name}gate_weight", "shared_experts", hidden, "replicated")
+            yield matrix(f"{name}gate_weight", "shared_experts", 1, hidden, "replicated")
         yield from _mlp(architecture, name, "shared_experts", architecture.shared_expert_intermediate_size, hidden)
 
 
 def _latent_projections(architecture: Architecture) -> Iterator[Parameter]:
     """What takes tokens to the experts' width and back: whole on every rank (moe/moe_layer.py:265-304)."""
     hidden, latent = architecture.hidden_size, architecture.moe_latent_size
-    for name, width in (("fc1", latent), ("fc2", hidden)) if latent else ():
-        yield Parameter(f"mlp.{name}_latent_proj.weight", "routed_experts", hidden * latent, "replicated")
+    for name, width, seen in (("fc1", latent, hidden), ("fc2", hidden, latent)) if latent else ():
+        yield matrix(f"mlp.{name}_latent_proj.weight", "routed_experts", width, seen, "replicated")
         if architecture.mlp_bias:
             yield Parameter(f"mlp.{name}_latent_proj.bias", "routed_experts", width, "replicated")
 

@@ -7,7 +7,7 @@ layers.py, extensions/transformer_engine.py (TEGroupedLinear), models/gpt/gpt_mo
 stage), training/vocab_utils.py:45-59 (padding of the vocabulary).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from moeopt.accounting.parameters import Parameter, final_norm, piece_parameters
@@ -73,17 +73,28 @@ def piece_elements(problem: Problem, piece: Piece, degrees: Degrees) -> Elements
     return _elements(problem, piece, degrees, alignment=1)
 
 
+def elements_where(problem: Problem, piece: Piece, degrees: Degrees, chosen: Callable[[Parameter], bool]) -> Elements:
+    """`piece_elements` of some parameters alone."""
+    return _elements(problem, piece, degrees, alignment=1, chosen=chosen)
+
+
 def aligned_elements(problem: Problem, piece: Piece, degrees: Degrees) -> Elements:
     """`piece_elements` with every parameter rounded up to the 64 elements at which the next may start."""
     return _elements(problem, piece, degrees, alignment=ALIGNMENT_ELEMENTS)
 
 
-def _elements(problem: Problem, piece: Piece, degrees: Degrees, alignment: int) -> Elements:
+def _elements(
+    problem: Problem,
+    piece: Piece,
+    degrees: Degrees,
+    alignment: int,
+    chosen: Callable[[Parameter], bool] = lambda _parameter: True,
+) -> Elements:
     dense: Number = 0
     expert: Number = 0
     copied: Number = 0
     for parameter in piece_parameters(problem.architecture, piece):
-        if not parameter.trainable:
+        if not parameter.trainable or not chosen(parameter):
             continue
         numel = local_numel(problem, parameter, degrees)
         if alignment > 1:

@@ -76,3 +76,12 @@ def precisions() -> Iterable[str]:
     from moeopt.problem.formats import Precision
 
     return get_args(Precision)
+
+
+def optimizers() -> Iterable[str]:
+    """Optimizers of a workload."""
+    from typing import get_args
+
+    from moeopt.problem.workload import Optimizer
+
+    return get_args(Optimizer)

@@ -77,8 +77,7 @@ def _override_workload(fields: dict[str, Any], options: Mapping[str, Any]) -> No
     for name in ("sequence_length", "global_batch_size"):
         if options.get(name) is not None:
             own[name] = (read_batch if name == "global_batch_size" else parse_plain_count)(options[name], name)
-    if options.get("precision") is not None:
-        own["precision"] = options["precision"]
+    own |= {name: options[name] for name in ("precision", "optimizer") if options.get(name) is not None}
     if own:
         fields["workload"] = {**_as_mapping(fields.get("workload"), "workload"), **own}
 

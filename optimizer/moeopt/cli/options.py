@@ -70,6 +70,12 @@ def problem_options(command: Command) -> Command:
                 shell_complete=completing.words_of(completing.precisions),
             ),
             click.option(
+                "--optimizer",
+                metavar="O",
+                help="adam or muon (Muon for matrices of weights, Adam for the rest).",
+                shell_complete=completing.words_of(completing.optimizers),
+            ),
+            click.option(
                 "--objective",
                 metavar="O",
                 help="step_time, gpus, cost or peak_memory; a chain (A,B): B among the optima of A.",

@@ -75,7 +75,7 @@ class _Rows:
         total: Expression = int(memory.overhead_bytes + self.vpp * memory.chunk_fixed_bytes)
         for stage in range(rank, self.pp * self.vpp, self.pp):
             counts = self.counts(stage)
-            total = total + priced(counts, memory.quantized_bytes)
+            total = total + priced(counts, {piece: memory.beside_bytes(piece) for piece in memory.quantized_bytes})
             total = total + self._buffer_bytes(priced(counts, memory.dense_elements), int(memory.dense_shards))
             total = total + self._buffer_bytes(priced(counts, memory.expert_elements), int(memory.expert_shards))
         for feature, size in memory.present_bytes.items():
@@ -91,10 +91,10 @@ class _Rows:
 
     def _buffer_bytes(self, elements: Expression, shards: int) -> Expression:
         """Weights, gradients and state of one buffer, its elements padded as the distributed optimizer does."""
-        memory, sharded = self.memory, self.choices.distributed_optimizer
-        unit = lcm(shards, BUFFER_MULTIPLE) if sharded else 1
+        memory = self.memory
+        unit = lcm(shards, BUFFER_MULTIPLE) if memory.pads_buffers else 1
         replicated = unit * (memory.weight_bytes_per_element + memory.gradient_bytes_per_element)
-        state = memory.optimizer_bytes_per_shard_element * (unit // shards if sharded else 1)
+        state = memory.optimizer_bytes_per_shard_element * Fraction(unit, shards)
         if isinstance(elements, int):
             units = -(-elements // unit)
             return units * replicated + -(-units * state.numerator // state.denominator)
@@ -125,19 +125,23 @@ class _Rows:
             for stage in stages
             for price_list in (self.time.forward_ns, self.candidate.backward_ns)
         )
-        for row in self.time.step_end.rows:
-            prices = (int(row.dense), int(row.expert), int(row.stage))
-            common = gcd(SCALE, *prices)
-            value = sum(price // common * amount for price, amount in zip(prices, (dense, expert, work), strict=True))
-            self.at_least(SCALE // common * self.encoding.end_time, value)
+        end = self.time.step_end
+        update = sum(priced(self.counts(stage), end.update_ns) for stage in stages)
+        for row in end.rows:
+            prices = (int(row.dense), int(row.expert), int(row.stage), int(row.update))
+            common = gcd(SCALE, *prices, int(row.fixed))
+            amounts = (dense, expert, work, update)
+            value = sum(price // common * amount for price, amount in zip(prices, amounts, strict=True))
+            self.at_least(SCALE // common * self.encoding.end_time, value + int(row.fixed) // common)
 
 
 def longest_end_ns(candidate: Candidate) -> int:
     """The step's end of a rank that holds everything; a rank's own work only ever hides some of it."""
     counts, memory = piece_counts(candidate.problem), candidate.ledger.memory_terms
     dense, expert = priced_total(counts, memory.dense_elements), priced_total(counts, memory.expert_elements)
-    rows = candidate.ledger.time_terms.step_end.rows
-    return int(max(ceil_div(row.dense * dense + row.expert * expert, SCALE) for row in rows))
+    end = candidate.ledger.time_terms.step_end
+    update = end.updates_ns(counts)
+    return int(max(ceil_div(row.scaled_ns(dense, expert, 0, update) + row.fixed, SCALE) for row in end.rows))
 
 
 def priced(counts: Counts, prices: Prices) -> Expression:

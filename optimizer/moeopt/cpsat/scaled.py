@@ -102,9 +102,10 @@ class ScaledModel:
             def prices(piece: Piece, row: Row = row) -> Integers:
                 stage_ns = int(time.forward_ns[piece]) + int(time.backward_ns[piece])
                 elements = int(memory.dense_elements[piece]), int(memory.expert_elements[piece])
-                return np.asarray(rank * int(row.scaled_ns(*elements, stage_ns)))
+                update_ns = int(time.step_end.updates_ns({piece: 1}))
+                return np.asarray(rank * int(row.scaled_ns(*elements, stage_ns, update_ns)))
 
-            self._add(prices, np.zeros(pp, dtype=np.int64), SCALE * unit_ns // _GRAINS, -_GRAINS * end)
+            self._add(prices, np.full(pp, -int(row.fixed)), SCALE * unit_ns // _GRAINS, -_GRAINS * end)
         return end
 
     def _add(self, prices: PricesOf, limits: Integers, unit: int, further: Expression = 0) -> None:

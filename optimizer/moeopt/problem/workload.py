@@ -1,6 +1,6 @@
 """What one training step processes, in which precision, under which framework."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field, field_validator, model_validator
 
@@ -8,6 +8,8 @@ from moeopt.errors import InputError
 from moeopt.problem.base import Input, Positive
 from moeopt.problem.batches import Batches, GlobalBatch, read_batch
 from moeopt.problem.formats import FORMATS, Format, Precision
+
+Optimizer: TypeAlias = Literal["adam", "muon"]
 
 
 class Routing(Input):
@@ -47,6 +49,8 @@ class Workload(Input):
     """bf16 or fp16; fp8 = per-tensor or block scaling on bf16 weights; mxfp8 = scales for blocks of 32, nvfp4 = 4 bits
     with scales for blocks of 16 (both Blackwell, both with quantised parameters)."""
     framework: Literal["megatron-core"] = "megatron-core"
+    optimizer: Optimizer = "adam"
+    """muon: matrices of weights by Muon, everything else by Adam (Megatron's `--optimizer muon`)."""
     routing: Routing = Routing()
     cross_entropy: Literal["unfused", "native", "te"] = "native"
     """Loss kernel: Megatron's unfused one, its fused "native" one, or Transformer Engine's (refused by Megatron-LM's

@@ -47,6 +47,21 @@ def render_memory(answer: Mapping[str, Any], console: Console) -> None:
     console.print(Padding(table, (0, 0, 0, 2)))
     legend = "  ".join(f"{mark} {name}" for _, name, mark in KINDS.values())
     console.print(Padding(f"[dim]GiB on one GPU; * peak; {legend}[/dim]", (0, 0, 0, 2)))
+    padded = default_layout_text(answer)
+    if padded:
+        console.print(Padding(padded, (0, 0, 0, 2)))
+
+
+def default_layout_text(answer: Mapping[str, Any]) -> str:
+    """What Megatron-LM's default buffers would add under Muon, where an evaluation says so; else nothing."""
+    added = {stage["stage"]: stage.get("default_layout_bytes", 0) for stage in answer.get("ddp_buffers") or ()}
+    worst = max(added, key=lambda stage: added[stage], default=None)
+    if worst is None or added[worst] <= 0:
+        return ""
+    return (
+        f"without --no-use-layer-wise-param-layout Megatron-LM pads Muon's buffers: {format_bytes(added[worst])} more "
+        f"on stage {worst}"
+    )
 
 
 def bar(stage: Mapping[str, int], capacity: int) -> str:

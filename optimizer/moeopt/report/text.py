@@ -9,6 +9,7 @@ from rich.padding import Padding
 from rich.table import Table
 
 from moeopt.problem.batches import batches_of
+from moeopt.problem.workload import Routing
 from moeopt.report.activations import render_kept_tensors
 from moeopt.report.layouts import render_alternatives, render_layout
 from moeopt.report.memory import render_memory
@@ -72,13 +73,19 @@ def render_headline(answer: Answer, console: Console) -> None:
     paragraph(
         console,
         f"{batch_text(answer)} sequences of {workload['sequence_length']:,} tokens a step, "
-        f"{workload['precision']}, {workload['framework']}; {format_bytes(cluster['memory'])} a GPU",
+        f"{workload['precision']}, {_recipe(workload)}; {format_bytes(cluster['memory'])} a GPU",
     )
     routing = routing_text(workload.get("routing"))
     decided = [f"fix {name}={_plain(value)}" for name, value in (problem.get("fix") or {}).items()]
     limits = [_limit(name, limit) for name, limit in (problem.get("limits") or {}).items()]
     wanted = [f"constraint {text}" for text in problem.get("constraints") or ()]
     paragraph(console, "; ".join([f"routing {routing}", *decided, *(limit for limit in limits if limit), *wanted]))
+
+
+def _recipe(workload: Answer) -> str:
+    """The framework, and the optimizer where it is not Adam."""
+    optimizer = workload.get("optimizer", "adam")
+    return str(workload["framework"]) + (f" with {optimizer.capitalize()}" if optimizer != "adam" else "")
 
 
 def batch_text(answer: Answer) -> str:
@@ -92,15 +99,7 @@ def batch_text(answer: Answer) -> str:
 
 def routing_text(routing: Any) -> str:
     """The routing assumption, as every report states it."""
-    if not isinstance(routing, Mapping):
-        return str(routing or "balanced")
-    if routing.get("worst"):
-        return "worst case: every token of an expert-parallel group may reach one rank"
-    if routing.get("capacity_factor") is not None:
-        return f"with capacity factor {routing['capacity_factor']:g}: tokens above it are dropped"
-    if routing.get("imbalance", 1.0) == 1.0:
-        return "balanced: every expert receives the same number of tokens"
-    return f"imbalanced: the busiest rank receives {routing['imbalance']:g} times the mean"
+    return Routing(**routing).description if isinstance(routing, Mapping) else str(routing or "balanced")
 
 
 def _plain(value: Any) -> str:

@@ -73,7 +73,8 @@ class Timeline:
             for elements in (memory.dense_elements, memory.expert_elements)
         )
         forward, backward = self.ledger.stage_times(self.stages)
-        return step_end_ns(terms, dense, expert, sum(forward[rank::pp]) + sum(backward[rank::pp]))
+        update = sum(terms.step_end.updates_ns(stage) for stage in own)
+        return step_end_ns(terms, dense, expert, sum(forward[rank::pp]) + sum(backward[rank::pp]), update)
 
 
 def trace(problem: Problem, layout: Layout) -> dict[str, Any]:

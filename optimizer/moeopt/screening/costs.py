@@ -149,7 +149,7 @@ def static_bytes(terms: MemoryTerms, piece: Piece) -> Number:
     """Weights, gradients and optimizer state of one piece, unpadded and rounded down."""
     replicated = terms.weight_bytes_per_element + terms.gradient_bytes_per_element
     state = terms.optimizer_bytes_per_shard_element
-    bytes_: Number = terms.quantized_bytes[piece]
+    bytes_: Number = terms.beside_bytes(piece)
     for elements, shards in (
         (terms.dense_elements[piece], terms.dense_shards),
         (terms.expert_elements[piece], terms.expert_shards),

@@ -47,7 +47,8 @@ class Work:
         dense = priced_total(counts, memory.dense_elements) // degrees.pp
         expert = priced_total(counts, memory.expert_elements) // degrees.pp
         longer = 0 if most_added_ns is None else most_added_ns - added_ns
-        end = step_end_ns(time, dense, expert, ceil_div(forward + backward + longer, degrees.pp))
+        update = time.step_end.updates_ns(counts) // degrees.pp
+        end = step_end_ns(time, dense, expert, ceil_div(forward + backward + longer, degrees.pp), update)
         return cls(forward, backward, maximum(sum(end.values()) - _ROUNDING_NS, 0))
 
     def at_least(self, backward_ns: Number) -> "Work":

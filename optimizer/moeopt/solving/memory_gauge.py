@@ -44,8 +44,10 @@ class MemoryGauge:
         self._fixed += sum(
             size for feature, size in memory.present_bytes.items() if feature in ("layer", "dense", "moe")
         )
-        self._fixed[0] += memory.present_bytes.get("embedding", 0)
-        self._fixed[-1] += memory.present_bytes.get("loss", 0)
+        self._fixed[0] += memory.present_bytes["embedding"]
+        self._fixed[-1] += memory.present_bytes["loss"]
+        for rank in {stage % self._pp for _, stage, _ in special}:
+            self._fixed[rank] += memory.present_bytes["vocabulary"]
         vectors = [
             np.array(in_flight_vectors(*candidate.schedule[:4], rank, candidate.schedule[4]), dtype=float)
             for rank in range(self._pp)
@@ -77,7 +79,7 @@ def _static_bytes(candidate: Candidate, piece: Any) -> float:
     replicated = memory.weight_bytes_per_element + memory.gradient_bytes_per_element
     state = float(memory.optimizer_bytes_per_shard_element)
     return float(
-        memory.quantized_bytes[piece]
+        memory.beside_bytes(piece)
         + memory.dense_elements[piece] * (replicated + state / memory.dense_shards)
         + memory.expert_elements[piece] * (replicated + state / memory.expert_shards)
     )

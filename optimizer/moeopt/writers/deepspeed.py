@@ -168,6 +168,7 @@ def _choice_refusals(job: Job) -> list[Refusal]:
         ("cuda_graphs", layout.cuda_graphs != "none", "it captures none"),
         ("fsdp", layout.fsdp != "none", "that is Megatron-FSDP, which it does not run"),
         ("offload", bool(layout.offload), "activations of chosen modules cannot be offloaded"),
+        ("workload.optimizer", workload.optimizer != "adam", "its configuration here has Adam"),
         ("optimizer.moments", kept.moments != "fp32", f"{kept.moments}: the optimizer's state is fp32"),
         ("optimizer.main_params", kept.main_params != "fp32", "main parameters are fp32"),
         ("optimizer.main_grads", kept.main_grads != "fp32", "gradients accumulate in fp32"),

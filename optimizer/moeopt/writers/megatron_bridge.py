@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from moeopt.accounting.muon import is_layer_wise
 from moeopt.errors import InputError
 from moeopt.problem.architecture import Architecture
 from moeopt.problem.rope import YARN_DEFAULTS
@@ -89,6 +90,7 @@ _IMPLIED = (
     "megatron-fsdp-main-params-dtype",
     "megatron-fsdp-main-grads-dtype",
     "megatron-fsdp-grad-comm-dtype",
+    "no-use-layer-wise-param-layout",
 )
 """Arguments that Megatron-Bridge says otherwise: `_fixed` does."""
 _LISTS = ("recompute_modules", "cuda_graph_modules", "offload_modules", "moe_aux_loss_coeff")
@@ -233,6 +235,9 @@ def _fixed(job: Job, found: dict[str, dict[str, Any]]) -> None:
     found["ddp"]["grad_reduce_in_fp32"] = whole
     found["ddp"]["check_for_nan_in_grad"] = layout.cuda_graphs != "full_iteration"
     found["optimizer"]["use_distributed_optimizer"] = layout.distributed_optimizer
+    if is_layer_wise(job.problem, layout.choices):  # named by its optimizer, and no distributed one to DDP
+        found["optimizer"]["optimizer"] = "dist_muon"
+        found["optimizer"]["use_distributed_optimizer"] = found["ddp"]["use_distributed_optimizer"] = False
     overlap = found["comm_overlap"]
     overlap["tp_comm_overlap"] = layout.overlap.tp_comm
     overlap["overlap_grad_reduce"] = layout.overlap.grad_reduce

@@ -6,6 +6,7 @@ its parser, validation, configuration, process groups and module build accept th
 
 from collections.abc import Mapping
 
+from moeopt.accounting.muon import is_layer_wise
 from moeopt.errors import InputError
 from moeopt.frameworks.megatron_core.precision import compute_capability
 from moeopt.layout import FLEX_DISPATCHERS
@@ -173,9 +174,11 @@ def _in_bf16(architecture: Architecture) -> list[Flag]:
 
 def _optimizer(job: Job) -> list[Flag]:
     layout, kept = job.layout, job.layout.optimizer
-    flags = [flag("--optimizer", "adam")]
+    flags = [flag("--optimizer", job.problem.workload.optimizer)]
     if layout.distributed_optimizer:
         flags.append(flag("--use-distributed-optimizer"))
+    if is_layer_wise(job.problem, layout.choices):
+        flags.append(flag("--no-use-layer-wise-param-layout"))
     if layout.overlap.grad_reduce:
         flags.append(flag("--overlap-grad-reduce"))
     if layout.overlap.param_gather:

@@ -5,21 +5,24 @@ The law pads the dense and the expert elements of each chunk once, which CP-SAT 
 the first chunk of the first stage (with overlapped gradient reduction) and a table that two stages share, and it pads
 once where experts lie in the dense buffer. Each padding is less than lcm(shards, 128) elements, so the two differ by
 less than that for every bucket beyond the first one of a buffer, and for one buffer less where experts share it; the
-proof of a search is about the law.
+proof of a search is about the law. Muon's layer-wise optimizer pads nothing; here its tensors are dealt out, and what
+Megatron-LM's default layout of its buffers would pad is counted beside.
 """
 
 from collections.abc import Sequence
 from typing import Any
 
-from moeopt.accounting.buffers import Buffer, ChunkBuffers, chunk_buffers
-from moeopt.accounting.memory.stage import BUFFER_MULTIPLE, stage_memory
+from moeopt.accounting.buffers import Buffer, ChunkBuffers, chunk_buffers, chunk_tensors
+from moeopt.accounting.layer_wise_layout import layer_wise_elements
+from moeopt.accounting.memory.stage import BUFFER_MULTIPLE, features, stage_memory
 from moeopt.accounting.memory.terms import MemoryTerms, memory_terms
+from moeopt.accounting.muon import Dealt, Held, is_layer_wise, is_matrix, is_muon, rank_state_bytes
 from moeopt.accounting.parameters import final_norm
 from moeopt.accounting.pieces import contents
-from moeopt.accounting.sharding import ALIGNMENT_ELEMENTS, holds_final_norm
+from moeopt.accounting.sharding import ALIGNMENT_ELEMENTS, experts_share_dense_buffer, holds_final_norm
 from moeopt.arithmetic import ceil_div, lcm, round_up
 from moeopt.layout import Choices, Degrees
-from moeopt.pipeline import PipelineLayout
+from moeopt.pipeline import Chunk, PipelineLayout
 from moeopt.problem.problem import Problem
 
 _MOST_STATE_BYTES = 16
@@ -52,25 +55,62 @@ def _rank(
         chunk_buffers(problem, degrees, choices, chunk, rank == 0 and index == 0) for index, chunk in enumerate(chunks)
     ]
     moved = sum(chunk.loss != holds_final_norm(problem, chunk) for chunk in chunks)
-    law = stage_memory(terms, problem, choices, counts, [[0] * len(chunks)])
+    law = stage_memory(terms, problem, counts, [[0] * len(chunks)])
     quantized = sum(int(n * terms.quantized_bytes[piece]) for held in counts for piece, n in held.items())
     buffers = [buffer for chunk in walked for buffer in (chunk.dense, chunk.expert)]
     elements = sum(buffer.numel for buffer in buffers)
+    dealt = stage_tensors(problem, degrees, chunks) if is_muon(problem) else None
     found = {
         "weights_bytes": elements * terms.weight_bytes_per_element + quantized,
         "gradients_bytes": elements * terms.gradient_bytes_per_element,
-        "optimizer_bytes": sum(
-            _state_bytes(terms, buffer) for chunk in walked for buffer in (chunk.dense, chunk.expert)
-        ),
+        "optimizer_bytes": sum(_state_bytes(terms, buffer) for buffer in buffers)
+        if dealt is None
+        else max(rank_state_bytes(problem, degrees, choices, dealt)),
     }
+    whole = sum(int(terms.present_state_bytes[feature]) for feature in features(problem, counts))
     claimed = law.weights_bytes + law.gradients_bytes + law.optimizer_bytes
     return {
         "stage": rank,
         "chunks": [{"dense": _shown(chunk.dense), "expert": _shown(chunk.expert)} for chunk in walked],
         **found,
+        **_default_layout(problem, degrees, choices, chunks, terms, rank, elements),
         "difference_bytes": sum(found.values()) - claimed,
-        "margin_bytes": margin_bytes(terms, choices, walked, moved * aligned_norm(problem)),
+        "margin_bytes": margin_bytes(terms, walked, moved * aligned_norm(problem))
+        + (dealt.margin_bytes(whole) if dealt else 0),
     }
+
+
+def _default_layout(
+    problem: Problem,
+    degrees: Degrees,
+    choices: Choices,
+    chunks: Sequence[Chunk],
+    terms: MemoryTerms,
+    rank: int,
+    elements: int,
+) -> dict[str, int]:
+    """Under Muon's layer-wise optimizer: the weights and gradients that the layout which Megatron-LM takes by default
+    would hold beyond these (left out for quantised parameters, whose buffers are apart)."""
+    if not is_layer_wise(problem, choices) or problem.workload.format.keeps_parameters:
+        return {}
+    padded = sum(
+        layer_wise_elements(problem, degrees, choices, chunk, rank == 0 and index == 0)
+        for index, chunk in enumerate(chunks)
+    )
+    price = terms.weight_bytes_per_element + terms.gradient_bytes_per_element
+    return {"default_layout_bytes": (padded - elements) * price}
+
+
+def stage_tensors(problem: Problem, degrees: Degrees, chunks: Sequence[Chunk]) -> Dealt:
+    """The tensors of one pipeline stage that Muon's layer-wise optimizer shares out."""
+    dense: list[Held] = []
+    expert: list[Held] = []
+    together = experts_share_dense_buffer(degrees)
+    for chunk in chunks:
+        for parameter, tensor in chunk_tensors(problem, degrees, chunk):
+            apart = parameter.sharding == "expert" and not together
+            (expert if apart else dense).append(Held(tensor.numel, is_matrix(parameter)))
+    return Dealt(tuple(dense), tuple(expert))
 
 
 def _state_bytes(terms: MemoryTerms, buffer: Buffer) -> int:
@@ -93,13 +133,13 @@ def aligned_norm(problem: Problem) -> int:
     return sum(round_up(parameter.total, ALIGNMENT_ELEMENTS) for parameter in final_norm(problem.architecture))
 
 
-def margin_bytes(terms: MemoryTerms, choices: Choices, walked: Sequence[ChunkBuffers], moved: int) -> int:
+def margin_bytes(terms: MemoryTerms, walked: Sequence[ChunkBuffers], moved: int) -> int:
     """What the law and the walk can differ by at most, either way: one padding for every bucket beyond the first of a
     buffer, one more a buffer, and one where experts share the dense buffer, each of less than lcm(shards, 128) elements
     (none without the distributed optimizer); and `moved` elements of the final norm, which the law keeps with the loss
     though with MTP modules it is beside the last decoder layer."""
     total = moved * (terms.weight_bytes_per_element + terms.gradient_bytes_per_element + _MOST_STATE_BYTES)
-    if not choices.distributed_optimizer:
+    if not terms.pads_buffers:
         return total
     for chunk in walked:
         for buffer, shards in ((chunk.dense, terms.dense_shards), (chunk.expert, terms.expert_shards)):

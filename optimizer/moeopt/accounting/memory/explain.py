@@ -180,18 +180,24 @@ def _states(
                 apart = 0 if walked.expert.numel else int(sum(n * terms.expert_elements[p] for p, n in chunk.items()))
                 exact = walked.dense.numel - apart if kind == "dense" else walked.expert.numel or held
                 yield _state(choices, terms, f"chunk {index}, {kind}", held, int(shards), None if sharded else exact)
+        unshared = sum(number * int(terms.unshared_state_bytes[piece]) for piece, number in chunk.items())
+        if unshared:
+            yield {"name": f"chunk {index}, what Adam needs beyond Muon", "optimizer_bytes": unshared}
         quantized = sum(number * int(terms.quantized_bytes[piece]) for piece, number in chunk.items())
         if quantized:
             kept = problem.workload.format.keeps_parameters
             name = "quantised weights over 16-bit ones" if kept else "8-bit copies of weights"
             yield {"name": f"chunk {index}, {name}", "weights_bytes": quantized}
+    whole = sum(int(terms.present_state_bytes[feature]) for feature in features(problem, counts))
+    if whole:
+        yield {"name": "the largest tensor, on the busiest rank", "optimizer_bytes": whole}
 
 
 def _state(
     choices: Choices, terms: MemoryTerms, name: str, held: int, shards: int, walked: int | None
 ) -> dict[str, Any]:
     """One buffer. `walked` None: Megatron-FSDP, whose buckets the elements count already."""
-    padded = buffer_elements(held, shards, choices)
+    padded = buffer_elements(held, shards, terms)
     shard = padded // shards
     state = terms.state_bytes_per_shard_element
     weight, gradient = terms.weight_bytes_per_element, terms.gradient_bytes_per_element
@@ -208,7 +214,7 @@ def _state(
         "bucket_walk": padded if walked is None else walked,
         "weights_bytes": padded * weight + shard * shares[0],
         "gradients_bytes": padded * gradient + shard * shares[1],
-        "optimizer_bytes": -(-shard * state.numerator // state.denominator),
+        "optimizer_bytes": -(-padded * state.numerator // (shards * state.denominator)),
         "host_bytes": -(-shard * host_bytes_per_shard_element(choices) // 1),
         "arithmetic": f"{', '.join(parts)}, {padded}/{shards}*{state}",
     }

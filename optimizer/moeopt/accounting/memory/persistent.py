@@ -23,8 +23,9 @@ from moeopt.layout import Choices
 from moeopt.problem.layer_kind import LayerKind
 from moeopt.problem.problem import Problem
 
-Feature = Literal["layer", "dense", "moe", "mtp", "loss", "embedding"]
-FEATURES: tuple[Feature, ...] = ("layer", "dense", "moe", "mtp", "loss", "embedding")
+Feature = Literal["layer", "dense", "moe", "mtp", "loss", "embedding", "vocabulary"]
+FEATURES: tuple[Feature, ...] = ("layer", "dense", "moe", "mtp", "loss", "embedding", "vocabulary")
+"""vocabulary: any table of it, the embedding, an MTP module's copy or the head."""
 
 
 def layer_features(kind: LayerKind) -> tuple[Feature, ...]:
@@ -69,6 +70,7 @@ def present_parts(
         "mtp": {"dummy weight gradient of the MTP projection": dummy["mtp"]},
         "loss": {"dummy weight gradient of the output head": dummy["loss"], "gather buffer of the output head": gather},
         "embedding": {"the first chunk takes no input from another stage": -held},
+        "vocabulary": {},
     }
 
 
@@ -112,6 +114,7 @@ def dummy_gradient_bytes(problem: Problem, sizes: Symbols, recipe: Recipe) -> di
         "mtp": engine * distinct_elements([projection_shape(sizes)], attention),
         "loss": 2 * sizes.V * sizes.h if recipe.head_dummy_gradient else 0,
         "embedding": 0,
+        "vocabulary": 0,
     }
 
 

@@ -1,8 +1,10 @@
 """The memory of one pipeline rank: how the prices of its pieces add up. The encoder mirrors this law.
 
 P            = sum of a chunk's elements, rounded up to lcm(shards, 128), for dense and expert parameters apart
+               (as they are where buffers are not padded)
 weights      = P * w + quantized;  gradients = P * g;  optimizer = ceil(P / shards * o)
-               (Megatron-FSDP: w and g of what it shards are part of o's price, and are told apart here)
+               (Megatron-FSDP: w and g of what it shards are part of o's price, and are told apart here;
+               Muon: what Adam needs beyond, and the largest tensor, see accounting/muon.py)
 activations  = max over in-flight vectors q, over pieces of chunks that have q_c >= 1, of
                sum_c q_c * (sum_pieces n * kept + chunk_kept) + transient[piece]
 buffers      = sum of present_bytes over the features present + chunks * chunk_fixed
@@ -15,7 +17,6 @@ from moeopt.accounting.memory.persistent import Feature, layer_features
 from moeopt.accounting.memory.terms import MemoryTerms
 from moeopt.accounting.pieces import Piece, priced_total
 from moeopt.arithmetic import ceil_div, lcm, round_up
-from moeopt.layout import Choices
 from moeopt.problem.layer_kind import LayerKind
 from moeopt.problem.problem import Problem
 
@@ -48,7 +49,6 @@ class StageMemory:
 def stage_memory(
     terms: MemoryTerms,
     problem: Problem,
-    choices: Choices,
     chunks: Sequence[Mapping[Piece, int]],
     in_flight: Sequence[Sequence[int]],
 ) -> StageMemory:
@@ -61,15 +61,19 @@ def stage_memory(
             (terms.dense_elements, terms.dense_shards),
             (terms.expert_elements, terms.expert_shards),
         ):
-            padded = buffer_elements(sum(n * elements[piece] for piece, n in chunk.items()), shards, choices)
+            padded = buffer_elements(sum(n * elements[piece] for piece, n in chunk.items()), shards, terms)
             weights += padded * terms.weight_bytes_per_element
             gradients += padded * terms.gradient_bytes_per_element
             shard = padded // shards
             weights += shard * terms.sharded_weight_bytes_per_element
             gradients += shard * terms.sharded_gradient_bytes_per_element
-            optimizer += ceil_div(shard * state.numerator, state.denominator)
+            optimizer += ceil_div(padded * state.numerator, shards * state.denominator)
         weights += sum(n * terms.quantized_bytes[piece] for piece, n in chunk.items())
-    buffers = sum(terms.present_bytes[feature] for feature in features(problem, chunks))
+        optimizer += sum(n * terms.unshared_state_bytes[piece] for piece, n in chunk.items())
+    present = features(problem, chunks)
+    whole = sum(terms.present_state_bytes[feature] for feature in present)
+    optimizer += whole
+    buffers = sum(terms.present_bytes[feature] for feature in present) - whole
     return StageMemory(
         weights_bytes=int(weights),
         gradients_bytes=int(gradients),
@@ -80,9 +84,9 @@ def stage_memory(
     )
 
 
-def buffer_elements(elements: int, shards: int, choices: Choices) -> int:
+def buffer_elements(elements: int, shards: int, terms: MemoryTerms) -> int:
     """Elements of a chunk's buffer: padded for a distributed optimizer, as they are otherwise."""
-    return int(round_up(elements, lcm(shards, BUFFER_MULTIPLE)) if choices.distributed_optimizer else elements)
+    return int(round_up(elements, lcm(shards, BUFFER_MULTIPLE)) if terms.pads_buffers else elements)
 
 
 def chunk_kept_bytes(terms: MemoryTerms, chunk: Mapping[Piece, int]) -> int:
@@ -117,6 +121,5 @@ def piece_features(problem: Problem, piece: Piece) -> set[Feature]:
     """The features that a stage has when it holds this piece."""
     if isinstance(piece, LayerKind):
         return set(layer_features(piece))
-    if piece == "mtp":
-        return {"mtp", *(feature for kind in problem.architecture.mtp_kinds for feature in layer_features(kind))}
-    return {piece}
+    kinds = problem.architecture.mtp_kinds if piece == "mtp" else ()
+    return {piece, "vocabulary", *(feature for kind in kinds for feature in layer_features(kind))}

@@ -11,10 +11,12 @@ from fractions import Fraction
 
 from moeopt.accounting.fsdp import shards_gradients, shards_parameters, shards_state
 from moeopt.accounting.memory.linears import linear_elements
+from moeopt.accounting.memory.persistent import FEATURES, Feature
 from moeopt.accounting.memory.recipe import Recipe
 from moeopt.accounting.memory.symbols import Symbols
+from moeopt.accounting.muon import MATRIX_BYTES, is_layer_wise, is_muon, largest_state_bytes
 from moeopt.accounting.pieces import Piece
-from moeopt.arithmetic import Number, ceil_div, times
+from moeopt.arithmetic import Number, ceil_div, maximum, minimum, times
 from moeopt.layout import Choices, Degrees
 from moeopt.problem.problem import Problem
 
@@ -67,6 +69,8 @@ def _state_bytes(problem: Problem, choices: Choices, recipe: Recipe) -> Fraction
     bytes a shard element, not 12. Ignored: the one parameter that crosses the fraction moves whole (less on the GPU).
     """
     state = choices.optimizer
+    if is_muon(problem):  # Adam's part beyond it: `muon.unshared_state_bytes`
+        return Fraction(MATRIX_BYTES if recipe.moments_allocated else MATRIX_BYTES // 2)
     offloaded = Fraction(str(state.offload_fraction)).limit_denominator(1000)
     if offloaded:
         moments = 8 if recipe.moments_allocated else 0
@@ -119,3 +123,22 @@ def shard_counts(degrees: Degrees, choices: Choices) -> tuple[Number, Number]:
     instances = choices.optimizer.instances
     dense, expert = degrees.dp * degrees.cp, degrees.edp
     return (dense, expert) if instances == 1 else (ceil_div(dense, instances), ceil_div(expert, instances))
+
+
+def whole_tensor_bytes(
+    problem: Problem, degrees: Degrees, choices: Choices, shards: tuple[Number, Number]
+) -> dict[Feature, Number]:
+    """What the busiest rank of Muon's layer-wise optimizer holds beyond the mean, by feature: the largest tensor of
+    what a stage has. (Each feature brings what it has beyond the smallest of the kinds of layers: more than there is
+    where several do.)"""
+    whole: dict[Feature, Number] = dict.fromkeys(FEATURES, 0 * shards[0])
+    if not is_layer_wise(problem, choices):
+        return whole
+    kinds = {kind: largest_state_bytes(problem, degrees, kind, shards) for kind in problem.architecture.kinds}
+    first, *rest = kinds.values()
+    least = whole["layer"] = minimum(first, *rest)
+    for feature in ("dense", "moe"):
+        whole[feature] = maximum(least, *(size for kind, size in kinds.items() if kind.ffn == feature)) - least
+    tables = (largest_state_bytes(problem, degrees, piece, shards) for piece in ("embedding", "loss"))
+    whole["vocabulary"] = maximum(least, *tables) - least
+    return whole

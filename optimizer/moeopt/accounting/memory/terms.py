@@ -11,10 +11,17 @@ from moeopt.accounting.memory.gathered import double_buffer_bytes, gathered
 from moeopt.accounting.memory.overhead import Overheads, default_overheads, overhead_bytes
 from moeopt.accounting.memory.persistent import Feature, chunk_fixed_bytes, present_bytes
 from moeopt.accounting.memory.recipe import DEFAULT_RECIPE, Recipe
-from moeopt.accounting.memory.states import StatePrices, quantized_weight_bytes, shard_counts, state_prices
+from moeopt.accounting.memory.states import (
+    StatePrices,
+    quantized_weight_bytes,
+    shard_counts,
+    state_prices,
+    whole_tensor_bytes,
+)
 from moeopt.accounting.memory.symbols import Symbols, symbols
 from moeopt.accounting.memory.tensors import TensorBytes, on_gpu, total
 from moeopt.accounting.memory.transients import transient_bytes
+from moeopt.accounting.muon import is_layer_wise, unshared_state_bytes
 from moeopt.accounting.pieces import Piece, pieces_under
 from moeopt.accounting.sharding import Elements, aligned_elements, piece_elements
 from moeopt.arithmetic import Number, where
@@ -30,6 +37,8 @@ class MemoryTerms:
     expert_elements: dict[Piece, Number]
     quantized_bytes: dict[Piece, Number]
     """Weight bytes beside the 16-bit buffers, once for each such piece (0 in bf16 and fp16; below zero in nvfp4)."""
+    unshared_state_bytes: dict[Piece, Number]
+    """State beside that of shard elements, once for each such piece (what Adam needs beyond Muon; 0 without it)."""
     kept_bytes: dict[Piece, Number]
     freed_bytes: dict[RecomputeModule, dict[Piece, Number]]
     """What each selective module takes off kept_bytes, chosen or not: without full recompute kept_bytes is that of
@@ -39,6 +48,8 @@ class MemoryTerms:
     chunk_kept_bytes: Number
     chunk_fixed_bytes: Number
     present_bytes: dict[Feature, Number]
+    present_state_bytes: dict[Feature, Number]
+    """Of present_bytes: optimizer state (the largest tensor of Muon's layer-wise optimizer)."""
     overhead_bytes: Number
     weight_bytes_per_element: int
     gradient_bytes_per_element: int
@@ -46,11 +57,17 @@ class MemoryTerms:
     """Everything that a shard element costs; Megatron-FSDP's sharded weights and gradients are in it."""
     dense_shards: Number
     expert_shards: Number
+    pads_buffers: bool = True
+    """Whether a buffer's elements are rounded up to what its shards divide."""
     sharded_weight_bytes_per_element: int = 0
     sharded_gradient_bytes_per_element: int = 0
     queued_bytes: dict[Piece, Number] = field(default_factory=dict)
     """Of transient_bytes: the part that falls as kept_bytes rise (Megatron-FSDP's waiting gradients). A bound for every
     recompute setting at once must leave it out."""
+
+    def beside_bytes(self, piece: Piece) -> Number:
+        """Weights and state of one piece beside what its elements cost."""
+        return self.quantized_bytes[piece] + self.unshared_state_bytes[piece]
 
     @property
     def state_bytes_per_shard_element(self) -> Fraction:
@@ -84,10 +101,14 @@ def memory_terms(
     for piece in ("embedding", "mtp", "loss"):
         if piece in waiting:
             present[piece] = present[piece] + waiting[piece].present
+    whole = whole_tensor_bytes(problem, degrees, choices, shards)
     return MemoryTerms(
         dense_elements=_each(used, lambda piece: spread(elements[piece].dense)),
         expert_elements=_each(used, lambda piece: spread(elements[piece].expert)),
         quantized_bytes=_each(used, lambda piece: spread(quantized_weight_bytes(problem, sizes, piece))),
+        unshared_state_bytes=_each(
+            used, lambda piece: unshared_state_bytes(problem, piece, degrees, choices, shards[0])
+        ),
         kept_bytes=_each(used, lambda piece: spread(kept[piece])),
         freed_bytes={
             module: {piece: spread(_freed(tensors[piece], module, choices)) for piece in used}
@@ -99,13 +120,15 @@ def memory_terms(
         ),
         chunk_kept_bytes=spread(_chunk_kept(sizes, choices)),
         chunk_fixed_bytes=spread(chunk_fixed_bytes(sizes)),
-        present_bytes={feature: spread(size) for feature, size in present.items()},
+        present_bytes={feature: spread(size) + whole[feature] for feature, size in present.items()},
+        present_state_bytes=whole,
         overhead_bytes=overhead_bytes(problem, degrees, choices, table),
         weight_bytes_per_element=prices.weight,
         gradient_bytes_per_element=prices.gradient,
         optimizer_bytes_per_shard_element=prices.optimizer,
         dense_shards=shards[0],
         expert_shards=shards[1],
+        pads_buffers=choices.distributed_optimizer and not is_layer_wise(problem, choices),
         sharded_weight_bytes_per_element=prices.sharded_weight,
         sharded_gradient_bytes_per_element=prices.sharded_gradient,
         queued_bytes=_each(used, lambda piece: spread(waiting[piece].queued)),
@@ -118,11 +141,12 @@ def _gradient_bytes(prices: StatePrices) -> int:
 
 def buffer_parameters(problem: Problem, piece: Piece, degrees: Degrees, choices: Choices) -> Elements:
     """Elements that one piece adds to a chunk's buffers: as Megatron-FSDP pads its buckets, as a distributed optimizer
-    aligns parameters, or as they are."""
+    aligns parameters, or as they are (Muon's layer-wise optimizer cuts none)."""
     if choices.fsdp != "none":
         found = unit_elements(problem, piece, degrees, choices)
         return Elements(found.dense + found.outside, found.expert)
-    counted = aligned_elements if choices.distributed_optimizer else piece_elements
+    aligned = choices.distributed_optimizer and not is_layer_wise(problem, choices)
+    counted = aligned_elements if aligned else piece_elements
     return counted(problem, piece, degrees)
 
 

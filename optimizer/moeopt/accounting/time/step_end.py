@@ -1,16 +1,19 @@
 """What a rank pays once a step: gradient reduction, parameter gather, gradient clearing and the optimizer.
 
 Prices are nanoseconds for 2^20 buffer elements on the GPU, so that a stage's cost is linear in its elements; what
-overlap leaves exposed is a maximum of linear rows.
+overlap leaves exposed is a maximum of linear rows. What Muon's products take is a price a piece beside them.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Protocol
 
 from moeopt.accounting.buffers import bucket_elements
 from moeopt.accounting.fsdp import shards_gradients, shards_parameters, shards_state
+from moeopt.accounting.muon import is_layer_wise
+from moeopt.accounting.pieces import Piece
+from moeopt.accounting.time import muon
 from moeopt.accounting.time.efficiency import Rates
 from moeopt.accounting.time.gemm import gradient_bytes
 from moeopt.accounting.time.topology import ring_bytes_per_us, ring_latency_ns
@@ -36,19 +39,34 @@ MOMENT_BYTES = {"fp32": 4, "bf16": 2, "fp8": 1}
 
 @dataclass(frozen=True)
 class Row:
-    """One linear piece of a rank's step end: SCALE * ns = dense * D + expert * X + stage * stage_ns, with D and X the
-    rank's buffer elements and stage_ns its forward + backward of one micro-batch."""
+    """One linear piece of a rank's step end:
+
+        SCALE * ns = dense * D + expert * X + stage * stage_ns + update * update_ns + fixed
+
+    with D and X the rank's buffer elements, stage_ns its forward + backward of one micro-batch, and update_ns what
+    Muon's products take on its pieces."""
 
     dense: Number
     expert: Number
     stage: int = 0
+    update: int = 0
+    fixed: Number = 0
 
     def __add__(self, other: "Row") -> "Row":
-        return Row(self.dense + other.dense, self.expert + other.expert, self.stage + other.stage)
+        return Row(
+            self.dense + other.dense,
+            self.expert + other.expert,
+            self.stage + other.stage,
+            self.update + other.update,
+            self.fixed + other.fixed,
+        )
 
-    def scaled_ns(self, dense_elements: Number, expert_elements: Number, stage_ns: Number) -> Number:
-        """SCALE times the row's nanoseconds."""
-        return self.dense * dense_elements + self.expert * expert_elements + self.stage * stage_ns
+    def scaled_ns(
+        self, dense_elements: Number, expert_elements: Number, stage_ns: Number, update_ns: Number = 0
+    ) -> Number:
+        """SCALE times the row's nanoseconds, without what is fixed."""
+        priced = self.dense * dense_elements + self.expert * expert_elements + self.stage * stage_ns
+        return priced + self.update * update_ns
 
 
 @dataclass(frozen=True)
@@ -59,6 +77,12 @@ class StepEnd:
     gather: tuple[Row, ...]
     clear: Row
     optimizer: Row
+    update_ns: Mapping[Piece, Number] = field(default_factory=dict)
+    """What Muon's products over one piece take on the mean rank (empty without it)."""
+
+    def updates_ns(self, counts: Mapping[Piece, Number]) -> Number:
+        """The same of several pieces."""
+        return sum(count * self.update_ns[piece] for piece, count in counts.items()) if self.update_ns else 0
 
     @property
     def rows(self) -> tuple[Row, ...]:
@@ -77,6 +101,7 @@ class HasStepEnd(Protocol):
 
 def optimizer_state_bytes(choices: Choices) -> int:
     """Bytes of state an element that an update reads: main parameter and two moments."""
+    # (Of Muon's 8 bytes it reads 8 too; its further passes are in `time.muon`.)
     main = 4 if choices.optimizer.main_params == "fp32" else 2
     return main + 2 * MOMENT_BYTES[choices.optimizer.moments]
 
@@ -125,14 +150,16 @@ def step_end(problem: Problem, degrees: Degrees, choices: Choices, rates: Rates)
     """Linear pieces of one problem and layout. Reduction over dp*cp ranks (dense) and edp ranks (experts); without the
     distributed optimizer an all-reduce, every rank updating everything. Of quantised parameters the experts' are
     gathered as such, dense ones are taken as 16 bits (embeddings are). Ignored: the norm's all-reduce, tied embeddings,
-    the small tensor-parallel gradients, quantising what was gathered."""
+    the small tensor-parallel gradients, quantising what was gathered. Muon's layer-wise optimizer all-reduces gradients
+    and gathers 16 bits."""
     grads = gradient_bytes(choices)
     instances = choices.optimizer.instances
     sizes, rings = _rings(problem, degrees, rates)
-    sharded = shards_state(choices)
+    sharded, whole = shards_state(choices), is_layer_wise(problem, choices)
     fill = _fill_prices(problem, degrees, choices)
-    reduce = [_ring_price(grads * (1 if sharded else 2), sizes[i], rings[i], fill[i]) for i in range(2)]
-    gathered = (2, problem.workload.format.gather_bytes) if sharded else (0, 0)
+    reduced = grads if sharded and not whole else 2 * grads
+    reduce = [_ring_price(reduced, sizes[i], rings[i], fill[i]) for i in range(2)]
+    gathered = (2, 2 if whole else problem.workload.format.gather_bytes) if sharded else (0, 0)
     gather = [_ring_price(gathered[i], sizes[i], rings[i], fill[i]) for i in range(2)]
     if shards_gradients(choices):
         # Every micro-batch has reduced already: what is left is the all-reduce of shards between instances.
@@ -141,13 +168,16 @@ def step_end(problem: Problem, degrees: Degrees, choices: Choices, rates: Rates)
     if shards_parameters(choices):
         gather = [0, 0]
     shards = [maximum(1, size // instances) if sharded else 1 for size in sizes]
+    updates = muon.updates(problem, degrees, rates, shards)
     clear = ceil_div(UNIT * 1000 * grads, rates.memory_bytes_per_us)
     cleared = [ceil_div(clear, count) if shards_gradients(choices) else clear for count in shards]
     return StepEnd(
         reduce=_reduce_rows(choices, reduce, gather),
         gather=_gather_rows(choices, gather),
         clear=_price(cleared),
-        optimizer=_price([_update_price(problem, choices, rates, count) for count in shards]),
+        optimizer=_price([_update_price(problem, choices, rates, count) for count in shards])
+        + Row(0, 0, update=SCALE, fixed=SCALE * updates.largest_ns),
+        update_ns=updates.mean_ns,
     )
 
 
@@ -192,13 +222,14 @@ def ring_ns(
 
 
 def step_end_ns(
-    terms: HasStepEnd, dense_elements: Number, expert_elements: Number, stage_ns: Number
+    terms: HasStepEnd, dense_elements: Number, expert_elements: Number, stage_ns: Number, update_ns: Number
 ) -> dict[str, Number]:
     """Parts of a rank's step end; their sum is ceil(max over `StepEnd.rows` / SCALE) exactly.
 
-    `stage_ns` is forward + backward of one micro-batch through all chunks of the rank.
+    `stage_ns` is forward + backward of one micro-batch through all chunks of the rank, `update_ns` what
+    `StepEnd.updates_ns` says of its pieces.
     """
-    given = (dense_elements, expert_elements, stage_ns)
+    given = (dense_elements, expert_elements, stage_ns, update_ns)
     parts: dict[str, Number] = {}
     scaled: Number = 0
     before: Number = 0
@@ -208,7 +239,7 @@ def step_end_ns(
         ("gradient_clear", (terms.step_end.clear,)),
         ("optimizer", (terms.step_end.optimizer,)),
     ):
-        values = [row.scaled_ns(*given) for row in rows]
+        values = [row.scaled_ns(*given) + row.fixed for row in rows]
         scaled = scaled + maximum(values[0], *values[1:])
         so_far = ceil_div(scaled, SCALE)
         parts[name] = so_far - before

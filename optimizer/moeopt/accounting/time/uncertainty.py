@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from moeopt.accounting.fsdp import shards_gradients
+from moeopt.accounting.muon import is_muon
 from moeopt.accounting.time.efficiency import load_efficiency
 from moeopt.accounting.time.topology import domains
 from moeopt.arithmetic import ceil_div
@@ -47,6 +48,7 @@ REASONS = {
     "fsdp": "Megatron-FSDP: no published run of the fit uses it; of eight others most are predicted too fast",
     "full_recompute": "full recompute: no published run of the fit uses it",
     "moe_recompute": "recompute of the whole MoE block: no published run of the fit uses it",
+    "muon": "Muon: no published run of the fit uses it, and its update is not measured",
     "host_optimizer": "optimizer state in host memory: one published range gives its speed",
     "assumed_gpu": "no published MoE run tests this GPU: its efficiencies are assumed",
     "large_bubble": f"more than {LARGE_BUBBLE_PERCENT} % of the step is pipeline bubble",
@@ -86,6 +88,7 @@ def _regimes(
     yield "fsdp", shards_gradients(choices)
     yield "full_recompute", choices.recompute.granularity == "full"
     yield "moe_recompute", choices.recompute.drops("moe")
+    yield "muon", is_muon(problem)
     yield "host_optimizer", choices.optimizer.offload_fraction > 0
     yield "large_bubble", parts.get("pipeline_bubble", 0) * 100 > LARGE_BUBBLE_PERCENT * step
     yield "large_end", end * 100 > LARGE_END_PERCENT * step

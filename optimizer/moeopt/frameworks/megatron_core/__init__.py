@@ -11,6 +11,7 @@ from moeopt.frameworks.megatron_core.experts import EXPERTS
 from moeopt.frameworks.megatron_core.grids import BATCH, OWN_TOTAL, batch_rules, grid_rules
 from moeopt.frameworks.megatron_core.hybrid import HYBRID
 from moeopt.frameworks.megatron_core.interleaving import INTERLEAVING
+from moeopt.frameworks.megatron_core.muon import MUON
 from moeopt.frameworks.megatron_core.precision import PRECISION
 from moeopt.frameworks.megatron_core.sequence import SEQUENCE
 from moeopt.frameworks.megatron_core.sharding import SHARDING
@@ -33,6 +34,7 @@ FRAMEWORK_RULES: tuple[Rule, ...] = (
     *SPARSE_ATTENTION,
     *HYBRID,
     *TRAINING,
+    *MUON,
     *SHARDING,
     *PRECISION,
 )

@@ -109,6 +109,8 @@ _MEANS = {
     "num-layers-per-virtual-pipeline-stage": "vpp",
     "num-virtual-stages-per-pipeline-rank": "vpp",
     "microbatch-group-size-per-virtual-pipeline-stage": "interleave_group",
+    "optimizer": "workload.optimizer",
+    "no-use-layer-wise-param-layout": "workload.optimizer",
     "use-distributed-optimizer": "distributed_optimizer",
     "use-megatron-fsdp": "fsdp",
     "data-parallel-sharding-strategy": "fsdp",

@@ -70,7 +70,7 @@ _PRICED_WITHOUT = (
     r"moe-hybridep-.*|moe-ncclep.*|moe-permute-fusion-into.*|moe-(single-)?(use-)?grouped-(bias|weight|tensor)",
     r"use-grouped-gemm.*|ep-overlap-early.*|overlap-dispatch.*|wgrad-deferral.*|use-transformer-engine-op.*|mtp-standalone",
     r"use-te-activation.*|te-precision.*|use-kitchen-.*|symmetric-ar.*|(use-)?sharp.*|optimizer-cuda-graph|(no-)?pin-cpu.*",
-    r"use-torch-optimizer.*|torch-fsdp2.*|(no-)?use-layer-wise.*|cuda-graph-warmup.*|fine-grained-offloading-max.*|gtp-.*",
+    r"use-torch-optimizer.*|torch-fsdp2.*|cuda-graph-warmup.*|fine-grained-offloading-max.*|gtp-.*",
     r"output-logit.*|(no-|disable-)(fp8-wgrad|tp-comm-.*|align-.*)|batch-invariant.*|pipeline-model-parallel-comm.*",
     r"mhc-.*|gdp-.*|(no-)?overlap-p2p.*|no-bias-.*-fusion|no-rope-fusion",
 )

@@ -6,6 +6,7 @@ graph names), transformer_config.py:891 (allgather), 1901-1941 (recompute), 1743
 
 from typing import Any
 
+from moeopt.accounting.time.muon import STEPS
 from moeopt.errors import InputError
 from moeopt.layout import FLEX_DISPATCHERS, RECOMPUTE_MODULES
 from moeopt.readers.flags import Flags
@@ -119,9 +120,7 @@ def _recompute(flags: Flags, reading: Reading) -> dict[str, Any]:
 def _optimizer(flags: Flags, reading: Reading) -> None:
     layout = reading.layout
     layout["distributed_optimizer"] = flags.on("use-distributed-optimizer")
-    kind = flags.text("optimizer") or "adam"
-    if kind not in ("adam", "dist_adam"):
-        reading.warn("--optimizer", f"{kind} is read as adam: only its state is priced", "know that memory differs")
+    _kind_of_optimizer(flags, reading)
     aware = flags.on("use-precision-aware-optimizer")
     moments = [flags.text(name) or "fp32" for name in ("exp-avg-dtype", "exp-avg-sq-dtype")]
     if moments[0] != moments[1]:
@@ -150,6 +149,29 @@ def _optimizer(flags: Flags, reading: Reading) -> None:
         "offload_fraction": offload,
         "instances": flags.integer("num-distributed-optimizer-instances") or 1,
     }
+
+
+def _kind_of_optimizer(flags: Flags, reading: Reading) -> None:
+    """Adam or Muon. dist_muon is Muon with a layer-wise optimizer (arguments.py:1724-1737, and Megatron-Bridge's)."""
+    kind = flags.text("optimizer") or "adam"
+    if kind not in ("muon", "dist_muon"):
+        if kind not in ("adam", "dist_adam"):
+            reading.warn("--optimizer", f"{kind} is read as adam: only its state is priced", "know that memory differs")
+        return
+    reading.workload["optimizer"] = "muon"
+    if kind == "dist_muon":
+        reading.layout["distributed_optimizer"] = True
+    elif reading.layout["distributed_optimizer"] and not flags.on("no-use-layer-wise-param-layout"):
+        reading.warn(
+            "--no-use-layer-wise-param-layout",
+            "absent: buckets of matrices are padded to the ranks times the largest of them; priced without that",
+            "add it where there are more ranks than matrices of one size",
+        )
+    steps, mode = flags.integer("muon-num-ns-steps"), flags.text("muon-tp-mode")
+    if steps not in (None, STEPS):
+        reading.note(f"--muon-num-ns-steps {steps}: an update is priced with {STEPS}")
+    if mode not in (None, "duplicated"):
+        reading.note(f"--muon-tp-mode {mode}: an update is priced as duplicated")
 
 
 def _dispatcher(flags: Flags, reading: Reading, experts: bool) -> str:
