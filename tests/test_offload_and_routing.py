@@ -120,6 +120,23 @@ def test_copies_hide_under_computation_until_they_do_not() -> None:
     assert at(2.5e9)[0] > 2 * slow[0]  # what is hidden stays the same while the copy takes twice the time
 
 
+def test_copies_hide_under_what_is_recomputed_too() -> None:
+    """A backward pass that waits for the host takes no longer with something recomputed, until that takes longer than
+    the wait; gathers of Megatron-FSDP that it waits for as well count once."""
+    asked = problem(DEEPSEEK_V3, mtp=False)
+    cluster = asked.cluster.model_copy(update={"host_bandwidth_bytes_per_s": 5e9})
+    slow = asked.model_copy(update={"cluster": cluster})
+    kind = asked.architecture.kinds[-1]
+    for fsdp in ("none", "optim_grads_params"):
+        choices = Choices(offload=("core_attn", "attn_proj", "qkv_linear"), fsdp=fsdp)
+        plain, again = (
+            time_terms(slow, GIVEN, choices.with_recompute(Recompute(modules=modules)))
+            for modules in ((), ("moe_act", "mla_up_proj"))
+        )
+        assert 0 < again.backward_parts["recompute"][kind] < plain.idle_ns[kind]
+        assert again.backward_ns[kind] == plain.backward_ns[kind]
+
+
 def test_an_offloaded_optimizer_leaves_what_megatron_leaves() -> None:
     """With the precision-aware optimizer, a fraction f in host memory leaves 12 (1 - f) bytes a shard element: fp32
     master and moments whatever types are given. Without it (Megatron-Bridge) fp32 masters stay: 4 + 8 (1 - f)."""

@@ -13,6 +13,8 @@ from moeopt.problem.loading import load_problem
 from moeopt.problem.problem import Problem
 
 MEASURED = json.loads((Path(__file__).parent / "data" / "step_time_measurements.json").read_text(encoding="utf-8"))
+SLOW_HOST = {"base": "h100-sxm", "host_bandwidth_bytes_per_s": 5e9}
+"""Copies of activations to its host do not hide."""
 GRID_POWERS = {"tp": 3, "pp": 4, "cp": 3, "dp": 6, "ep": 6, "etp": 2, "edp": 5, "vpp": 2, "micro_batch_size": 2}
 
 
@@ -68,6 +70,7 @@ def some_choices(draw: st.DrawFn) -> Choices:
         ),
         cuda_graphs=draw(st.sampled_from(["none", "router", "attention", "full_iteration"])),
         fsdp=draw(st.sampled_from(["none", "none", "none", "optim", "optim_grads", "optim_grads_params"])),
+        offload=draw(st.sampled_from([(), (), ("core_attn", "attn_proj"), ("expert_fc1", "qkv_linear", "mlp_norm")])),
     )
 
 
@@ -77,7 +80,7 @@ def some_problems() -> st.SearchStrategy[Problem]:
     machines = [(cluster, name) for cluster in ("h100-sxm", "gb200-nvl72", "b300") for name in ("bf16", "fp8")]
     return st.builds(
         lambda machine, **given: problem(cluster=machine[0], precision=machine[1], **given),
-        machine=st.sampled_from([*machines, ("gb200-nvl72", "nvfp4"), ("b300", "nvfp4")]),
+        machine=st.sampled_from([*machines, (SLOW_HOST, "bf16"), ("gb200-nvl72", "nvfp4"), ("b300", "nvfp4")]),
         architecture=st.sampled_from(
             [
                 "deepseek-v3",

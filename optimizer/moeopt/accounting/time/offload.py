@@ -2,7 +2,8 @@
 
 Each layer's offloaded tensors go out on a stream of their own while later modules compute and come back one module
 ahead (megatron/core/pipeline_parallel/fine_grained_activation_offload.py:1093-1240), so a pass shows only what its
-computation does not cover. Ranks that share a link or the host's memory are not counted against each other.
+computation does not cover, its recomputation included (`terms.added_ns`). Ranks that share a link or the host's memory
+are not counted against each other.
 """
 
 from fractions import Fraction
@@ -34,7 +35,9 @@ def add_offload(scene: Scene, piece: Piece, timed: Timed) -> None:
         moved = moved + item.host_bytes(choices)
     copy = ceil_div(moved * 1000, _bytes_per_us(scene))
     timed.forward.add("offload", maximum(copy - timed.forward.total, 0))
-    timed.backward.add("offload", maximum(copy - timed.backward.total, 0))
+    waited = maximum(copy - timed.backward.total, 0)
+    timed.backward.add("offload", waited)
+    timed.idle_backward = timed.idle_backward + waited
 
 
 def _bytes_per_us(scene: Scene) -> int:

@@ -34,8 +34,8 @@ class TimeTerms:
     recompute_ns: dict[RecomputeModule, dict[Piece, Number]]
     """What each selective module takes in the backward pass, chosen or not."""
     idle_ns: dict[Piece, Number]
-    """How long the backward pass waits with nothing recomputed (for Megatron-FSDP's communication; 0 without it), so
-    that so much of what is recomputed takes no time: see `added_ns`."""
+    """How long the backward pass waits with nothing recomputed (for Megatron-FSDP's communication and for activations
+    from host memory; 0 without these), so that so much of what is recomputed takes no time: see `added_ns`."""
     full_recompute_ns: dict[Piece, Number]
     """What recomputing the whole piece adds to its backward pass, chosen or not."""
     hop_ns: Number
@@ -87,8 +87,11 @@ def _add_recompute(timed: Mapping[Piece, Timed], recompute: Recompute) -> None:
     for piece, run in timed.items():
         modules = sum(run.repeats.get(module, 0) for module in effective(recompute))
         again = run.full_repeat if is_recomputed(piece, recompute) else modules
+        hidden = minimum(again, run.idle_backward)
+        sharded = minimum(hidden, run.idle_backward - run.backward.of("offload"))
         run.backward.add("recompute", again)
-        run.backward.add("fsdp_comm", -minimum(again, run.idle_backward))
+        run.backward.add("fsdp_comm", -sharded)
+        run.backward.add("offload", sharded - hidden)
 
 
 def time_terms(problem: Problem, degrees: Degrees, choices: Choices) -> TimeTerms:
