@@ -15,6 +15,7 @@ from moeopt.candidate import Candidate
 from moeopt.cpsat.relaxation import Relaxation
 from moeopt.dual import NARROW, paired
 from moeopt.dual.pairs import ask_pairs
+from moeopt.errors import InputError
 from moeopt.evaluation import evaluate
 from moeopt.layout import Layout
 from moeopt.pipeline import PipelineLayout
@@ -82,6 +83,21 @@ def check(seed: int) -> bool:
     near = solve(problem, workers=1, certify=True, gap="5%")["schedule"]
     assert near["lower_bound_ns"] <= best <= near["simulated_ns"] <= near["lower_bound_ns"] * 1.05, seed
     return True
+
+
+def test_without_the_bound_on_replays_the_answer_is_the_same() -> None:
+    """`replay_bound` False changes nothing but what is said of other layouts' replays; it contradicts certify."""
+    problem = load_problem({"architecture": "mixtral-8x7b", "cluster": "h100-sxm", "gpus": 64})
+    whole, short = (solve(problem, workers=1, replay_bound=bounded) for bounded in (True, False))
+    assert whole["schedule"].pop("bound_over") == "problem"
+    assert short["schedule"].pop("bound_over") != "problem"
+    for answer in (whole, short):
+        del answer["search"], answer["schedule"]
+    assert "replays_faster" not in short
+    whole.pop("replays_faster", None)
+    assert whole == short
+    with pytest.raises(InputError, match="no-replay-bound"):
+        solve(problem, certify=True, replay_bound=False)
 
 
 def test_certificates_equal_enumeration() -> None:

@@ -82,8 +82,14 @@ def test_options_reach_the_search(asked):
     assert run([*SOLVE, *options]) == 0
     assert asked.calls[0][1] == {
         "top": 3, "time_limit": 120.0, "workers": 4, "seed": 7, "screening": False, "progress": None,
-        "certify": True, "gap": "1%",
+        "certify": True, "gap": "1%", "replay_bound": True,
     }  # fmt: skip
+
+
+def test_the_bound_on_replays_can_be_left_out(asked):
+    """--no-replay-bound reaches the search."""
+    assert run([*SOLVE, "--no-replay-bound"]) == 0
+    assert asked.calls[0][1]["replay_bound"] is False
 
 
 def test_options_override_the_fields_of_a_problem_file(asked):

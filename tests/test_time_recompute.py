@@ -24,8 +24,8 @@ def terms_of(asked: Problem, row: Degrees, choices: Choices, recompute: Recomput
 @given(some_problems(), some_choices(), some_degrees(), MODULE_SETS)
 def test_backward_of_a_set_is_a_sum(asked: Problem, choices: Choices, row: Degrees, chosen: tuple[str, ...]) -> None:
     """backward(set) = backward(none) + the sum of each module's price, less what of it fits into time that the backward
-    pass waits for Megatron-FSDP or for activations from the host, to the nanosecond, on every piece; `moe_act` and `shared_experts` add nothing beside
-    `moe`; forward, the prices and every other part do not depend on the set."""
+    pass waits for Megatron-FSDP or for activations from the host, to the nanosecond, on every piece; `moe_act` and
+    `shared_experts` add nothing beside `moe`; forward, the prices and every other part do not depend on the set."""
     none = terms_of(asked, row, choices, Recompute())
     some = terms_of(asked, row, choices, Recompute(modules=chosen) if chosen else Recompute())
     counted = set(chosen) - ({"moe_act", "shared_experts"} if "moe" in chosen else set())

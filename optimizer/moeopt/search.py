@@ -34,6 +34,7 @@ def solve(
     seed: int = 0,
     progress: Progress | None = None,
     explained: bool = True,
+    replay_bound: bool = True,
     certify: bool = False,
     gap: Fraction | float | str = 0,
 ) -> dict[str, Any]:
@@ -43,15 +44,18 @@ def solve(
     on it); `top` adds the K best candidates; `screening` False gives the solver every legal candidate. Interrupted
     (Ctrl-C, time limit) it returns the best layout found and a bound that none can beat: status feasible, or unknown
     when none was found. `explained` False leaves out why an infeasible problem has no layout, which takes as long as
-    some twenty solves, and the bound on the replayed step over the whole problem. `certify` goes on until a layout is
-    proven to have the best replayed step, and returns that one (objective step_time); half of the time limit at most
-    goes to the search before it. With `gap` (a share, or `1%`) it is enough that no layout replays faster by more.
+    some twenty solves, and the bound on the replayed step over the whole problem; `replay_bound` False leaves out that
+    bound alone, which takes longer than the proof for deep pipelines. `certify` goes on until a layout is proven to
+    have the best replayed step, and returns that one (objective step_time); half of the time limit at most goes to the
+    search before it. With `gap` (a share, or `1%`) it is enough that no layout replays faster by more.
     """
     check_problem(problem)
     if isinstance(top, bool) or not isinstance(top, int) or top < 1:
         raise InputError(f"top: {shown(top)} is not a whole number above 0")
     enough = read_gap(gap)
     if certify:
+        if not replay_bound:
+            raise InputError("certify: it bounds replayed steps, and replay_bound is false (--no-replay-bound)")
         check_certifiable(problem)
     elif enough:
         raise InputError(f"gap: {gap} says how far to certify, and certify is not asked for")
@@ -62,7 +66,8 @@ def solve(
         search, result = _searched(problem, half, top, screening)
         facts = search.facts(time.monotonic() - started)
         if result.best is not None:
-            replays = problem.objective == "step_time" and problem.workload.batches.exact and (explained or certify)
+            asked = certify or (explained and replay_bound)
+            replays = problem.objective == "step_time" and problem.workload.batches.exact and asked
             full = certify and (result.proven or _over(half))
             if replays and result.proven and progress is not None:
                 progress(f"{PROVEN} after {time.monotonic() - started:.1f} s; now how fast its replay is at best")

@@ -27,6 +27,11 @@ EXIT_CODES = {"optimal": 0, "feasible": 0, "infeasible": 3, "unknown": 4}
 @click.option("--seed", metavar="N", default="0", show_default=True, help="Seed of the solver.")
 @click.option("--no-screening", is_flag=True, help="Give the solver every layout; slower, and the same optimum.")
 @click.option(
+    "--no-replay-bound",
+    is_flag=True,
+    help="Stop at the proven optimum, without the bound on other layouts' replayed steps: up to five times sooner.",
+)
+@click.option(
     "--certify",
     is_flag=True,
     help="Go on until the layout is proven the best by its replayed step time too, or say how far that got.",
@@ -55,7 +60,8 @@ def solve(**options: Any) -> int:
     from moeopt.search import solve as search
 
     settings["progress"] = None if output.quiet else output.note
-    answer = search(problem, certify=options["certify"], gap=options["gap"] or 0, **settings)
+    bounded = not options["no_replay_bound"]
+    answer = search(problem, certify=options["certify"], gap=options["gap"] or 0, replay_bound=bounded, **settings)
     if given is not None:
         from moeopt.explain.why_not import why_not
 
