@@ -274,7 +274,7 @@ WITNESSES = (
         {"fsdp_double_buffer": False},
     ),
     Witness("fsdp_double_buffer_needs_fsdp", {}, {"fsdp_double_buffer": True}, {"fsdp": "optim_grads"}),
-    Witness("fsdp_16_bit", FP8, {"fsdp": "optim_grads_params"}, {"fsdp": "optim_grads"}),
+    Witness("fsdp_without_fp8", FP8, {"fsdp": "optim_grads_params"}, {"fsdp": "optim_grads"}),
     Witness(
         "fsdp_without_optimizer_offload",
         {},

@@ -188,6 +188,22 @@ def test_newton_schulz() -> None:
     assert newton_schulz_flops(3, 5) == newton_schulz_flops(5, 3) == 5 * (2 * 9 * 5 + 2 * 27 + 2 * 9 * 5)
 
 
+def test_a_part_each_is_shorter_than_the_whole_on_every_rank() -> None:
+    """blockwise: tensor-parallel ranks orthogonalise their own parts and gather nothing; without tensor parallelism it
+    is the same update."""
+    spent = {}
+    for mode in ("duplicated", "blockwise"):
+        workload = {"optimizer": "muon", "muon_tp_mode": mode}
+        problem = load_problem(
+            {"architecture": "deepseek-v3", "cluster": "h100-sxm", "gpus": 256, "workload": workload}
+        )
+        for tp in (1, 4):
+            layout = Layout(pp=8, tp=tp, ep=32, etp=1, pipeline_layout="Et*8|(t*8|)*6t*5mL")
+            spent[mode, tp] = evaluate(problem, layout)["step_time"]["parts"]["optimizer"]
+    assert spent["duplicated", 1] == spent["blockwise", 1]
+    assert spent["duplicated", 4] > spent["blockwise", 4]
+
+
 def test_an_update_of_everything_is_longer() -> None:
     """Muon's update takes longer than Adam's; without a distributed optimizer every rank orthogonalises every matrix,
     which takes about as many times as long as there were ranks to share them."""

@@ -149,11 +149,13 @@ def test_what_the_all_to_all_overlaps_comes_back(framework: str, tmp_path: Path)
 def test_muon_comes_back(framework: str, distributed: bool, tmp_path: Path) -> None:
     """Muon is written as each framework names it, shared out or not, and read as it was, without a warning."""
     layout = {"ep": 8, "etp": 1, "distributed_optimizer": distributed, "overlap": {"param_gather": distributed}}
-    answer = solution(layout, 16, "olmoe-1b-7b", optimizer="muon")
+    answer = solution(layout, 16, "olmoe-1b-7b", optimizer="muon", muon_tp_mode="blockwise")
     answer["problem"]["architecture"]["qk_norm"] = "head"
     answer["status"] = "evaluated"
     assert_same(read_solution(answer), framework, tmp_path)
-    assert not [each for each in read(tmp_path).warnings if "layer-wise" in each["name"]]
+    reading = read(tmp_path)
+    assert reading.workload["muon_tp_mode"] == "blockwise"
+    assert not [each for each in reading.warnings if "layer-wise" in each["name"]]
 
 
 @pytest.mark.parametrize("precision", ["fp8", "mxfp8", "nvfp4"])

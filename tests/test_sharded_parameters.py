@@ -11,8 +11,9 @@ import pytest
 
 from launch_cases import solution
 from memory_problems import DEEPSEEK_V3, LLAMA3_70B, QWEN3_30B, degrees, problem
-from moeopt.accounting.fsdp import packed, unit_elements
+from moeopt.accounting.fsdp import packed, unit_bytes, unit_elements
 from moeopt.accounting.memory.explain import explain_stage
+from moeopt.accounting.memory.gathered import ahead_elements, gathered
 from moeopt.accounting.memory.terms import memory_terms
 from moeopt.accounting.sharding import piece_elements
 from moeopt.accounting.time.terms import time_terms
@@ -50,7 +51,7 @@ BUCKET_ARCHITECTURES: dict[str, dict[str, Any]] = {
 }
 STRATEGIES = ("none", "no_shard", "optim", "optim_grads", "optim_grads_params")
 SHAPE = {"tp": 2, "pp": 2, "ep": 8, "etp": 1}
-QUESTION = {
+QUESTION: dict[str, Any] = {
     "architecture": "qwen3-30b-a3b",
     "cluster": "h100-sxm",
     "gpus": 64,
@@ -184,6 +185,26 @@ def test_reducing_every_microbatch_costs_time() -> None:
     assert weights["optimizer"] == pytest.approx(gradients["optimizer"], rel=1e-4)  # of the rank that ends last
     larger = solution({**SHAPE, "fsdp": "optim_grads_params", "micro_batch_size": 2})["step_time"]["parts"]
     assert larger["fsdp_comm"] < weights["fsdp_comm"]
+
+
+def test_parameters_in_mxfp8_are_sharded_in_two_buffers() -> None:
+    """Rows and columns of a byte each make the shards of 16-bit parameters, beside whole scales; what is gathered ahead
+    of a unit, and sent for a pass, is half; the unit itself, by rows and by columns, is as large."""
+    asked = load_problem({**QUESTION, "cluster": "b200"})
+    eight = load_problem({**QUESTION, "cluster": "b200", "workload": {**QUESTION["workload"], "precision": "mxfp8"}})
+    full = read_fields(Layout, solution({**SHAPE, "fsdp": "optim_grads_params"})["layout"], "layout")
+    at, choices = degrees_of(full), full.choices
+    kind = asked.architecture.kinds[0]
+    plain, narrow = (memory_terms(each, at, choices) for each in (asked, eight))
+    assert narrow.sharded_weight_bytes_per_element == plain.sharded_weight_bytes_per_element == 2
+    assert narrow.quantized_bytes[kind] > plain.quantized_bytes[kind] == 0
+    kept = dict.fromkeys(plain.kept_bytes, 10**15)  # so that no gradient waits
+    ahead = [gathered(each, at, choices, 4, kept)[kind].passing for each in (asked, eight)]
+    unit = unit_elements(asked, kind, at, choices)
+    assert ahead[0] - ahead[1] == min(ahead_elements(unit), (asked.architecture.num_hidden_layers - 1) * unit.unit)
+    assert unit_bytes(asked, choices) == (2, 2)
+    assert unit_bytes(eight, choices) == (2, 1)
+    assert unit_bytes(eight, Choices()) == (0, 0)
 
 
 def test_double_buffers_bound_what_is_gathered() -> None:

@@ -95,6 +95,7 @@ def some_problems() -> st.SearchStrategy[Problem]:
         sequence_length=st.sampled_from([4096, 1_048_576]),
         routing=st.sampled_from([{}, {"imbalance": 1.37}, {"capacity_factor": 1.25}]),
         optimizer=st.sampled_from(["adam", "adam", "muon"]),
+        muon_tp_mode=st.sampled_from(["duplicated", "blockwise"]),
     )
 
 

@@ -57,6 +57,14 @@ def shards_state(choices: Choices) -> bool:
     return choices.distributed_optimizer and choices.fsdp != "no_shard"
 
 
+def unit_bytes(problem: Problem, choices: Choices) -> tuple[int, int]:
+    """Bytes an element of a unit's parameters where it runs, and where it is gathered for a pass (parameters kept in
+    mxfp8: by rows or by columns)."""
+    if not shards_parameters(choices):
+        return 0, 0
+    return 2, 1 if problem.workload.precision == "mxfp8" else 2
+
+
 def unit_elements(problem: Problem, piece: Piece, degrees: Degrees, choices: Choices) -> UnitElements:
     """Elements of a piece as Megatron-FSDP pads them (with `no_shard` nothing is padded)."""
     inside: list[Parameter] = []

@@ -70,9 +70,8 @@ def layer_wise_elements(
 
 
 def _local_matrix(parameter: Parameter, numel: int) -> Matrix:
-    """The shape of a matrix on one GPU: output projections are cut by columns, others by rows."""
-    by_columns = parameter.name.endswith(("linear_proj.weight", "linear_fc2.weight", "out_proj.weight"))
-    columns = parameter.columns * numel // parameter.numel if by_columns else parameter.columns
+    """The shape of a matrix on one GPU."""
+    columns = parameter.columns * numel // parameter.numel if parameter.cut_by_columns else parameter.columns
     return Matrix(numel // columns, columns)
 
 

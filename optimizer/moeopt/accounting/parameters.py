@@ -69,6 +69,11 @@ class Parameter:
         """Elements of all copies."""
         return self.numel * self.copies
 
+    @property
+    def cut_by_columns(self) -> bool:
+        """Whether tensor parallelism divides a matrix's columns: output projections, where others divide rows."""
+        return self.name.endswith(("linear_proj.weight", "linear_fc2.weight", "out_proj.weight"))
+
 
 def matrix(
     name: str, component: Component, rows: int, columns: int, sharding: Literal["replicated", "tensor"]

@@ -51,6 +51,9 @@ class Workload(Input):
     framework: Literal["megatron-core"] = "megatron-core"
     optimizer: Optimizer = "adam"
     """muon: matrices of weights by Muon, everything else by Adam (Megatron's `--optimizer muon`)."""
+    muon_tp_mode: Literal["duplicated", "blockwise"] = "duplicated"
+    """What Muon orthogonalises of a matrix that tensor parallelism divides: all of it on every rank, or each rank its
+    part (the default of Megatron-Bridge's recipes; the update then depends on tp)."""
     routing: Routing = Routing()
     cross_entropy: Literal["unfused", "native", "te"] = "native"
     """Loss kernel: Megatron's unfused one, its fused "native" one, or Transformer Engine's (refused by Megatron-LM's

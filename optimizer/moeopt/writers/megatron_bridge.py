@@ -57,6 +57,7 @@ _ELSEWHERE = {
     "data-parallel-sharding-strategy": "ddp",
     "fsdp-double-buffer": "ddp",
     "optimizer": "optimizer",
+    "muon-tp-mode": "optimizer",
     "use-precision-aware-optimizer": "optimizer",
     "main-grads-dtype": "optimizer",
     "main-params-dtype": "optimizer",

@@ -6,7 +6,7 @@ its parser, validation, configuration, process groups and module build accept th
 
 from collections.abc import Mapping
 
-from moeopt.accounting.muon import is_layer_wise
+from moeopt.accounting.muon import is_layer_wise, is_muon
 from moeopt.errors import InputError
 from moeopt.frameworks.megatron_core.precision import compute_capability
 from moeopt.layout import FLEX_DISPATCHERS
@@ -177,6 +177,8 @@ def _optimizer(job: Job) -> list[Flag]:
     flags = [flag("--optimizer", job.problem.workload.optimizer)]
     if layout.distributed_optimizer:
         flags.append(flag("--use-distributed-optimizer"))
+    if is_muon(job.problem) and job.problem.workload.muon_tp_mode != "duplicated":
+        flags.append(flag("--muon-tp-mode", job.problem.workload.muon_tp_mode))
     if is_layer_wise(job.problem, layout.choices):
         flags.append(flag("--no-use-layer-wise-param-layout"))
     if layout.overlap.grad_reduce:

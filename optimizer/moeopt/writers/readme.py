@@ -73,6 +73,7 @@ def _decisions(job: Job) -> list[list[object]]:
         ["overlap", _overlaps(job), "communication that runs under computation"],
         ["CUDA graphs", layout.cuda_graphs, f"host time: {_share(job, 'host')} of the step"],
         ["precision", workload.precision, "of the workload, not a decision"],
+        ["optimizer", workload.optimizer, f"of the workload too; its update: {_share(job, 'optimizer')} of the step"],
     ]
     return rows
 

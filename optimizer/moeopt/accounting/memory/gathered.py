@@ -7,12 +7,15 @@ gradients wait in a queue that is only emptied at its capacity and at the end of
 outside units stay gathered), :647-740 (double buffers: two units' buckets of the commonest shape, for parameters and
 for gradients, shared by name among chunks; units of other shapes are allocated as without).
 User buffers take no more; hybrid sharding's communication buffers are off, as by default.
+Parameters kept in mxfp8 lie in two buffers, by rows and by columns, of a byte an element each (:2634-2690): a forward
+pass gathers the one, a backward pass the other (:4673-4688), and what recomputes linears both, one unit's at a time.
+Norms and the router, which stay in 16 bits, count so in their own unit; in those gathered ahead, a byte short.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from moeopt.accounting.fsdp import UnitElements, shards_gradients, shards_parameters, unit_elements
+from moeopt.accounting.fsdp import UnitElements, shards_gradients, unit_bytes, unit_elements
 from moeopt.accounting.pieces import Piece, plain
 from moeopt.arithmetic import Number, both, ceil_div, maximum, minimum, where
 from moeopt.layout import Choices, Degrees
@@ -78,14 +81,14 @@ def double_buffer_bytes(problem: Problem, degrees: Degrees, choices: Choices, gr
     if not choices.fsdp_double_buffer or not shards_gradients(choices):
         return 0
     unit = unit_elements(problem, commonest(problem), degrees, choices).unit
-    return 2 * unit * ((2 if shards_parameters(choices) else 0) + gradient_bytes)
+    return 2 * unit * (unit_bytes(problem, choices)[0] + gradient_bytes)
 
 
 def _buffered(
     problem: Problem, piece: Piece, held: UnitElements, choices: Choices, gradient_bytes: int, shared: LayerKind
 ) -> Gathered:
     """One piece where units of the commonest shape pass through the double buffers."""
-    weight = 2 if shards_parameters(choices) else 0
+    weight, _ = unit_bytes(problem, choices)
     if piece == "embedding":
         return Gathered(gradient_bytes * held.outside, 0 * held.outside, weight * held.outside)
     kind = problem.architecture.mtp_kinds[-1] if piece == "mtp" else plain(piece)
@@ -103,14 +106,14 @@ def _of_piece(
     gradient_bytes: int,
     kept: Number,
 ) -> Gathered:
-    weight = 2 if shards_parameters(choices) else 0
+    weight, ahead_weight = unit_bytes(problem, choices)
     unit, outside = held.unit, held.outside
     if piece == "embedding":
         return Gathered(gradient_bytes * outside, 0 * outside, weight * outside)
     if piece == "loss":
         ahead = minimum(COMMUNICATION_ELEMENTS // 2, total)
-        return Gathered(weight * ahead, 0 * outside, (weight + gradient_bytes) * outside)
-    ahead = weight * minimum(unit + ahead_elements(held), total)
+        return Gathered(ahead_weight * ahead, 0 * outside, (weight + gradient_bytes) * outside)
+    ahead = weight * unit + ahead_weight * minimum(ahead_elements(held), maximum(total - unit, 0))
     gradients = gradient_bytes * unit
     layers = problem.architecture.num_hidden_layers
     waiting = minimum(ceil_div(_capacity(unit), maximum(unit, 1)) + 2, layers)

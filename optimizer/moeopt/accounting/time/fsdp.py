@@ -5,10 +5,11 @@ backward pass uses the same gather), and its gradients are reduced right after, 
 745-785, 794-830, 918-932). Gathers of the next units run under the current one, reductions under the ones after it: a
 pass hides as much as it takes, what it recomputes included, but never all (`EXPOSED_FLOOR`, assumed as for the step's
 end; published FSDP runs of MoE transformers give no figure for it). Parameters of no unit are gathered once a step, so
-a micro-batch carries its share of that.
+a micro-batch carries its share of that. Parameters kept in mxfp8 are gathered by rows before the one pass, by columns
+before the other; what recomputes linears gathers rows once more, which is not counted.
 """
 
-from moeopt.accounting.fsdp import shards_gradients, shards_parameters, unit_elements
+from moeopt.accounting.fsdp import shards_gradients, shards_parameters, unit_bytes, unit_elements
 from moeopt.accounting.pieces import Piece
 from moeopt.accounting.time.gemm import gradient_bytes
 from moeopt.accounting.time.scene import Scene, Timed
@@ -28,7 +29,8 @@ def add_sharded_communication(scene: Scene, piece: Piece, timed: Timed) -> None:
     gather: Number = 0
     outside: Number = 0
     if shards_parameters(choices):
-        gather = ring_ns(*rest, 2 * held.dense, 2 * held.expert)
+        _, gathered = unit_bytes(scene.problem, choices)
+        gather = ring_ns(*rest, gathered * held.dense, gathered * held.expert)
         outside = ceil_div(ring_ns(*rest, 2 * held.outside, 0), scene.degrees.num_microbatches)
     timed.forward.add("fsdp_comm", _exposed(gather + outside, timed.forward.total))
     exposed = _exposed(gather + reduce, timed.backward.total)

@@ -5,10 +5,11 @@ the smaller and n the larger side, X X^T and B X take 2 m^2 n FLOP each and A A 
 
     flops = 5 * (4 m^2 n + 2 m^3)
 
-on the whole matrix: tensor-parallel ranks gather its momentum in fp32 and all do the same (--muon-tp-mode duplicated,
-the default). Queries, keys and values of one tensor are orthogonalised apart (--muon-no-split-qkv would not; MLA's and
-gated delta nets' projections are whole either way). Around the products PyTorch's elementwise kernels pass over fp32
-values, and small matrices wait for the host. Checked by no measured run: no published one isolates it.
+on the whole matrix, of which tensor-parallel ranks gather the momentum in fp32 and all do the same (--muon-tp-mode
+duplicated, the default), or on each rank's part (blockwise). Queries, keys and values of one tensor are orthogonalised
+apart (--muon-no-split-qkv would not; MLA's and gated delta nets' projections are whole either way). Around the products
+PyTorch's elementwise kernels pass over fp32 values, and small matrices wait for the host. Checked by no measured run:
+no published one isolates it.
 Ignored: smaller products that fill a GPU badly, the exact deal of matrices to ranks (the mean, and the longest update
 once more: accounting/muon.py), the norm over all gradients.
 """
@@ -21,7 +22,7 @@ from moeopt.accounting.parameters import Parameter, piece_parameters
 from moeopt.accounting.pieces import Piece, Recomputed, pieces
 from moeopt.accounting.time.efficiency import Rates
 from moeopt.accounting.time.topology import ring_bytes_per_us, ring_latency_ns
-from moeopt.arithmetic import Number, ceil_div, maximum, where
+from moeopt.arithmetic import Number, ceil_div, maximum, minimum, where
 from moeopt.layout import Degrees
 from moeopt.problem.layer_kind import LayerKind
 from moeopt.problem.problem import Problem
@@ -68,22 +69,33 @@ def updates(problem: Problem, degrees: Degrees, rates: Rates, shards: Sequence[N
     return Updates(mean, beyond[0] + beyond[1])
 
 
-def newton_schulz_flops(rows: int, columns: int) -> int:
+def newton_schulz_flops(rows: Number, columns: Number) -> Number:
     """FLOP of orthogonalising one matrix."""
-    small, large = min(rows, columns), max(rows, columns)
+    small, large = minimum(rows, columns), maximum(rows, columns)
     return STEPS * (4 * small * small * large + 2 * small**3)
 
 
 def _update_ns(problem: Problem, degrees: Degrees, rates: Rates, parameter: Parameter) -> Number:
-    """One matrix, whole, with what tensor-parallel ranks gather of it."""
-    rows = parameter.stacked or (parameter.numel // parameter.columns,)
-    flops = sum(newton_schulz_flops(each, parameter.columns) for each in rows)
-    on_gpu = ceil_div(flops, rates.bf16_gemm_flops_per_ns)
-    on_gpu += ceil_div(parameter.numel * PASSED_BYTES * 1000, rates.memory_bytes_per_us)
-    alone = max(on_gpu, len(rows) * KERNELS * LAUNCH_NS)
-    if parameter.sharding == "replicated" or not parameter.split:
-        return alone
+    """One matrix: whole, with what tensor-parallel ranks gather of it, or one rank's part."""
+    divided = parameter.sharding != "replicated" and parameter.split
     size = degrees.etp if parameter.sharding == "expert" else degrees.tp
+    if problem.workload.muon_tp_mode == "blockwise":
+        return _orthogonal_ns(rates, parameter, size if divided else 1)
+    alone = _orthogonal_ns(rates, parameter, 1)
+    if not divided:
+        return alone
     moved = ceil_div(4 * parameter.numel * (size - 1), size)
     ring = ceil_div(moved * 1000, ring_bytes_per_us(problem, degrees, rates, size, 1))
     return alone + where(size > 1, ring + ring_latency_ns(problem, degrees, size, 1), 0)
+
+
+def _orthogonal_ns(rates: Rates, parameter: Parameter, parts: Number) -> Number:
+    """Products and elementwise kernels on one of so many parts of a matrix, or what the host takes to start them."""
+    stacked = parameter.stacked or (parameter.numel // parameter.columns,)
+    rows = [each if parameter.cut_by_columns else ceil_div(each, parts) for each in stacked]
+    columns = ceil_div(parameter.columns, parts) if parameter.cut_by_columns else parameter.columns
+    on_gpu: Number = 0
+    for each in rows:
+        on_gpu = on_gpu + ceil_div(newton_schulz_flops(each, columns), rates.bf16_gemm_flops_per_ns)
+        on_gpu = on_gpu + ceil_div(each * columns * (PASSED_BYTES * 1000), rates.memory_bytes_per_us)
+    return maximum(on_gpu, len(rows) * KERNELS * LAUNCH_NS)

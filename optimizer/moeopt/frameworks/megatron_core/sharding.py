@@ -108,12 +108,13 @@ FSDP = (
         "never",
     ),
     _requires(
-        "fsdp_16_bit",
-        "8-bit training under Megatron-FSDP that shards parameters is not priced (its copies have their own buffers)",
-        "fsdp optim_grads_params with precision bf16 or fp16",
-        "megatron/core/distributed/fsdp/src/megatron_fsdp/param_and_grad_buffer.py: transpose_weight_buffer",
+        "fsdp_without_fp8",
+        "what Transformer Engine caches of 16-bit parameters that Megatron-FSDP shards is not priced",
+        "fsdp optim_grads_params without precision fp8",
+        "moeopt: whether 8-bit copies of weights outlive the gathered ones is not read (transformer_engine/pytorch/"
+        "module/linear.py: get_weight_workspace); mxfp8 keeps none",
         lambda _problem, choices: shards_parameters(choices),
-        lambda problem, _choices: problem.workload.precision in ("bf16", "fp16"),
+        lambda problem, _choices: problem.workload.precision != "fp8",
         "moeopt",
     ),
     _requires(

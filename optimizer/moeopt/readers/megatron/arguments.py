@@ -111,6 +111,7 @@ _MEANS = {
     "microbatch-group-size-per-virtual-pipeline-stage": "interleave_group",
     "optimizer": "workload.optimizer",
     "no-use-layer-wise-param-layout": "workload.optimizer",
+    "muon-tp-mode": "workload.muon_tp_mode",
     "use-distributed-optimizer": "distributed_optimizer",
     "use-megatron-fsdp": "fsdp",
     "data-parallel-sharding-strategy": "fsdp",

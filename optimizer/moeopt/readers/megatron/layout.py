@@ -170,7 +170,9 @@ def _kind_of_optimizer(flags: Flags, reading: Reading) -> None:
     steps, mode = flags.integer("muon-num-ns-steps"), flags.text("muon-tp-mode")
     if steps not in (None, STEPS):
         reading.note(f"--muon-num-ns-steps {steps}: an update is priced with {STEPS}")
-    if mode not in (None, "duplicated"):
+    if mode == "blockwise":
+        reading.workload["muon_tp_mode"] = mode
+    elif mode not in (None, "duplicated"):
         reading.note(f"--muon-tp-mode {mode}: an update is priced as duplicated")
 
 
