@@ -7,9 +7,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import megatron_truth as truth
-from moeopt.accounting.layer_wise_layout import Matrix, padded_numel
-from moeopt.accounting.memory.exact import stage_tensors
-from moeopt.accounting.muon import Dealt, Held, is_matrix, rank_state_bytes
+from moeopt.accounting.muon.deal import Dealt, Held, rank_state_bytes, stage_tensors
+from moeopt.accounting.muon.default_layout import Matrix, padded_numel
+from moeopt.accounting.muon.state import is_matrix
 from moeopt.accounting.parameters import piece_parameters
 from moeopt.accounting.pieces import pieces
 from moeopt.accounting.time.muon import newton_schulz_flops

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from moeopt.accounting.muon import is_layer_wise
+from moeopt.accounting.muon.state import is_layer_wise
 from moeopt.accounting.parameters import Parameter, final_norm, piece_parameters
 from moeopt.accounting.pieces import Piece, contents
 from moeopt.accounting.sharding import ALIGNMENT_ELEMENTS, experts_share_dense_buffer, holds_final_norm, local_numel

@@ -77,6 +77,28 @@ def excluded(
     )
 
 
+def requires(
+    name: str,
+    meaning: str,
+    says: str,
+    source: str,
+    applies: Applies,
+    wanted: Applies,
+    checked: Checked = "launch",
+) -> Rule:
+    """A rule between choices and the problem: wherever `applies`, `wanted` must be true. It reads no degree."""
+    return Rule(
+        name,
+        meaning,
+        (),
+        lambda problem, _d, choices: wanted(problem, choices),
+        lambda problem, _d, choices: says if wanted(problem, choices) else f"{says}: does not hold",
+        source,
+        checked,
+        applies,
+    )
+
+
 @dataclass(frozen=True)
 class Stages:
     """A pipeline layout as it was given, right or wrong: the letters of each stage, in the order of the string."""

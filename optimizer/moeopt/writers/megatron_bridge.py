@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from moeopt.accounting.muon import is_layer_wise
+from moeopt.accounting.muon.state import is_layer_wise
 from moeopt.errors import InputError
 from moeopt.problem.architecture import Architecture
 from moeopt.problem.rope import YARN_DEFAULTS

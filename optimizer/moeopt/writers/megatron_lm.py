@@ -6,7 +6,7 @@ its parser, validation, configuration, process groups and module build accept th
 
 from collections.abc import Mapping
 
-from moeopt.accounting.muon import is_layer_wise, is_muon
+from moeopt.accounting.muon.state import is_layer_wise, is_muon
 from moeopt.errors import InputError
 from moeopt.frameworks.megatron_core.precision import compute_capability
 from moeopt.layout import FLEX_DISPATCHERS

@@ -12,14 +12,15 @@ Megatron-LM's default layout of its buffers would pad is counted beside.
 from collections.abc import Sequence
 from typing import Any
 
-from moeopt.accounting.buffers import Buffer, ChunkBuffers, chunk_buffers, chunk_tensors
-from moeopt.accounting.layer_wise_layout import layer_wise_elements
+from moeopt.accounting.buffers import Buffer, ChunkBuffers, chunk_buffers
 from moeopt.accounting.memory.stage import BUFFER_MULTIPLE, features, stage_memory
 from moeopt.accounting.memory.terms import MemoryTerms, memory_terms
-from moeopt.accounting.muon import Dealt, Held, is_layer_wise, is_matrix, is_muon, rank_state_bytes
+from moeopt.accounting.muon.deal import rank_state_bytes, stage_tensors
+from moeopt.accounting.muon.default_layout import layer_wise_elements
+from moeopt.accounting.muon.state import is_layer_wise, is_muon
 from moeopt.accounting.parameters import final_norm
 from moeopt.accounting.pieces import contents
-from moeopt.accounting.sharding import ALIGNMENT_ELEMENTS, experts_share_dense_buffer, holds_final_norm
+from moeopt.accounting.sharding import ALIGNMENT_ELEMENTS, holds_final_norm
 from moeopt.arithmetic import ceil_div, lcm, round_up
 from moeopt.layout import Choices, Degrees
 from moeopt.pipeline import Chunk, PipelineLayout
@@ -59,15 +60,12 @@ def _rank(
     quantized = sum(int(n * terms.quantized_bytes[piece]) for held in counts for piece, n in held.items())
     buffers = [buffer for chunk in walked for buffer in (chunk.dense, chunk.expert)]
     elements = sum(buffer.numel for buffer in buffers)
-    dealt = stage_tensors(problem, degrees, chunks) if is_muon(problem) else None
+    state_bytes, state_margin = _state(problem, degrees, choices, terms, chunks, buffers)
     found = {
         "weights_bytes": elements * terms.weight_bytes_per_element + quantized,
         "gradients_bytes": elements * terms.gradient_bytes_per_element,
-        "optimizer_bytes": sum(_state_bytes(terms, buffer) for buffer in buffers)
-        if dealt is None
-        else max(rank_state_bytes(problem, degrees, choices, dealt)),
+        "optimizer_bytes": state_bytes,
     }
-    whole = sum(int(terms.present_state_bytes[feature]) for feature in features(problem, counts))
     claimed = law.weights_bytes + law.gradients_bytes + law.optimizer_bytes
     return {
         "stage": rank,
@@ -75,9 +73,25 @@ def _rank(
         **found,
         **_default_layout(problem, degrees, choices, chunks, terms, rank, elements),
         "difference_bytes": sum(found.values()) - claimed,
-        "margin_bytes": margin_bytes(terms, walked, moved * aligned_norm(problem))
-        + (dealt.margin_bytes(whole) if dealt else 0),
+        "margin_bytes": margin_bytes(terms, walked, moved * aligned_norm(problem)) + state_margin,
     }
+
+
+def _state(
+    problem: Problem,
+    degrees: Degrees,
+    choices: Choices,
+    terms: MemoryTerms,
+    chunks: Sequence[Chunk],
+    buffers: Sequence[Buffer],
+) -> tuple[int, int]:
+    """Optimizer state of the busiest GPU, and what the law can differ from it by besides paddings."""
+    if not is_muon(problem):
+        return sum(_state_bytes(terms, buffer) for buffer in buffers), 0
+    dealt = stage_tensors(problem, degrees, chunks)
+    held = features(problem, [contents(problem.architecture, chunk) for chunk in chunks])
+    whole = sum(int(terms.present_state_bytes[feature]) for feature in held)
+    return max(rank_state_bytes(problem, degrees, choices, dealt)), dealt.margin_bytes(whole)
 
 
 def _default_layout(
@@ -99,18 +113,6 @@ def _default_layout(
     )
     price = terms.weight_bytes_per_element + terms.gradient_bytes_per_element
     return {"default_layout_bytes": (padded - elements) * price}
-
-
-def stage_tensors(problem: Problem, degrees: Degrees, chunks: Sequence[Chunk]) -> Dealt:
-    """The tensors of one pipeline stage that Muon's layer-wise optimizer shares out."""
-    dense: list[Held] = []
-    expert: list[Held] = []
-    together = experts_share_dense_buffer(degrees)
-    for chunk in chunks:
-        for parameter, tensor in chunk_tensors(problem, degrees, chunk):
-            apart = parameter.sharding == "expert" and not together
-            (expert if apart else dense).append(Held(tensor.numel, is_matrix(parameter)))
-    return Dealt(tuple(dense), tuple(expert))
 
 
 def _state_bytes(terms: MemoryTerms, buffer: Buffer) -> int:

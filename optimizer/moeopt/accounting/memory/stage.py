@@ -4,7 +4,7 @@ P            = sum of a chunk's elements, rounded up to lcm(shards, 128), for de
                (as they are where buffers are not padded)
 weights      = P * w + quantized;  gradients = P * g;  optimizer = ceil(P / shards * o)
                (Megatron-FSDP: w and g of what it shards are part of o's price, and are told apart here;
-               Muon: what Adam needs beyond, and the largest tensor, see accounting/muon.py)
+               Muon: what Adam needs beyond, and the largest tensor, see accounting/muon/state.py)
 activations  = max over in-flight vectors q, over pieces of chunks that have q_c >= 1, of
                sum_c q_c * (sum_pieces n * kept + chunk_kept) + transient[piece]
 buffers      = sum of present_bytes over the features present + chunks * chunk_fixed

@@ -14,7 +14,7 @@ from moeopt.accounting.memory.linears import linear_elements
 from moeopt.accounting.memory.persistent import FEATURES, Feature
 from moeopt.accounting.memory.recipe import Recipe
 from moeopt.accounting.memory.symbols import Symbols
-from moeopt.accounting.muon import MATRIX_BYTES, is_layer_wise, is_muon, largest_state_bytes
+from moeopt.accounting.muon.state import MATRIX_BYTES, is_layer_wise, is_muon, largest_state_bytes
 from moeopt.accounting.pieces import Piece
 from moeopt.arithmetic import Number, ceil_div, maximum, minimum, times
 from moeopt.layout import Choices, Degrees

@@ -21,7 +21,7 @@ from moeopt.accounting.memory.states import (
 from moeopt.accounting.memory.symbols import Symbols, symbols
 from moeopt.accounting.memory.tensors import TensorBytes, on_gpu, total
 from moeopt.accounting.memory.transients import transient_bytes
-from moeopt.accounting.muon import is_layer_wise, unshared_state_bytes
+from moeopt.accounting.muon.state import is_layer_wise, unshared_state_bytes
 from moeopt.accounting.pieces import Piece, pieces_under
 from moeopt.accounting.sharding import Elements, aligned_elements, piece_elements
 from moeopt.arithmetic import Number, where

@@ -11,13 +11,13 @@ apart (--muon-no-split-qkv would not; MLA's and gated delta nets' projections ar
 PyTorch's elementwise kernels pass over fp32 values, and small matrices wait for the host. Checked by no measured run:
 no published one isolates it.
 Ignored: smaller products that fill a GPU badly, the exact deal of matrices to ranks (the mean, and the longest update
-once more: accounting/muon.py), the norm over all gradients.
+once more: accounting/muon/state.py), the norm over all gradients.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from moeopt.accounting.muon import is_matrix, is_muon
+from moeopt.accounting.muon.state import is_matrix, is_muon
 from moeopt.accounting.parameters import Parameter, piece_parameters
 from moeopt.accounting.pieces import Piece, Recomputed, pieces
 from moeopt.accounting.time.efficiency import Rates

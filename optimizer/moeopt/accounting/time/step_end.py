@@ -11,7 +11,7 @@ from typing import Protocol
 
 from moeopt.accounting.buffers import bucket_elements
 from moeopt.accounting.fsdp import shards_gradients, shards_parameters, shards_state
-from moeopt.accounting.muon import is_layer_wise
+from moeopt.accounting.muon.state import is_layer_wise
 from moeopt.accounting.pieces import Piece
 from moeopt.accounting.time import muon
 from moeopt.accounting.time.efficiency import Rates

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from moeopt.accounting.fsdp import shards_gradients
-from moeopt.accounting.muon import is_muon
+from moeopt.accounting.muon.state import is_muon
 from moeopt.accounting.time.efficiency import load_efficiency
 from moeopt.accounting.time.topology import domains
 from moeopt.arithmetic import ceil_div

@@ -1,7 +1,7 @@
 """Megatron-FSDP and fine-grained activation offloading: what excludes what. Sources: Megatron-LM d98e8a6."""
 
 from moeopt.accounting.fsdp import shards_parameters
-from moeopt.frameworks.rules import Applies, Checked, Rule
+from moeopt.frameworks.rules import Applies, Rule, requires
 from moeopt.layout import Choices
 from moeopt.problem.problem import Problem
 
@@ -21,29 +21,8 @@ def _offloads(*modules: str) -> Applies:
     return applies
 
 
-def _requires(
-    name: str,
-    meaning: str,
-    says: str,
-    source: str,
-    applies: Applies,
-    wanted: Applies,
-    checked: Checked = "launch",
-) -> Rule:
-    return Rule(
-        name,
-        meaning,
-        (),
-        lambda problem, _d, choices: wanted(problem, choices),
-        lambda problem, _d, choices: says if wanted(problem, choices) else f"{says}: does not hold",
-        source,
-        checked,
-        applies,
-    )
-
-
 FSDP = (
-    _requires(
+    requires(
         "fsdp_needs_distributed_optimizer",
         "Megatron-FSDP turns the distributed optimizer on, so a layout without it is not what runs",
         "fsdp with distributed_optimizer true",
@@ -52,7 +31,7 @@ FSDP = (
         lambda _problem, choices: choices.distributed_optimizer,
         "never",
     ),
-    _requires(
+    requires(
         "fsdp_without_repeated_mtp",
         "what Megatron-FSDP gathers of one MTP module that serves every depth is not counted",
         "fsdp without mtp_use_repeated_layer",
@@ -61,7 +40,7 @@ FSDP = (
         lambda problem, _choices: not (problem.mtp_layers and problem.architecture.mtp_use_repeated_layer),
         "moeopt",
     ),
-    _requires(
+    requires(
         "fsdp_without_nvfp4",
         "Megatron-FSDP's buffers hold 8-bit tensors but no packed 4-bit ones",
         "fsdp without precision nvfp4",
@@ -82,7 +61,7 @@ FSDP = (
         "run",
         lambda problem, choices: _fsdp(problem, choices) and choices.overlap.ep_all_to_all,
     ),
-    _requires(
+    requires(
         "fsdp_ep_overlap_graphs",
         "Megatron-FSDP with the overlapped expert all-to-all allows no CUDA graphs but one of the whole iteration",
         "fsdp and overlap.ep_all_to_all with cuda_graphs none or full_iteration",
@@ -90,7 +69,7 @@ FSDP = (
         lambda problem, choices: _fsdp(problem, choices) and choices.overlap.ep_all_to_all,
         lambda _problem, choices: choices.cuda_graphs in ("none", "full_iteration"),
     ),
-    _requires(
+    requires(
         "fsdp_double_buffer_without_ep_overlap",
         "the overlapped expert all-to-all runs two layers at once, for which double buffers do not suffice",
         "fsdp_double_buffer without overlap.ep_all_to_all",
@@ -98,7 +77,7 @@ FSDP = (
         lambda problem, choices: _fsdp(problem, choices) and choices.fsdp_double_buffer,
         lambda _problem, choices: not choices.overlap.ep_all_to_all,
     ),
-    _requires(
+    requires(
         "fsdp_double_buffer_needs_fsdp",
         "double buffers belong to Megatron-FSDP",
         "fsdp_double_buffer with fsdp other than none",
@@ -107,7 +86,7 @@ FSDP = (
         _fsdp,
         "never",
     ),
-    _requires(
+    requires(
         "fsdp_without_fp8",
         "what Transformer Engine caches of 16-bit parameters that Megatron-FSDP shards is not priced",
         "fsdp optim_grads_params without precision fp8",
@@ -117,7 +96,7 @@ FSDP = (
         lambda problem, _choices: problem.workload.precision != "fp8",
         "moeopt",
     ),
-    _requires(
+    requires(
         "fsdp_without_optimizer_offload",
         "optimizer offload under Megatron-FSDP is not priced (Megatron-FSDP holds the main parameters itself)",
         "fsdp with optimizer.offload_fraction 0",
@@ -129,7 +108,7 @@ FSDP = (
 )
 
 OFFLOAD = (
-    _requires(
+    requires(
         "offload_attn_proj_needs_core_attn",
         "the projection's input is the core's output: it can leave the GPU only with the core's tensors",
         "offload attn_proj with offload core_attn",
@@ -137,7 +116,7 @@ OFFLOAD = (
         _offloads("attn_proj"),
         lambda _problem, choices: "core_attn" in choices.offload,
     ),
-    _requires(
+    requires(
         "offload_without_moe_recompute",
         "recomputing whole MoE blocks leaves nothing of the experts to offload",
         "offload expert_fc1 or moe_act without recompute module moe",
@@ -145,7 +124,7 @@ OFFLOAD = (
         _offloads(*_INSIDE_EXPERTS),
         lambda _problem, choices: not choices.recompute.drops("moe"),
     ),
-    _requires(
+    requires(
         "offload_without_full_recompute",
         "full recompute keeps nothing but layer inputs, which offloading by module does not reach",
         "offload without recompute full",
@@ -154,7 +133,7 @@ OFFLOAD = (
         lambda _problem, choices: choices.recompute.granularity != "full",
         "moeopt",
     ),
-    _requires(
+    requires(
         "offload_experts_need_experts",
         "expert_fc1 and moe_act are modules of routed experts",
         "offload expert_fc1 or moe_act with num_experts above 1",
@@ -163,7 +142,7 @@ OFFLOAD = (
         lambda problem, _choices: problem.architecture.is_moe,
         "never",
     ),
-    _requires(
+    requires(
         "offload_norms_without_graphs",
         "norms at the edge of a captured part are not offloaded, whatever is asked",
         "offload attn_norm or mlp_norm with cuda_graphs none or full_iteration",
@@ -172,7 +151,7 @@ OFFLOAD = (
         lambda _problem, choices: choices.cuda_graphs in ("none", "full_iteration"),
         "never",
     ),
-    _requires(
+    requires(
         "offload_graphs_need_attention",
         "with graphs of parts of a layer, offloading works where attention and router are captured",
         "offload with cuda_graphs none, attention or full_iteration",

@@ -1,26 +1,12 @@
 """Recompute, optimizer, gradient overlap and CUDA graphs: what excludes what. Sources: Megatron-LM d98e8a6."""
 
 from moeopt.arithmetic import both
-from moeopt.frameworks.rules import Applies, Rule, remainder
+from moeopt.frameworks.rules import Rule, remainder, requires
 from moeopt.layout import Choices, Degrees
 from moeopt.problem.problem import Problem
 
 _CONFIG = "megatron/core/transformer/transformer_config.py"
 _OPTIMIZER = "megatron/core/optimizer/optimizer_config.py"
-
-
-def _requires(name: str, meaning: str, says: str, source: str, applies: Applies, wanted: Applies) -> Rule:
-    """A rule between choices: wherever `applies`, `wanted` must be true. It reads no degree."""
-    return Rule(
-        name,
-        meaning,
-        (),
-        lambda problem, _d, choices: wanted(problem, choices),
-        lambda problem, _d, choices: says if wanted(problem, choices) else f"{says}: does not hold",
-        source,
-        "launch",
-        applies,
-    )
 
 
 def _narrow_types(_problem: Problem, choices: Choices) -> bool:
@@ -54,7 +40,7 @@ def _fused_sentence(problem: Problem, degrees: Degrees, choices: Choices) -> str
 
 
 RECOMPUTE = (
-    _requires(
+    requires(
         "mla_recompute_needs_mla",
         "recompute module mla_up_proj exists only in multi-head latent attention",
         "recompute module mla_up_proj with kv_lora_rank given",
@@ -62,7 +48,7 @@ RECOMPUTE = (
         lambda _problem, choices: choices.recompute.drops("mla_up_proj"),
         lambda problem, _choices: problem.architecture.is_mla,
     ),
-    _requires(
+    requires(
         "moe_act_recompute_needs_experts",
         "recompute module moe_act exists only in grouped experts",
         "recompute module moe_act with num_experts above 1",
@@ -87,7 +73,7 @@ RECOMPUTE = (
 )
 
 OPTIMIZER = (
-    _requires(
+    requires(
         "optimizer_types_need_precision_aware",
         "moments or main parameters below fp32 need the precision-aware optimizer",
         "optimizer types below fp32 with optimizer.precision_aware true",
@@ -95,7 +81,7 @@ OPTIMIZER = (
         _narrow_types,
         lambda _problem, choices: choices.optimizer.precision_aware,
     ),
-    _requires(
+    requires(
         "precision_aware_needs_distributed_optimizer",
         "the precision-aware optimizer is a distributed one",
         "optimizer.precision_aware with distributed_optimizer true",
@@ -103,7 +89,7 @@ OPTIMIZER = (
         lambda _problem, choices: choices.optimizer.precision_aware,
         lambda _problem, choices: choices.distributed_optimizer,
     ),
-    _requires(
+    requires(
         "offload_needs_precision_aware",
         "keeping optimizer state in host memory needs the precision-aware optimizer",
         "optimizer.offload_fraction above 0 with optimizer.precision_aware true",
@@ -111,7 +97,7 @@ OPTIMIZER = (
         lambda _problem, choices: choices.optimizer.offload_fraction > 0,
         lambda _problem, choices: choices.optimizer.precision_aware,
     ),
-    _requires(
+    requires(
         "precision_aware_without_nvfp4",
         "the precision-aware optimizer holds no master weights of packed parameters",
         "optimizer.precision_aware without precision nvfp4",
@@ -120,7 +106,7 @@ OPTIMIZER = (
         lambda _problem, choices: choices.optimizer.precision_aware,
         lambda problem, _choices: problem.workload.precision != "nvfp4",
     ),
-    _requires(
+    requires(
         "offload_without_quantized_parameters",
         "quantised parameters that are gathered as such exclude an optimizer in host memory",
         "optimizer.offload_fraction above 0 without precision mxfp8 or nvfp4",
@@ -129,7 +115,7 @@ OPTIMIZER = (
         lambda _problem, choices: choices.optimizer.offload_fraction > 0,
         lambda problem, _choices: not problem.workload.format.keeps_parameters,
     ),
-    _requires(
+    requires(
         "quantized_parameters_need_distributed_optimizer",
         "parameters kept in mxfp8 or nvfp4 are gathered by the distributed optimizer",
         "precision mxfp8 or nvfp4 with distributed_optimizer true",
@@ -138,7 +124,7 @@ OPTIMIZER = (
         lambda problem, _choices: problem.workload.format.keeps_parameters,
         lambda _problem, choices: choices.distributed_optimizer,
     ),
-    _requires(
+    requires(
         "instances_need_distributed_optimizer",
         "several distributed-optimizer instances need the distributed optimizer",
         "optimizer.instances above 1 with distributed_optimizer true",
@@ -179,7 +165,7 @@ OPTIMIZER = (
 )
 
 OVERLAP = (
-    _requires(
+    requires(
         "param_gather_overlap_needs_distributed_optimizer",
         "overlapping the parameter all-gather needs the distributed optimizer, which is what gathers",
         "overlap.param_gather with distributed_optimizer true",
@@ -187,7 +173,7 @@ OVERLAP = (
         lambda _problem, choices: choices.overlap.param_gather,
         lambda _problem, choices: choices.distributed_optimizer,
     ),
-    _requires(
+    requires(
         "param_gather_overlap_needs_grad_reduce_overlap",
         "overlapping the parameter all-gather needs the gradient reduction overlapped too",
         "overlap.param_gather with overlap.grad_reduce true",
@@ -198,7 +184,7 @@ OVERLAP = (
 )
 
 CUDA_GRAPHS = (
-    _requires(
+    requires(
         "partial_graph_without_full_recompute",
         "graphs of parts of a layer exclude full recompute",
         "cuda_graphs router or attention without recompute full",
@@ -206,7 +192,7 @@ CUDA_GRAPHS = (
         _partial_graph,
         lambda problem, choices: not _full(problem, choices),
     ),
-    _requires(
+    requires(
         "router_graph_needs_experts",
         "a router can be captured only where there is one",
         "cuda_graphs router with num_experts above 1",
@@ -214,7 +200,7 @@ CUDA_GRAPHS = (
         lambda _problem, choices: choices.cuda_graphs == "router",
         lambda problem, _choices: problem.architecture.has_router,
     ),
-    _requires(
+    requires(
         "router_graph_without_moe_recompute",
         "a captured router excludes recomputing the whole MoE block around it",
         "cuda_graphs router without recompute module moe",

@@ -1,23 +1,19 @@
 """What Muon updates, and how Megatron's layer-wise optimizer shares its state out: tensor by tensor, never cut.
 
 Muon keeps a main parameter and one momentum (fp32, 8 bytes an element) for matrices of weights; embeddings, the output
-head, norms, biases, filters and Mamba's input projection stay with Adam (12 bytes). Sources, Megatron-LM d98e8a6:
-megatron/core/optimizer/emerging_optimizers.py:140-148 (what Muon leaves out), layer_wise_optimizer.py:_shard_params_
-ping_pong (tensors of all chunks sorted by size, dense and expert ones apart, dealt to the ranks back and forth);
-Emerging-Optimizers fd77292, orthogonalized_optimizer.py:_init_group (the state). Weights and gradients lie whole on
-every rank, unpadded, and gradients are all-reduced: the layout without padding that --no-use-layer-wise-param-layout
-and Megatron-Bridge's dist_muon have. (Megatron-LM's newest default pads every bucket to the ranks times its largest
-tensor instead, which never needs less.)
+head, norms, biases, filters and Mamba's input projection stay with Adam (12 bytes). Weights and gradients lie whole on
+every rank, unpadded, and gradients are all-reduced: the layout that --no-use-layer-wise-param-layout and
+Megatron-Bridge's dist_muon have (`default_layout.py` counts what Megatron-LM's default would pad instead). Sources:
+Megatron-LM d98e8a6, megatron/core/optimizer/emerging_optimizers.py:140-148 (what Muon leaves out) and
+layer_wise_optimizer.py (whole tensors are dealt to ranks); Emerging-Optimizers fd77292, orthogonalized_optimizer.py:
+_init_group (the state).
 
 Which rank holds what depends on all that a stage holds. The law that the search adds up: the busiest rank holds the
 mean (at 8 bytes an element) and the largest tensor besides. With whole rounds of a deal back and forth that is a bound
 (differences of two ranks alternate in sign and grow no further than the largest tensor); a last round that is cut short
-can give one rank two of the largest tensors. `rank_state_bytes` deals them out as Megatron does, and every answer
-states the difference.
+can give one rank two of the largest tensors. `deal.py` deals them out as Megatron does, and every answer states the
+difference.
 """
-
-from collections.abc import Iterable
-from dataclasses import dataclass
 
 from moeopt.accounting.parameters import Parameter, piece_parameters
 from moeopt.accounting.pieces import Piece
@@ -75,52 +71,3 @@ def largest_state_bytes(problem: Problem, degrees: Degrees, piece: Piece, shards
     apart = where(shards[0] > 1, dense, 0) + where(shards[1] > 1, expert, 0)
     together = where(shards[0] > 1, maximum(dense, expert), 0)
     return where(experts_share_dense_buffer(degrees), together, apart)
-
-
-@dataclass(frozen=True)
-class Held:
-    """One tensor of a rank that data-parallel ranks share out."""
-
-    numel: int
-    is_matrix: bool
-
-    @property
-    def state_bytes(self) -> int:
-        """Its state, on the one rank that updates it."""
-        return self.numel * (MATRIX_BYTES if self.is_matrix else OTHER_BYTES)
-
-
-@dataclass(frozen=True)
-class Dealt:
-    """The tensors of one pipeline stage, those of experts apart (where they do not lie with the dense ones)."""
-
-    dense: tuple[Held, ...]
-    expert: tuple[Held, ...]
-
-    def margin_bytes(self, whole_bytes: int) -> int:
-        """What the busiest rank and the law, which counts `whole_bytes` for the largest tensor, can differ by: more by
-        one more of the largest tensors, less by what the law counts for one, and by what Adam needs beyond Muon."""
-        largest = sum(max((held.state_bytes for held in tensors), default=0) for tensors in (self.dense, self.expert))
-        beyond = sum(held.state_bytes - MATRIX_BYTES * held.numel for held in (*self.dense, *self.expert))
-        return max(largest, whole_bytes) + beyond
-
-
-def rank_state_bytes(problem: Problem, degrees: Degrees, choices: Choices, dealt: Dealt) -> list[int]:
-    """State of every GPU of a pipeline stage, in the order of ranks: dealt out to dp * cp ranks, and to edp; without a
-    distributed optimizer all of it on each."""
-    ranks = range(degrees.tp * degrees.dp * degrees.cp)
-    shared = is_layer_wise(problem, choices)
-    dense = _dealt(dealt.dense, degrees.dp * degrees.cp if shared else 1)
-    expert = _dealt(dealt.expert, degrees.edp if shared else 1)
-    if not shared:
-        return [dense[0] + expert[0] for _ in ranks]
-    return [dense[rank // degrees.tp] + expert[rank // (degrees.etp * degrees.ep)] for rank in ranks]
-
-
-def _dealt(tensors: Iterable[Held], ranks: int) -> list[int]:
-    """State bytes by rank: the smallest tensor first, to the first rank, on to the last and back again."""
-    held = [0] * ranks
-    order = [*range(ranks), *reversed(range(ranks))]
-    for index, tensor in enumerate(sorted(tensors, key=lambda tensor: tensor.numel)):
-        held[order[index % len(order)]] += tensor.state_bytes
-    return held

@@ -18,7 +18,7 @@ from moeopt.accounting.buffers import (
     bucket_padded,
     chunk_tensors,
 )
-from moeopt.accounting.muon import is_matrix
+from moeopt.accounting.muon.state import is_matrix
 from moeopt.accounting.parameters import Parameter
 from moeopt.accounting.sharding import ALIGNMENT_ELEMENTS, experts_share_dense_buffer
 from moeopt.arithmetic import round_up
