@@ -174,8 +174,9 @@ Step time is one optimizer step of the problem's global batch. MFU is of the GPU
 precision, as Megatron reports it. Legal layouts count combinations of degrees, dispatcher and overlap that break no
 rule, chunks, recompute and placement of the layers still open. Seconds are wall clock on two cores shared with other
 work, after the imports; [runs.csv](runs.csv) has them with the versions. A JSON file holds nothing that changes from
-run to run, so solving an `optimal` one again gives the same objective. Where the objective is the fewest GPUs, their
-count is what is proven; the step time on them is the best found in the time.
+run to run, so solving an `optimal` one again gives the same objective; the changes that would make an `infeasible` one
+work are those found within 3 s each. Where the objective is the fewest GPUs, their count is what is proven; the step
+time on them is the best found in the time.
 """
 
 
