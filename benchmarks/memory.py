@@ -22,9 +22,9 @@ from moeopt.accounting.memory.persistent import held_after_step_bytes
 from moeopt.accounting.memory.recipe import Recipe
 from moeopt.accounting.memory.stage import StageMemory, stage_memory
 from moeopt.accounting.memory.symbols import symbols
-from moeopt.accounting.memory.terms import memory_terms
-from moeopt.accounting.pieces import contents
-from moeopt.layout import Degrees, Layout
+from moeopt.accounting.memory.terms import MemoryTerms, memory_terms
+from moeopt.accounting.pieces import Piece, contents, priced_total
+from moeopt.layout import Choices, Degrees, Layout
 from moeopt.pipeline import PipelineLayout
 from moeopt.problem.cluster import Cluster, PeakFlops
 from moeopt.problem.problem import Problem
@@ -113,7 +113,22 @@ def predict(row: Mapping[str, Any], architectures: Mapping[str, Any], moments: b
         )
         for rank in range(layout.pp)
     ]
-    return stages, held_after_step_bytes(symbols(problem, degrees, choices), layout.vpp)
+    last = [contents(problem.architecture, chunk) for chunk in pipeline.of_rank(layout.pp - 1)]
+    copies = gradient_copies_bytes(terms, choices, last)
+    return stages, held_after_step_bytes(symbols(problem, degrees, choices), layout.vpp) + copies
+
+
+def gradient_copies_bytes(terms: MemoryTerms, choices: Choices, chunks: list[dict[Piece, int]]) -> int:
+    """Between steps, with 16-bit gradients and without the precision-aware optimizer: fp32 copies of a rank's gradient
+    shards, which the next step clears before it begins (megatron/core/optimizer/distrib_optimizer.py:
+    _copy_model_grads_to_main_grads). Never part of the peak."""
+    if choices.optimizer.main_grads == "fp32" or choices.optimizer.precision_aware:
+        return 0
+    dense, expert = (
+        sum(int(priced_total(chunk, elements)) for chunk in chunks)
+        for elements in (terms.dense_elements, terms.expert_elements)
+    )
+    return 4 * (dense // int(terms.dense_shards) + expert // int(terms.expert_shards))
 
 
 def released_bytes(row: Mapping[str, Any], architectures: Mapping[str, Any]) -> int:

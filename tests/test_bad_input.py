@@ -172,6 +172,13 @@ def test_a_file_of_something_else_is_told_its_option(refused):
     assert refused("solve", "ours.yaml").endswith("give it with --cluster ours.yaml")
 
 
+def test_8_bit_parameters_need_8_bit_training(refused):
+    """Neither bf16 nor fp16 has parameters of 8 bits to gather."""
+    assert refused("solve", problem_file(workload={"fp8_param_gather": True})) == (
+        "workload: fp8_param_gather: precision bf16 has no 8-bit parameters; it takes fp8"
+    )
+
+
 def test_a_batch_in_the_place_of_a_workload_field_is_told_where_it_stands(refused):
     """`gbs` beside `gpus` belongs into the workload."""
     assert refused("solve", problem_file(gbs=8)) == (

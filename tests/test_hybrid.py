@@ -153,6 +153,9 @@ def test_a_pattern_goes_to_megatron_and_back(tmp_path: Path) -> None:
     assert "pretrain_hybrid.py" in text
     assert "mamba-ssm" in (tmp_path / "run" / "README.md").read_text(encoding="utf-8")
     assert "--num-layers" not in text
+    fused = "--use-fused-weighted-squared-relu"
+    assert fused in text
+    assert fused in {each["name"] for each in read_script(text.replace(fused, ""), "train.sh").warnings}
     reading = read_script(text, "train.sh")
     expected = load_architecture(NANO)
     for field in (

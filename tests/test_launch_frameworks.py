@@ -140,6 +140,7 @@ REFUSED_BY_TORCHTITAN = [
     ({"ep": 8, "etp": 1, "dispatcher": "deepep", "dispatcher_sms": 24}, "mixtral-8x7b", {}, "dispatcher_sms"),
     ({"ep": 8, "etp": 1}, "mixtral-8x7b", {"precision": "fp16"}, "precision"),
     ({"pp": 4, "vpp": 2, "ep": 8, "etp": 1, "interleave_group": 8}, "mixtral-8x7b", {}, "interleave_group"),
+    ({"etp": 1}, "mixtral-8x7b", {"precision": "fp8", "fp8_param_gather": True}, "fp8_param_gather"),
     ({"etp": 1}, IN_BF16, {"precision": "fp8"}, "num_layers_at_start_in_bf16, num_layers_at_end_in_bf16"),
 ]
 

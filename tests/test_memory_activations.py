@@ -131,6 +131,17 @@ def test_expert_tensor_parallelism_gathers_rows_and_splits_width() -> None:
     assert four["routed fc1 output"] == one["routed fc1 output"]
 
 
+def test_squared_relu_takes_probabilities_along_where_nothing_has_a_bias() -> None:
+    """Two-matrix experts: GELU keeps its output once more before the probabilities; the fused squared ReLU does not."""
+    plain = {**QWEN3_30B, "gated": False}
+    gelu, fused, biased = (
+        sizes_of(problem({**plain, **given}), degrees())
+        for given in ({}, {"squared_relu": True}, {"squared_relu": True, "mlp_bias": True})
+    )
+    assert sum(gelu.values()) - sum(fused.values()) == gelu["routed activation (fc2 input)"]
+    assert biased.keys() == gelu.keys()
+
+
 def test_sequence_parallelism_and_context_parallelism_divide_tokens() -> None:
     """cp divides every activation; without sequence parallelism tensors outside tensor-parallel regions stay whole."""
     asked = problem(LLAMA3_70B)

@@ -150,6 +150,15 @@ def test_padding_is_close_to_the_exact_walk(tp: int, ep: int, etp: int, dp: int)
     assert mine == pytest.approx(theirs, rel=1e-5)
 
 
+def test_products_that_overlap_tensor_parallel_communication_have_workspaces() -> None:
+    """Three streams more, a workspace of Transformer Engine's linears each (32 MiB and 1 KiB on Hopper)."""
+    plain, overlapped = (
+        memory(problem(LLAMA3_70B), degrees(tp=8), Choices(overlap={"tp_comm": given}), [{DENSE: 1}], [(1,)])
+        for given in (False, True)
+    )
+    assert overlapped.total_bytes - plain.total_bytes == 3 * (32 * 2**20 + 1024)
+
+
 def test_held_between_steps() -> None:
     """Between steps each of v chunks with an input from elsewhere holds 2 * 2Th; during a step 2Th a chunk and 2Th a
     rank are counted, so v - 1 times 2Th are beyond; nothing at pp 1."""

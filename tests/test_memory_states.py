@@ -59,8 +59,9 @@ def test_shards() -> None:
 
 def test_quantized_weights() -> None:
     """fp8 caches two one-byte copies of each linear, one where GEMMs take any layout (compute capability 10); mxfp8
-    exceeds two bytes by its scales (1/16); nvfp4 keeps 9/8 bytes, 7/8 less; 16-bit training exceeds by nothing. The
-    routed experts of a DeepSeek-V3 layer at ep 64: 4 * 3 * 7168 * 2048 elements."""
+    exceeds two bytes by its scales (1/16); nvfp4 keeps 9/8 bytes, 7/8 less; 16-bit training exceeds by nothing; where
+    fp8 copies are the parameters, the 16-bit ones (2 bytes) are gone. The routed experts of a DeepSeek-V3 layer at ep
+    64: 4 * 3 * 7168 * 2048 elements."""
     layer, at = LayerKind("moe"), degrees(ep=64)
     bytes_of = {
         precision: memory_terms(problem(DEEPSEEK_V3, precision=precision), at, Choices()).quantized_bytes[layer]
@@ -76,6 +77,9 @@ def test_quantized_weights() -> None:
         cluster = asked.cluster.model_copy(update={"compute_capability": capability})
         terms = memory_terms(asked.model_copy(update={"cluster": cluster}), at, Choices())
         assert 2 * terms.quantized_bytes[layer] == copies * bytes_of["fp8"]
+        gathered = problem(DEEPSEEK_V3, precision="fp8", fp8_param_gather=True)
+        gathered = gathered.model_copy(update={"cluster": cluster})
+        assert 2 * memory_terms(gathered, at, Choices()).quantized_bytes[layer] == (copies - 2) * bytes_of["fp8"]
 
 
 @pytest.mark.parametrize(

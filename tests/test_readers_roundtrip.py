@@ -174,6 +174,17 @@ def test_quantized_precisions_come_back(framework: str, precision: str, tmp_path
     assert not [each for each in reading.warnings if "param-gather" in each["name"]]
 
 
+@pytest.mark.parametrize("gathers", [False, True])
+@pytest.mark.parametrize("framework", ["megatron-lm", "megatron-bridge"])
+def test_8_bit_parameters_come_back(framework: str, gathers: bool, tmp_path: Path) -> None:
+    """fp8 with 16-bit parameters or with 8-bit ones, as it was."""
+    answer = solution({"ep": 8, "etp": 1}, 16, "olmoe-1b-7b", "h100-sxm", precision="fp8", fp8_param_gather=gathers)
+    answer["problem"]["architecture"]["qk_norm"] = "head"
+    answer["status"] = "evaluated"
+    assert_same(read_solution(answer), framework, tmp_path)
+    assert read(tmp_path).workload.get("fp8_param_gather", False) is gathers
+
+
 @pytest.mark.parametrize("grads", ["fp32", "bf16"])
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 @pytest.mark.parametrize("framework", ["megatron-lm", "megatron-bridge"])

@@ -119,7 +119,7 @@ class Architecture(Input):
     gated: bool = True
     """True: three matrices (SwiGLU); false: two."""
     squared_relu: bool = False
-    """Whether the activation between two matrices is the square of ReLU (Nemotron) instead of GELU; costs the same."""
+    """Whether the activation between two matrices is the square of ReLU (Nemotron) instead of GELU; takes as long."""
     mlp_bias: bool = False
     """Bias on the linears of dense blocks, shared and routed experts."""
     lm_head_bias: bool = False
@@ -350,6 +350,12 @@ class Architecture(Input):
         scaling = self.rope_scaling
         rotary = self.position_embedding == "rope" and not self.is_mla
         return rotary and scaling is not None and scaling.rope_type == "yarn"
+
+    @property
+    def fuses_squared_relu(self) -> bool:
+        """Whether a routed expert's activation takes its probability along in one kernel, as launches ask
+        (--use-fused-weighted-squared-relu, which Nemotron's recipes have): with biases Megatron refuses."""
+        return self.squared_relu and not self.gated and not self.mlp_bias
 
     @property
     def is_moe(self) -> bool:

@@ -1,5 +1,6 @@
 """What one training step processes, in which precision, under which framework."""
 
+from fractions import Fraction
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field, field_validator, model_validator
@@ -48,6 +49,9 @@ class Workload(Input):
     precision: Precision = "bf16"
     """bf16 or fp16; fp8 = per-tensor or block scaling on bf16 weights; mxfp8 = scales for blocks of 32, nvfp4 = 4 bits
     with scales for blocks of 16 (both Blackwell, both with quantised parameters)."""
+    fp8_param_gather: bool = False
+    """Under precision fp8: parameters are kept and gathered in 8 bits, with no 16-bit copy (--fp8-param-gather, as
+    Megatron-Bridge's recipes with current and delayed scaling do). mxfp8 and nvfp4 keep theirs quantised anyway."""
     framework: Literal["megatron-core"] = "megatron-core"
     optimizer: Optimizer = "adam"
     """muon: matrices of weights by Muon, everything else by Adam (Megatron's `--optimizer muon`)."""
@@ -65,10 +69,26 @@ class Workload(Input):
     software: str = "latest"
     """Software generation that the step-time data refers to."""
 
+    @model_validator(mode="after")
+    def _quantized_parameters(self) -> "Workload":
+        if self.fp8_param_gather and not self.format.quantized:
+            raise ValueError(f"fp8_param_gather: precision {self.precision} has no 8-bit parameters; it takes fp8")
+        return self
+
     @property
     def format(self) -> Format:
         """What the precision asks and costs."""
         return FORMATS[self.precision]
+
+    @property
+    def keeps_parameters(self) -> bool:
+        """Whether the parameters of linears are kept quantised, with no 16-bit copy."""
+        return self.format.keeps_parameters or self.fp8_param_gather
+
+    @property
+    def gather_bytes(self) -> Fraction:
+        """What the gather of an expert's parameters moves an element."""
+        return Fraction(1) if self.precision == "fp8" and self.fp8_param_gather else self.format.gather_bytes
 
     @property
     def batches(self) -> Batches:

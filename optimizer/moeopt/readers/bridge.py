@@ -190,6 +190,10 @@ _IN_BF16 = {"nemotron_h": (2, 2), "nanov2": (2, 2), "nemotron_3_super": (0, 14),
 training/mixed_precision.py:285-429)."""
 
 
+_KEPT = ("mxfp8", "fp8_current_scaling", "fp8_delayed_scaling")
+"""Recipes that keep parameters in 8 bits (the same file: fp8_param_gather)."""
+
+
 def _precision(text: str, flags: Flags) -> None:
     """Recipe names such as `bf16_with_mxfp8_mixed`."""
     name = next((name for name in _IN_BF16 if name in text), None)
@@ -200,6 +204,7 @@ def _precision(text: str, flags: Flags) -> None:
     flags.put("fp16" if text.startswith("fp16") else "bf16", spelled="mixed_precision")
     if "mxfp8" in text:
         flags.put("fp8-recipe", "mxfp8", spelled="mixed_precision")
+    if any(name in text for name in _KEPT):
         flags.put("fp8-param-gather", spelled="mixed_precision")
     if "fp8" in text:
         flags.put("fp8-format", "hybrid", spelled="mixed_precision")

@@ -143,7 +143,8 @@ def _precision(job: Job) -> list[Flag]:
     if precision == "fp8":
         recipe = "blockwise" if (compute_capability(job.problem) or (0, 0))[0] == 9 else "tensorwise"
         flags += [flag("--fp8-format", "e4m3" if recipe == "blockwise" else "hybrid"), flag("--fp8-recipe", recipe)]
-    if form.keeps_parameters and not job.layout.distributed_optimizer:
+        flags += [flag("--fp8-param-gather")] if job.problem.workload.fp8_param_gather else []
+    if job.problem.workload.keeps_parameters and not job.layout.distributed_optimizer:
         raise InputError(
             f"distributed_optimizer: megatron-lm cannot express false with precision {precision}: quantised parameters "
             f"(--{form.peak}-param-gather) need it"

@@ -110,6 +110,7 @@ def _architecture_refusals(job: Job) -> list[Refusal]:
             "a tied head works without a pipeline only",
         ),
         ("precision", workload.precision in ("fp16", "nvfp4"), "it trains in bfloat16, fp8 and mxfp8"),
+        ("fp8_param_gather", workload.precision == "fp8" and workload.fp8_param_gather, "it quantises what it gathers"),
         (
             "num_layers_at_start_in_bf16, num_layers_at_end_in_bf16",
             workload.format.quantized and any(kind.in_bf16 for kind in a.layers),

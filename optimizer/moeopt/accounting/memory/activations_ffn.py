@@ -1,7 +1,8 @@
 """Tensors that feed-forward blocks keep for their backward pass: dense, routed experts and shared experts.
 
 Sources: megatron/core/transformer/mlp.py, moe/moe_layer.py, moe/router.py, moe/token_dispatcher.py, moe/experts.py
-(probabilities are applied inside the activation, so the second GEMM's output is not kept: experts.py:943-1017).
+(probabilities are applied inside the activation, so the second GEMM's output is not kept: experts.py:943-1017; gated
+activations and squared ReLU take them along in their kernel, GELU does not).
 """
 
 from moeopt.accounting.memory.recipe import Recipe
@@ -94,7 +95,7 @@ def _experts(problem: Problem, sizes: Symbols) -> list[TensorBytes]:
         ),
         tensor(sizes, "routed fc1 output", "2*R*gate*fe", drop, _EXPERTS, offload="moe_act"),
     ]
-    if not problem.architecture.gated:
+    if not problem.architecture.gated and not problem.architecture.fuses_squared_relu:
         found.append(
             tensor(
                 sizes,

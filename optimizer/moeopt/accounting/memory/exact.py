@@ -105,7 +105,7 @@ def _default_layout(
 ) -> dict[str, int]:
     """Under Muon's layer-wise optimizer: the weights and gradients that the layout which Megatron-LM takes by default
     would hold beyond these (left out for quantised parameters, whose buffers are apart)."""
-    if not is_layer_wise(problem, choices) or problem.workload.format.keeps_parameters:
+    if not is_layer_wise(problem, choices) or problem.workload.keeps_parameters:
         return {}
     padded = sum(
         layer_wise_elements(problem, degrees, choices, chunk, rank == 0 and index == 0)

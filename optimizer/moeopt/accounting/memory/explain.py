@@ -185,7 +185,7 @@ def _states(
             yield {"name": f"chunk {index}, what Adam needs beyond Muon", "optimizer_bytes": unshared}
         quantized = sum(number * int(terms.quantized_bytes[piece]) for piece, number in chunk.items())
         if quantized:
-            kept = problem.workload.format.keeps_parameters
+            kept = problem.workload.keeps_parameters
             name = "quantised weights over 16-bit ones" if kept else "8-bit copies of weights"
             yield {"name": f"chunk {index}, {name}", "weights_bytes": quantized}
     whole = sum(int(terms.present_state_bytes[feature]) for feature in features(problem, counts))

@@ -28,6 +28,11 @@ FEATURES: tuple[Feature, ...] = ("layer", "dense", "moe", "mtp", "loss", "embedd
 """vocabulary: any table of it, the embedding, an MTP module's copy or the head."""
 
 
+OVERLAPPED_STREAMS = 3
+"""Linear workspaces more where products overlap tensor-parallel communication (Transformer Engine d0067d0, pytorch/
+cpp_extensions/gemm.py: _NUM_MAX_UB_STREAMS, get_cublas_workspace); its user buffers are outside torch."""
+
+
 def layer_features(kind: LayerKind) -> tuple[Feature, ...]:
     """What a stage has once it holds a layer of a kind."""
     return ("layer",) if kind.ffn == "none" else ("layer", kind.ffn)
@@ -58,6 +63,9 @@ def present_parts(
             "dummy weight gradients of attention": dummy["layer"],
             "rotary table": rope_table_bytes(problem, sizes),
             "workspace of Transformer Engine's linears": workspaces.linear,
+            "workspaces of products that overlap tensor-parallel communication": where(
+                sizes.t > 1, OVERLAPPED_STREAMS * workspaces.linear if choices.overlap.tp_comm else 0, 0
+            ),
             "workspaces of torch": workspaces.torch,
             "output gradient that the schedule holds": held,
         },
@@ -85,7 +93,7 @@ def _workspaces(problem: Problem, choices: Choices, overheads: Overheads, recipe
     """Matrix-multiplication workspaces that exist under this recipe. Overlapping expert-parallel communication runs on
     a second stream, which doubles torch's (inferred from two recorded runs: 50 to 58 MiB more)."""
     table = overheads.workspaces(problem.cluster.compute_capability)
-    torch = 2 * 32 * 2**20 if recipe.fixed_torch_workspace else table.torch
+    torch = table.torch if recipe.torch_workspace_bytes is None else 2 * recipe.torch_workspace_bytes
     return Workspaces(
         linear=table.linear,
         torch=torch * (2 if choices.overlap.ep_all_to_all else 1),

@@ -25,8 +25,9 @@ class Recipe:
     """Whether the output head has such a dummy too (Megatron since August 2025)."""
     grouped_gemm: bool = True
     """`--moe-grouped-gemm`; without it experts run one after another and need no further workspaces."""
-    fixed_torch_workspace: bool = False
-    """`CUBLAS_WORKSPACE_CONFIG=:4096:8`, which deterministic runs set: 32 MiB a thread on every GPU."""
+    torch_workspace_bytes: int | None = None
+    """torch's workspace of a thread where it is another than the GPU's default: 32 MiB with `CUBLAS_WORKSPACE_CONFIG=
+    :4096:8`, which deterministic runs set; 8.125 MiB on Blackwell with a torch of before February 2026."""
     dataloader_mask: bool = False
     """The data loader builds a dense causal mask (Megatron's default; moeopt's launches pass
     --no-create-attention-mask-in-dataloader): one byte for each pair of positions of every sequence, on the first and

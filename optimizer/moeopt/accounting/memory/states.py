@@ -95,7 +95,7 @@ def quantized_weight_bytes(problem: Problem, sizes: Symbols, piece: Piece) -> Nu
     fp8: Transformer Engine caches an 8-bit copy of each weight over the micro-batches of a step (module/linear.py:
     1955-2071, extensions/transformer_engine.py:1338-1345 of Megatron), and one more in the other direction where its
     GEMMs take only one layout: before compute capability 10 (common/transformer_engine.cpp, pytorch/csrc/quantizer.cpp:
-    355-380). Per-block scales (4 bytes for each 128 x 128) are left out.
+    355-380). Per-block scales (4 bytes for each 128 x 128) are left out. With fp8_param_gather they are the parameters.
     mxfp8: those two copies *are* the parameters and the 16-bit values live in the gradient buffer
     (param_and_grad_buffer.py:1160-1179), so only the scales (1 byte in 32, twice) exceed two bytes.
     nvfp4: so are its copies, of half a byte and a scale byte in 16 each, the row-wise one in the parameters' buffer
@@ -107,7 +107,8 @@ def quantized_weight_bytes(problem: Problem, sizes: Symbols, piece: Piece) -> Nu
         return 0 * elements
     if form.keeps_parameters:
         return times(elements, 2 * form.element_bytes - 2)
-    return (1 if _multiplies_any_layout(problem) else 2) * elements
+    copies = 1 if _multiplies_any_layout(problem) else 2
+    return (copies - 2 if problem.workload.fp8_param_gather else copies) * elements
 
 
 def _multiplies_any_layout(problem: Problem) -> bool:

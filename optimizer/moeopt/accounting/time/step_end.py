@@ -159,7 +159,7 @@ def step_end(problem: Problem, degrees: Degrees, choices: Choices, rates: Rates)
     fill = _fill_prices(problem, degrees, choices)
     reduced = grads if sharded and not whole else 2 * grads
     reduce = [_ring_price(reduced, sizes[i], rings[i], fill[i]) for i in range(2)]
-    gathered = (2, 2 if whole else problem.workload.format.gather_bytes) if sharded else (0, 0)
+    gathered = (2, 2 if whole else problem.workload.gather_bytes) if sharded else (0, 0)
     gather = [_ring_price(gathered[i], sizes[i], rings[i], fill[i]) for i in range(2)]
     if shards_gradients(choices):
         # Every micro-batch has reduced already: what is left is the all-reduce of shards between instances.

@@ -109,19 +109,19 @@ OPTIMIZER = (
     requires(
         "offload_without_quantized_parameters",
         "quantised parameters that are gathered as such exclude an optimizer in host memory",
-        "optimizer.offload_fraction above 0 without precision mxfp8 or nvfp4",
+        "optimizer.offload_fraction above 0 without precision mxfp8, nvfp4 or fp8_param_gather",
         "megatron/training/arguments.py:1889-1892 (--fp8-param-gather, which mxfp8 launches use); for nvfp4 see "
         "precision_aware_without_nvfp4",
         lambda _problem, choices: choices.optimizer.offload_fraction > 0,
-        lambda problem, _choices: not problem.workload.format.keeps_parameters,
+        lambda problem, _choices: not problem.workload.keeps_parameters,
     ),
     requires(
         "quantized_parameters_need_distributed_optimizer",
-        "parameters kept in mxfp8 or nvfp4 are gathered by the distributed optimizer",
-        "precision mxfp8 or nvfp4 with distributed_optimizer true",
+        "quantised parameters are gathered by the distributed optimizer",
+        "precision mxfp8, nvfp4 or fp8_param_gather with distributed_optimizer true",
         "megatron/training/arguments.py:1095-1097 (--fp8-param-gather, which mxfp8 launches use); "
         "megatron/core/distributed/param_and_grad_buffer.py:1181-1190 (packed nvfp4 parameters)",
-        lambda problem, _choices: problem.workload.format.keeps_parameters,
+        lambda problem, _choices: problem.workload.keeps_parameters,
         lambda _problem, choices: choices.distributed_optimizer,
     ),
     requires(

@@ -82,6 +82,12 @@ def _feed_forward(flags: Flags, fields: dict[str, Any], reading: Reading) -> Non
     fields["gated"] = bool(gated)
     fields["mlp_bias"] = not flags.on("disable-bias-linear")
     fields["squared_relu"] = flags.on("squared-relu")
+    if fields["squared_relu"] and flags.given("num-experts") and not flags.on("use-fused-weighted-squared-relu"):
+        reading.warn(
+            "--use-fused-weighted-squared-relu",
+            "absent: every routed activation is kept once more, before its probability; priced without that",
+            "add it",
+        )
     width = flags.integer("ffn-hidden-size")
     if width is None:
         width = hidden * 8 // 3 // 64 * 64 if flags.on("swiglu") else 4 * hidden

@@ -65,7 +65,7 @@ _PRICED_WITHOUT = (
     r"moe-shared-expert-overlap|ddp-.*|defer-embedding.*|moe-expert-rank.*|rampup-batch-size|keep-fp8.*",
     r"step-batch-size.*|overlap-cpu.*|overlap-param-gather-with.*|tp-comm-.*|(no-)?align-.*|use-nccl.*",
     r"moe-upcycling.*|use-dynamic-batch.*|max-tokens.*|moe-.*-num-sms.*|low-memory.*|moe-apply.*|moe-extended.*|use-turbo.*",
-    r"no-gradient-acc.*|use-fused-weighted.*|disable-mamba-mem.*|mamba-training-ssm.*|fp32-residual.*|fp16-lm.*",
+    r"no-gradient-acc.*|disable-mamba-mem.*|mamba-training-ssm.*|fp32-residual.*|fp16-lm.*",
     r"hybrid-context.*|max-seqlen-per.*|qk-(l2-norm|clip.*)|mlp-chunks.*|moe-paged.*|moe-(dispatch|combine)-.*dtype",
     r"moe-hybridep-.*|moe-ncclep.*|moe-permute-fusion-into.*|moe-(single-)?(use-)?grouped-(bias|weight|tensor)",
     r"use-grouped-gemm.*|ep-overlap-early.*|overlap-dispatch.*|wgrad-deferral.*|use-transformer-engine-op.*|mtp-standalone",

@@ -42,6 +42,8 @@ def read_workload(flags: Flags, reading: Reading) -> None:
 
 def _precision(flags: Flags, reading: Reading) -> Precision:
     found = _format(flags, reading)
+    if found == "fp8" and flags.on("fp8-param-gather"):
+        reading.workload["fp8_param_gather"] = True
     gather = f"{FORMATS[found].peak}-param-gather"
     if FORMATS[found].keeps_parameters and not flags.on(gather):
         reading.warn(

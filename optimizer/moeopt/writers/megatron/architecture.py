@@ -109,6 +109,8 @@ def _dimensions(problem: Problem) -> list[Flag]:
         flags.append(flag("--swiglu"))
     elif a.squared_relu:
         flags.append(flag("--squared-relu"))
+        if a.is_moe and a.fuses_squared_relu:
+            flags.append(flag("--use-fused-weighted-squared-relu"))
     if not a.mlp_bias:
         flags.append(flag("--disable-bias-linear"))
         if not a.gated:  # the fused GELU adds a bias (transformer_config.py:2429)
