@@ -132,9 +132,9 @@ def _batch(job: Job) -> list[Flag]:
 
 
 def _precision(job: Job) -> list[Flag]:
-    """fp8 keeps 16-bit parameters unless the workload gathers 8-bit ones: block scaling on Hopper, whose kernels have it, else per
-    tensor with current scaling. mxfp8 keeps its parameters quantised and gathers them through the gradient buffer,
-    nvfp4 keeps and gathers them packed."""
+    """fp8 keeps 16-bit parameters unless the workload gathers 8-bit ones: block scaling on Hopper, whose kernels have
+    it, else per tensor with current scaling. mxfp8 keeps its parameters quantised and gathers them through the gradient
+    buffer, nvfp4 keeps and gathers them packed."""
     form = job.problem.workload.format
     precision = form.name
     if precision == "fp16":

@@ -100,7 +100,7 @@ def quantized_weight_bytes(problem: Problem, sizes: Symbols, piece: Piece) -> Nu
     (param_and_grad_buffer.py:1160-1179), so only the scales (1 byte in 32, twice) exceed two bytes.
     nvfp4: so are its copies, of half a byte and a scale byte in 16 each, the row-wise one in the parameters' buffer
     (:1084-1118, 1256-1271), the other made of it after every gather: 9/8 bytes instead of two.
-    Read from the code of Transformer Engine d0067d0; recorded runs in fp8 agree (docs/memory.md), none is in the others.
+    Read from the code of Transformer Engine d0067d0; recorded runs in fp8 agree (docs/memory.md).
     """
     elements, form = linear_elements(problem, sizes, piece), problem.workload.format
     if not form.quantized:
