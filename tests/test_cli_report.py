@@ -38,6 +38,16 @@ def test_nothing_is_wider_than_a_hundred_columns_or_coloured(status, stages):
     assert "…" not in report, "a column was cut"
 
 
+def test_the_optimizer_and_the_parameters_are_named_where_they_are_a_choice():
+    """Muon, and 8-bit parameters under fp8; Adam and what a precision implies go without saying."""
+    given = answer()
+    plain = words(given)
+    given["problem"]["workload"] |= {"precision": "fp8", "fp8_param_gather": True, "optimizer": "muon"}
+    assert "fp8 with 8-bit parameters, megatron-core with Muon" in words(given)
+    assert "8-bit" not in plain
+    assert "with Muon" not in plain
+
+
 def test_the_report_shows_every_number_that_is_asked_for():
     """GPU equations, degrees, batch, memory, step time, rates, proof."""
     report = words(answer())

@@ -11,6 +11,7 @@ from moeopt.candidate import Candidate
 from moeopt.cpsat.descent import Descent, descend
 from moeopt.evaluation import evaluate
 from moeopt.layout import Layout
+from moeopt.problem.problem import Problem
 from moeopt.search import solve
 from moeopt.solving.incumbent import Found, placed_side_by_side
 from moeopt.solving.raising import Raising
@@ -20,7 +21,10 @@ BATCH = 50
 
 
 def check(seed: int) -> None:
-    problem = random_problem(seed)
+    compare(random_problem(seed), seed)
+
+
+def compare(problem: Problem, seed: int) -> None:
     answer = solve(problem, workers=1, explained=False)
     expected = exhaustive_best(problem)
     if expected is None:
@@ -43,6 +47,15 @@ def test_the_solver_equals_the_sweep(first: int) -> None:
     700 of them always)."""
     for seed in SEEDS[first : first + BATCH]:
         check(seed)
+
+
+@pytest.mark.parametrize("first", range(0, 150, BATCH))
+def test_the_solver_equals_the_sweep_in_8_bits(first: int) -> None:
+    """The same problems in fp8, every other one with 8-bit parameters."""
+    for seed in SEEDS[first : first + BATCH]:
+        problem = random_problem(seed)
+        given = {"precision": "fp8", "fp8_param_gather": seed % 2 == 0}
+        compare(problem.model_copy(update={"workload": problem.workload.model_copy(update=given)}), seed)
 
 
 @pytest.mark.parametrize("first", range(0, 150, BATCH))

@@ -73,7 +73,7 @@ def render_headline(answer: Answer, console: Console) -> None:
     paragraph(
         console,
         f"{batch_text(answer)} sequences of {workload['sequence_length']:,} tokens a step, "
-        f"{workload['precision']}, {_recipe(workload)}; {format_bytes(cluster['memory'])} a GPU",
+        f"{precision_text(workload)}, {_recipe(workload)}; {format_bytes(cluster['memory'])} a GPU",
     )
     routing = routing_text(workload.get("routing"))
     decided = [f"fix {name}={_plain(value)}" for name, value in (problem.get("fix") or {}).items()]
@@ -86,6 +86,11 @@ def _recipe(workload: Answer) -> str:
     """The framework, and the optimizer where it is not Adam."""
     optimizer = workload.get("optimizer", "adam")
     return str(workload["framework"]) + (f" with {optimizer.capitalize()}" if optimizer != "adam" else "")
+
+
+def precision_text(workload: Answer) -> str:
+    """The precision, and the parameters where it leaves a choice."""
+    return str(workload["precision"]) + (" with 8-bit parameters" if workload.get("fp8_param_gather") else "")
 
 
 def batch_text(answer: Answer) -> str:

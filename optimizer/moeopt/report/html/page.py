@@ -19,7 +19,7 @@ from moeopt.report.html.proof import (
     sources_section,
 )
 from moeopt.report.html.timeline import timeline_section
-from moeopt.report.text import batch_text
+from moeopt.report.text import batch_text, precision_text
 from moeopt.units import format_bytes, format_count, format_ns
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
@@ -125,7 +125,7 @@ def _cards(answer: Mapping[str, Any]) -> str:
     if parameters.get("active"):
         cards.append(("active for a token", format_count(parameters["active"])))
     cards.append(("sequence, batch", f"{workload['sequence_length']:,} x {batch_text(answer)}"))
-    cards.append(("precision", workload["precision"]))
+    cards.append(("precision", precision_text(workload)))
     if "step_time" in answer:
         cards.append(("step time", format_ns(answer["step_time"]["total_ns"])))
         cards.append(("tokens/s/GPU", f"{answer['step_time']['tokens_per_second_per_gpu']:,.0f}"))
