@@ -8,11 +8,12 @@ training/training.py:2179-2194 (bucket size; one bucket on later stages and chun
 Ignored: float8 parameters, which get a buffer of their own; padding for NCCL's high bus bandwidth (off by default).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import TypeAlias
 
-from moeopt.accounting.muon.state import is_layer_wise
+from moeopt.accounting.muon.state import cuts_tensors
 from moeopt.accounting.parameters import Parameter, final_norm, piece_parameters
 from moeopt.accounting.pieces import Piece, contents
 from moeopt.accounting.sharding import ALIGNMENT_ELEMENTS, experts_share_dense_buffer, holds_final_norm, local_numel
@@ -35,6 +36,9 @@ class Tensor:
 
     numel: int
     alone: bool = False
+
+
+Tensors: TypeAlias = list[tuple[Parameter, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -131,11 +135,22 @@ def chunk_buffers(
     )
 
 
-def chunk_tensors(problem: Problem, degrees: Degrees, chunk: Chunk) -> Iterator[tuple[Parameter, Tensor]]:
-    """The trainable tensors of a chunk on one GPU, in registration order."""
+def chunk_tensors(problem: Problem, degrees: Degrees, chunk: Chunk) -> tuple[Tensors, Tensors]:
+    """The trainable tensors of a chunk on one GPU, in registration order: those of the dense and of the expert
+    buffer."""
     architecture = problem.architecture
     order = architecture.layers[chunk.first : chunk.last]
-    return _tensors(problem, degrees, contents(architecture, chunk), order, holds_final_norm(problem, chunk))
+    tensors = _tensors(problem, degrees, contents(architecture, chunk), order, holds_final_norm(problem, chunk))
+    return _apart(tensors, bool(experts_share_dense_buffer(degrees)))
+
+
+def _apart(tensors: Iterable[tuple[Parameter, Tensor]], merged: bool) -> tuple[Tensors, Tensors]:
+    """Dense ones and those of experts, which may lie with the dense ones."""
+    dense: Tensors = []
+    expert: Tensors = []
+    for parameter, tensor in tensors:
+        (expert if parameter.sharding == "expert" and not merged else dense).append((parameter, tensor))
+    return dense, expert
 
 
 def chunk_buffer_elements(
@@ -157,12 +172,10 @@ def chunk_buffer_elements(
     `experts_with_dense` says whether routed experts lie in the dense buffer; None is the rule of version 0.20.0
     (ep 1 and etp = tp). Version 0.16.1 put them there whenever ep was 1.
     """
-    dense: list[Tensor] = []
-    expert: list[Tensor] = []
-    merged = experts_share_dense_buffer(degrees) if experts_with_dense is None else experts_with_dense
-    for parameter, tensor in _tensors(problem, degrees, counts, order, with_final_norm):
-        (expert if parameter.sharding == "expert" and not merged else dense).append(tensor)
-    if not choices.distributed_optimizer or is_layer_wise(problem, choices):
+    merged = bool(experts_share_dense_buffer(degrees)) if experts_with_dense is None else experts_with_dense
+    held = _apart(_tensors(problem, degrees, counts, order, with_final_norm), merged)
+    dense, expert = ([tensor for _, tensor in each] for each in held)
+    if not cuts_tensors(problem, choices):
         return ChunkBuffers(unpadded_buffer(dense), unpadded_buffer(expert))
     size = bucket_elements(degrees) if first_chunk_of_first_stage and choices.overlap.grad_reduce else None
     return ChunkBuffers(

@@ -73,9 +73,10 @@ class _Rows:
         """Everything that does not depend on what is in flight."""
         memory = self.memory
         total: Expression = int(memory.overhead_bytes + self.vpp * memory.chunk_fixed_bytes)
+        beside = {piece: memory.beside_bytes(piece) for piece in memory.quantized_bytes}
         for stage in range(rank, self.pp * self.vpp, self.pp):
             counts = self.counts(stage)
-            total = total + priced(counts, {piece: memory.beside_bytes(piece) for piece in memory.quantized_bytes})
+            total = total + priced(counts, beside)
             total = total + self._buffer_bytes(priced(counts, memory.dense_elements), int(memory.dense_shards))
             total = total + self._buffer_bytes(priced(counts, memory.expert_elements), int(memory.expert_shards))
         for feature, size in memory.present_bytes.items():

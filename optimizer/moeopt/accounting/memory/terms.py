@@ -21,7 +21,7 @@ from moeopt.accounting.memory.states import (
 from moeopt.accounting.memory.symbols import Symbols, symbols
 from moeopt.accounting.memory.tensors import TensorBytes, on_gpu, total
 from moeopt.accounting.memory.transients import transient_bytes
-from moeopt.accounting.muon.state import is_layer_wise, unshared_state_bytes
+from moeopt.accounting.muon.state import cuts_tensors, unshared_state_bytes
 from moeopt.accounting.pieces import Piece, pieces_under
 from moeopt.accounting.sharding import Elements, aligned_elements, piece_elements
 from moeopt.arithmetic import Number, where
@@ -128,7 +128,7 @@ def memory_terms(
         optimizer_bytes_per_shard_element=prices.optimizer,
         dense_shards=shards[0],
         expert_shards=shards[1],
-        pads_buffers=choices.distributed_optimizer and not is_layer_wise(problem, choices),
+        pads_buffers=cuts_tensors(problem, choices),
         sharded_weight_bytes_per_element=prices.sharded_weight,
         sharded_gradient_bytes_per_element=prices.sharded_gradient,
         queued_bytes=_each(used, lambda piece: spread(waiting[piece].queued)),
@@ -145,8 +145,7 @@ def buffer_parameters(problem: Problem, piece: Piece, degrees: Degrees, choices:
     if choices.fsdp != "none":
         found = unit_elements(problem, piece, degrees, choices)
         return Elements(found.dense + found.outside, found.expert)
-    aligned = choices.distributed_optimizer and not is_layer_wise(problem, choices)
-    counted = aligned_elements if aligned else piece_elements
+    counted = aligned_elements if cuts_tensors(problem, choices) else piece_elements
     return counted(problem, piece, degrees)
 
 

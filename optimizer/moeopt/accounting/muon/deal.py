@@ -6,10 +6,10 @@ chunks of a rank, dense and expert ones apart, sorted by size and dealt to the d
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from moeopt.accounting.buffers import chunk_tensors
 from moeopt.accounting.muon.state import MATRIX_BYTES, OTHER_BYTES, is_layer_wise, is_matrix
-from moeopt.accounting.sharding import experts_share_dense_buffer
 from moeopt.layout import Choices, Degrees
 from moeopt.pipeline import Chunk
 from moeopt.problem.problem import Problem
@@ -45,14 +45,12 @@ class Dealt:
 
 def stage_tensors(problem: Problem, degrees: Degrees, chunks: Sequence[Chunk]) -> Dealt:
     """The tensors of one pipeline stage that Muon's layer-wise optimizer shares out."""
-    dense: list[Held] = []
-    expert: list[Held] = []
-    together = experts_share_dense_buffer(degrees)
-    for chunk in chunks:
-        for parameter, tensor in chunk_tensors(problem, degrees, chunk):
-            apart = parameter.sharding == "expert" and not together
-            (expert if apart else dense).append(Held(tensor.numel, is_matrix(parameter)))
-    return Dealt(tuple(dense), tuple(expert))
+    held = [chunk_tensors(problem, degrees, chunk) for chunk in chunks]
+    dense, expert = (
+        tuple(Held(tensor.numel, is_matrix(parameter)) for parameter, tensor in chain.from_iterable(tensors))
+        for tensors in zip(*held, strict=True)
+    )
+    return Dealt(dense, expert)
 
 
 def rank_state_bytes(problem: Problem, degrees: Degrees, choices: Choices, dealt: Dealt) -> list[int]:

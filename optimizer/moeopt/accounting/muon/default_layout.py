@@ -13,14 +13,13 @@ from math import lcm
 
 from moeopt.accounting.buffers import (
     BUCKET_ALIGNMENT_ELEMENTS,
-    Tensor,
     bucket_elements,
     bucket_padded,
     chunk_tensors,
 )
 from moeopt.accounting.muon.state import is_matrix
 from moeopt.accounting.parameters import Parameter
-from moeopt.accounting.sharding import ALIGNMENT_ELEMENTS, experts_share_dense_buffer
+from moeopt.accounting.sharding import ALIGNMENT_ELEMENTS
 from moeopt.arithmetic import round_up
 from moeopt.layout import Choices, Degrees
 from moeopt.pipeline import Chunk
@@ -55,18 +54,13 @@ def layer_wise_elements(
 ) -> int:
     """Elements of all buffers of a chunk (16-bit parameters)."""
     size = bucket_elements(degrees) if first_chunk_of_first_stage and choices.overlap.grad_reduce else None
-    shards = {False: degrees.dp * degrees.cp, True: degrees.edp}
-    matrices: dict[bool, list[Matrix]] = {False: [], True: []}
-    others: dict[bool, list[Tensor]] = {False: [], True: []}
-    together = experts_share_dense_buffer(degrees)
-    for parameter, tensor in chunk_tensors(problem, degrees, chunk):
-        expert = parameter.sharding == "expert" and not together
-        if is_matrix(parameter):
-            matrices[expert].append(_local_matrix(parameter, tensor.numel))
-        else:
-            others[expert].append(tensor)
-    padded = sum(padded_numel(matrices[expert], shards[expert], size) for expert in shards)
-    return padded + sum(bucket_padded(others[expert], shards[expert], size).numel for expert in shards)
+    elements = 0
+    shards = degrees.dp * degrees.cp, degrees.edp
+    for held, ranks in zip(chunk_tensors(problem, degrees, chunk), shards, strict=True):
+        matrices = [_local_matrix(parameter, tensor.numel) for parameter, tensor in held if is_matrix(parameter)]
+        others = [tensor for parameter, tensor in held if not is_matrix(parameter)]
+        elements += padded_numel(matrices, ranks, size) + bucket_padded(others, ranks, size).numel
+    return elements
 
 
 def _local_matrix(parameter: Parameter, numel: int) -> Matrix:

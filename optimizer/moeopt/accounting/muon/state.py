@@ -36,6 +36,11 @@ def is_layer_wise(problem: Problem, choices: Choices) -> bool:
     return is_muon(problem) and choices.distributed_optimizer
 
 
+def cuts_tensors(problem: Problem, choices: Choices) -> bool:
+    """Whether a distributed optimizer cuts the buffers into equal shards, for which they are aligned and padded."""
+    return choices.distributed_optimizer and not is_muon(problem)
+
+
 def is_matrix(parameter: Parameter) -> bool:
     """Whether Muon updates it."""
     return parameter.columns > 0 and parameter.trainable

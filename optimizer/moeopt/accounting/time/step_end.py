@@ -100,8 +100,8 @@ class HasStepEnd(Protocol):
 
 
 def optimizer_state_bytes(choices: Choices) -> int:
-    """Bytes of state an element that an update reads: main parameter and two moments."""
-    # (Of Muon's 8 bytes it reads 8 too; its further passes are in `time.muon`.)
+    """Bytes of state an element that an update reads: main parameter and two moments (of Muon's matrices too, which
+    have one momentum; their further passes are in `time.muon`)."""
     main = 4 if choices.optimizer.main_params == "fp32" else 2
     return main + 2 * MOMENT_BYTES[choices.optimizer.moments]
 
