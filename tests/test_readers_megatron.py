@@ -406,12 +406,11 @@ def test_rotary_arguments_without_rotary_positions(tmp_path: Path) -> None:
 
 def test_expert_tensor_parallelism_of_a_dense_transformer_has_no_effect(tmp_path: Path) -> None:
     """Megatron-LM's own dense test cases ask for it: groups are built that nothing uses. It is read as absent."""
-    path = tmp_path / "arguments.txt"
-    path.write_text(
+    text = (
         "--num-layers 4 --hidden-size 256 --num-attention-heads 4 --vocab-size 1000 --position-embedding-type rope "
         "--tensor-model-parallel-size 2 --expert-tensor-parallel-size 4"
     )
-    found = read(path)
+    found = reading(tmp_path, text, "arguments.txt")
     assert found.layout["etp"] == 2
     assert any("has no effect" in note for note in found.notes)
 

@@ -96,9 +96,17 @@ class Ledger:
         busiest = max(range(pp), key=lambda rank: work[rank])
         parts = self._work_parts(stages[busiest::pp], microbatches)
         parts["pipeline_bubble"] = pipeline_ns - sum(parts.values())
-        worst_end = max((self._step_end(stages[rank::pp], work[rank]) for rank in range(pp)), key=_total)
+        worst_end = max((self.step_end(stages[rank::pp], work[rank]) for rank in range(pp)), key=_total)
         parts.update(worst_end)
         return StepTime(pipeline_ns + _total(worst_end), pipeline_ns, parts, busiest)
+
+    def step_end(self, chunks: Sequence[Contents], work_ns: int) -> dict[str, int]:
+        """Parts of the step end of a rank that holds these chunks; `work_ns` is forward + backward of a micro-batch."""
+        memory = self.memory_terms
+        dense = sum(_sum(chunk, memory.dense_elements) for chunk in chunks)
+        expert = sum(_sum(chunk, memory.expert_elements) for chunk in chunks)
+        update = sum(self.time_terms.step_end.updates_ns(chunk) for chunk in chunks)
+        return step_end_ns(self.time_terms, dense, expert, work_ns, update)
 
     def replay(self, pipeline: PipelineLayout) -> Replay:
         """The pipeline part replayed operation by operation."""
@@ -134,13 +142,6 @@ class Ledger:
                 ns = microbatches * sum(_sum(chunk, prices) for chunk in chunks)
                 parts[part] = parts.get(part, 0) + ns
         return {part: int(ns) for part, ns in parts.items() if ns}
-
-    def _step_end(self, chunks: Sequence[Contents], work_ns: int) -> dict[str, int]:
-        memory = self.memory_terms
-        dense = sum(_sum(chunk, memory.dense_elements) for chunk in chunks)
-        expert = sum(_sum(chunk, memory.expert_elements) for chunk in chunks)
-        update = sum(self.time_terms.step_end.updates_ns(chunk) for chunk in chunks)
-        return step_end_ns(self.time_terms, dense, expert, work_ns, update)
 
 
 def _total(parts: dict[str, int]) -> int:

@@ -12,7 +12,6 @@ from itertools import groupby
 from typing import Any
 
 from moeopt.accounting.ledger import Contents, Ledger
-from moeopt.accounting.time.step_end import step_end_ns
 from moeopt.layout import Layout
 from moeopt.pipeline import PipelineLayout
 from moeopt.problem.problem import Problem
@@ -66,15 +65,9 @@ class Timeline:
 
     def end(self, rank: int) -> dict[str, int]:
         """Parts of a rank's step end."""
-        pp, terms, memory = self.ledger.schedule[0], self.ledger.time_terms, self.ledger.memory_terms
-        own = self.stages[rank::pp]
-        dense, expert = (
-            sum(count * elements[piece] for stage in own for piece, count in stage.items())
-            for elements in (memory.dense_elements, memory.expert_elements)
-        )
-        forward, backward = self.ledger.stage_times(self.stages)
-        update = sum(terms.step_end.updates_ns(stage) for stage in own)
-        return step_end_ns(terms, dense, expert, sum(forward[rank::pp]) + sum(backward[rank::pp]), update)
+        own = self.stages[rank :: self.ledger.schedule[0]]
+        forward, backward = self.ledger.stage_times(own)
+        return self.ledger.step_end(own, sum(forward) + sum(backward))
 
 
 def trace(problem: Problem, layout: Layout) -> dict[str, Any]:
