@@ -10,7 +10,7 @@ Measured figures are torch's allocated bytes: no CUDA context, no NCCL, no fragm
 
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -18,15 +18,18 @@ from statistics import median
 from typing import Any
 
 from moeopt.accounting.fsdp import unit_elements
+from moeopt.accounting.memory import graphs
 from moeopt.accounting.memory.persistent import held_after_step_bytes
 from moeopt.accounting.memory.recipe import Recipe
 from moeopt.accounting.memory.stage import StageMemory, stage_memory
-from moeopt.accounting.memory.symbols import symbols
+from moeopt.accounting.memory.symbols import Symbols, symbols
+from moeopt.accounting.memory.tensors import total
 from moeopt.accounting.memory.terms import MemoryTerms, memory_terms
 from moeopt.accounting.pieces import Piece, contents, priced_total
 from moeopt.layout import Choices, Degrees, Layout
 from moeopt.pipeline import PipelineLayout
 from moeopt.problem.cluster import Cluster, PeakFlops
+from moeopt.problem.layer_kind import LayerKind
 from moeopt.problem.problem import Problem
 from moeopt.schedule.in_flight import in_flight_vectors
 
@@ -92,9 +95,11 @@ def degrees_of(row: Mapping[str, Any], layout: Layout) -> Degrees:
 
 
 def predict(row: Mapping[str, Any], architectures: Mapping[str, Any], moments: bool) -> tuple[list[StageMemory], int]:
-    """Memory of every stage, and what the last one holds between steps beyond that."""
+    """Memory of every stage, and what the last one holds between steps beyond that. Peaks are those of the steps before
+    CUDA graphs are captured: torch counts nothing of the pool that they allocate from once they are."""
     problem, layout = problem_of(row, architectures), Layout(**row["layout"])
-    degrees, choices = degrees_of(row, layout), layout.choices
+    degrees, captured = degrees_of(row, layout), layout.choices
+    choices = captured.model_copy(update={"cuda_graphs": "none"})
     terms = memory_terms(problem, degrees, choices, Recipe(**row["recipe"], moments_allocated=moments))
     layers = problem.architecture.num_hidden_layers
     if layout.pipeline_layout:
@@ -114,8 +119,29 @@ def predict(row: Mapping[str, Any], architectures: Mapping[str, Any], moments: b
         for rank in range(layout.pp)
     ]
     last = [contents(problem.architecture, chunk) for chunk in pipeline.of_rank(layout.pp - 1)]
-    copies = gradient_copies_bytes(terms, choices, last)
-    return stages, held_after_step_bytes(symbols(problem, degrees, choices), layout.vpp) + copies
+    held = held_after_step_bytes(symbols(problem, degrees, choices), layout.vpp)
+    held += gradient_copies_bytes(terms, choices, last)
+    vectors = in_flight_vectors(*schedule, layout.pp - 1, choices.overlap.ep_all_to_all)
+    return stages, held + graph_tensors_bytes(problem, symbols(problem, degrees, captured), captured, last, vectors)
+
+
+def graph_tensors_bytes(
+    problem: Problem, sizes: Symbols, choices: Choices, chunks: list[dict[Piece, int]], vectors: Sequence[Sequence[int]]
+) -> int:
+    """Between steps: the inputs of captured layers, as many as are in flight at most, and gradients of what graphs
+    return. (Whole iterations under one graph leave none of them.)"""
+    if not graphs.captures_router(choices):
+        return 0
+    each = []
+    for chunk in chunks:
+        layers = {kind: n for kind, n in chunk.items() if isinstance(kind, LayerKind)}
+        for kind in problem.architecture.mtp_kinds if "mtp" in chunk else ():
+            layers[kind] = layers.get(kind, 0) + chunk["mtp"]
+        masks = sum(n * total(graphs.static_inputs(sizes, kind, choices)) for kind, n in layers.items())
+        each.append(masks + 2 * sizes.T * sizes.h * sum(layers.values()))
+    inputs = max(sum(q * size for q, size in zip(vector, each, strict=True)) for vector in vectors)
+    parts = {**graphs.layer_parts(sizes, choices, 0), **graphs.router_parts(problem, sizes, choices)}
+    return int(inputs + sum(parts.values()))
 
 
 def gradient_copies_bytes(terms: MemoryTerms, choices: Choices, chunks: list[dict[Piece, int]]) -> int:

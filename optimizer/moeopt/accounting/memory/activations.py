@@ -7,6 +7,7 @@ from moeopt.accounting.memory.activations_delta_net import delta_net_tensors
 from moeopt.accounting.memory.activations_ffn import dense_tensors, moe_tensors
 from moeopt.accounting.memory.activations_mamba import mamba_tensors
 from moeopt.accounting.memory.activations_sparse import sparse_tensors
+from moeopt.accounting.memory.graphs import static_inputs
 from moeopt.accounting.memory.recipe import DEFAULT_RECIPE, Recipe
 from moeopt.accounting.memory.symbols import Symbols, symbols
 from moeopt.accounting.memory.tensors import TensorBytes, tensor, with_numbers
@@ -23,7 +24,8 @@ def all_tensors(problem: Problem, sizes: Symbols, piece: Piece, choices: Choices
     """Tensors of one piece with nothing recomputed (an "embedding" keeps its token ids; a "loss" keeps nothing in
     flight: all of it lives and dies between the last forward and the first backward, see transients.py)."""
     if isinstance(piece, LayerKind):
-        return layer_attention(problem, sizes, piece, recipe) + layer_ffn(problem, sizes, piece, choices, recipe)
+        attention = layer_attention(problem, sizes, piece, recipe) + static_inputs(sizes, piece, choices)
+        return attention + layer_ffn(problem, sizes, piece, choices, recipe)
     if piece == "mtp":
         own = sizes.of_mtp(problem)
         inside = [all_tensors(problem, own, kind, choices, recipe) for kind in problem.architecture.mtp_kinds]

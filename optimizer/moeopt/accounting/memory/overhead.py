@@ -13,7 +13,8 @@ from typing import Any
 
 import yaml
 
-from moeopt.arithmetic import Number, where
+from moeopt.accounting.launches import GRAPH_PERCENT, launches
+from moeopt.arithmetic import Number, ceil_div, where
 from moeopt.errors import InputError
 from moeopt.layout import Choices, Degrees
 from moeopt.problem.problem import Problem
@@ -37,7 +38,7 @@ class Overheads:
     context_bytes: int
     communicator_bytes: int
     dispatcher_bytes: Mapping[str, int]
-    cuda_graph_bytes: Mapping[str, int]
+    graph_launch_bytes: int
     fragmentation: float
 
     def workspaces(self, compute_capability: str) -> Workspaces:
@@ -79,7 +80,7 @@ def _read(values: Mapping[str, Any]) -> Overheads:
         context_bytes=parse_bytes(values["context"], "context"),
         communicator_bytes=parse_bytes(values["communicator"], "communicator"),
         dispatcher_bytes={name: parse_bytes(size, name) for name, size in values["dispatcher"].items()},
-        cuda_graph_bytes={name: parse_bytes(size, name) for name, size in values["cuda_graphs"].items()},
+        graph_launch_bytes=parse_bytes(values["graph_launch"], "graph_launch"),
         fragmentation=float(values["fragmentation"]),
     )
 
@@ -91,6 +92,24 @@ def communicators(degrees: Degrees) -> Number:
     for size in groups:
         count = count + where(size > 1, 1, 0)
     return count
+
+
+def graph_launches(problem: Problem, degrees: Degrees, choices: Choices) -> Number:
+    """Launches that CUDA graphs hold on a GPU with its share of the layers. Layers are captured for every micro-batch
+    of a step where pp > 1 or the expert all-to-all is overlapped, else once (megatron/core/transformer/cuda_graphs.py,
+    _get_cuda_graph_input_data); a whole iteration is captured as it is."""
+    captured = 100 - GRAPH_PERCENT[choices.cuda_graphs]
+    if not captured:
+        return 0
+    architecture, quantized = problem.architecture, problem.workload.format.quantized
+    layers: Number = 0
+    for kind, count in architecture.layers_of_kind.items():
+        layers = layers + count * launches(problem, degrees, choices, kind, quantized)
+    for kind in architecture.mtp_kinds:
+        layers = layers + problem.mtp_layers * launches(problem, degrees, choices, kind, quantized)
+    every = choices.cuda_graphs == "full_iteration" or choices.overlap.ep_all_to_all
+    times = degrees.num_microbatches if every else where(degrees.pp > 1, degrees.num_microbatches, 1)
+    return ceil_div(layers * times * captured, 100 * degrees.pp)
 
 
 def overhead_bytes(problem: Problem, degrees: Degrees, choices: Choices, overheads: Overheads) -> Number:
@@ -108,7 +127,8 @@ def overhead_parts(problem: Problem, degrees: Degrees, choices: Choices, overhea
         "CUDA context": overheads.context_bytes,
         "NCCL communicators": communicators(degrees) * overheads.communicator_bytes,
         f"dispatcher {choices.dispatcher}": dispatcher,
-        f"CUDA graphs ({choices.cuda_graphs})": overheads.cuda_graph_bytes.get(choices.cuda_graphs, 0),
+        f"nodes of CUDA graphs ({choices.cuda_graphs})": graph_launches(problem, degrees, choices)
+        * overheads.graph_launch_bytes,
         f"fragmentation, {overheads.fragmentation:.1%} of the GPU": math.ceil(
             overheads.fragmentation * problem.cluster.memory
         ),

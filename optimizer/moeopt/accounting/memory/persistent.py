@@ -7,6 +7,7 @@ and counts once where the feature is present.
 from collections.abc import Iterable
 from typing import Literal
 
+from moeopt.accounting.memory.graphs import layer_parts, router_parts
 from moeopt.accounting.memory.linears import (
     beside_shapes,
     dense_shapes,
@@ -18,7 +19,8 @@ from moeopt.accounting.memory.linears import (
 from moeopt.accounting.memory.overhead import Overheads, Workspaces
 from moeopt.accounting.memory.recipe import Recipe
 from moeopt.accounting.memory.symbols import Symbols
-from moeopt.arithmetic import Number, where
+from moeopt.accounting.memory.transients import mixer_moments
+from moeopt.arithmetic import Number, maximum, where
 from moeopt.layout import Choices
 from moeopt.problem.layer_kind import LayerKind
 from moeopt.problem.problem import Problem
@@ -68,18 +70,29 @@ def present_parts(
             ),
             "workspaces of torch": workspaces.torch,
             "output gradient that the schedule holds": held,
+            **layer_parts(sizes, choices, _passing_in_mixers(problem, sizes, choices, recipe)),
         },
         "dense": {"dummy weight gradients of dense blocks": dummy["dense"]},
         "moe": {
             "dummy weight gradients of experts": dummy["moe"],
             "workspaces of grouped linears": workspaces.grouped,
             "gathered tokens of the allgather dispatcher": gathered_tokens_bytes(problem, sizes, choices),
+            **router_parts(problem, sizes, choices),
         },
         "mtp": {"dummy weight gradient of the MTP projection": dummy["mtp"]},
         "loss": {"dummy weight gradient of the output head": dummy["loss"], "gather buffer of the output head": gather},
         "embedding": {"the first chunk takes no input from another stage": -held},
         "vocabulary": {},
     }
+
+
+def _passing_in_mixers(problem: Problem, sizes: Symbols, choices: Choices, recipe: Recipe) -> Number:
+    """Most bytes that pass in attention, or in what stands in for it."""
+    most: Number = 0
+    for kind in {kind.mixer: kind for kind in problem.architecture.kinds}.values():
+        for size in mixer_moments(problem, sizes, kind, choices, recipe).values():
+            most = maximum(most, size)
+    return most
 
 
 def _sum(sizes: Iterable[Number]) -> Number:

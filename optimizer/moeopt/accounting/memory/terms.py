@@ -8,6 +8,7 @@ from moeopt.accounting.distinct import Distinct
 from moeopt.accounting.fsdp import unit_elements
 from moeopt.accounting.memory.activations import all_tensors, recomputed_bytes, without_recompute
 from moeopt.accounting.memory.gathered import double_buffer_bytes, gathered
+from moeopt.accounting.memory.graphs import received_bytes
 from moeopt.accounting.memory.overhead import Overheads, default_overheads, overhead_bytes
 from moeopt.accounting.memory.persistent import Feature, chunk_fixed_bytes, present_bytes
 from moeopt.accounting.memory.recipe import DEFAULT_RECIPE, Recipe
@@ -162,6 +163,8 @@ def _freed(tensors: list[TensorBytes], module: RecomputeModule, choices: Choices
 
 
 def _chunk_kept(sizes: Symbols, choices: Choices) -> Number:
-    """With groups of several layers under full recomputation, the started group of a chunk (rounded up to a whole)."""
+    """With groups of several layers under full recomputation, the started group of a chunk (rounded up to a whole); and
+    what it received, where graphs keep a copy."""
     several = choices.recompute.method == "uniform" and (choices.recompute.num_layers or 1) > 1
-    return 2 * sizes.T * sizes.h if several else where(sizes.sequence_parallel, 0, 0)
+    started = 2 * sizes.T * sizes.h if several else where(sizes.sequence_parallel, 0, 0)
+    return started + received_bytes(sizes, choices)

@@ -8,6 +8,7 @@ of the MoE forward pass, the first dense block of the backward pass, the head's 
 from collections.abc import Sequence
 
 from moeopt.accounting.memory.activations import layer_attention, layer_ffn, unit_layers, without_recompute
+from moeopt.accounting.memory.graphs import captures_attention
 from moeopt.accounting.memory.recipe import Recipe
 from moeopt.accounting.memory.symbols import Symbols
 from moeopt.accounting.memory.tensors import TensorBytes, on_gpu, total
@@ -24,7 +25,7 @@ Moments = dict[str, Number]
 def transient_bytes(problem: Problem, sizes: Symbols, piece: Piece, choices: Choices, recipe: Recipe) -> Number:
     """The largest moment of one piece."""
     mask = sizes.batch * sizes.s * sizes.s_local if recipe.dataloader_mask else 0
-    return maximum(*moments(problem, sizes, piece, choices, recipe).values(), 0) + mask
+    return maximum(0 * sizes.T, *moments(problem, sizes, piece, choices, recipe).values(), 0) + mask
 
 
 def moments(problem: Problem, sizes: Symbols, piece: Piece, choices: Choices, recipe: Recipe) -> Moments:
@@ -64,7 +65,8 @@ def layer_moments(problem: Problem, sizes: Symbols, kind: LayerKind, choices: Ch
     ffn = layer_ffn(problem, sizes, kind, choices, recipe)
     block = block_moments(problem, sizes, kind, ffn, choices)
     freed = total(on_gpu([item for item in ffn if item.kept_under(choices)], choices))
-    attention = mixer_moments(problem, sizes, kind, choices, recipe)
+    # Captured attention has memory of its own (`graphs.layer_parts`).
+    attention = {} if captures_attention(choices) else mixer_moments(problem, sizes, kind, choices, recipe)
     found = {**block, **{name: size - freed for name, size in attention.items()}}
     if choices.overlap.ep_all_to_all:
         # The forward layer of a joint step stores its tensors before the backward layer frees those of its own.

@@ -5,14 +5,8 @@ prices once and every set is a sum. Each price is a module's forward time on the
 own launches; combined with the whole layer's instead, a set would cost at most this sum.
 """
 
-from moeopt.accounting.time.host import (
-    DENSE_LAUNCHES,
-    MLA_LAUNCHES,
-    SPARSE_LAUNCHES,
-    exposed_host_ns,
-    launched_ns,
-    moe_launches,
-)
+from moeopt.accounting.launches import DENSE_LAUNCHES, MLA_LAUNCHES, SPARSE_LAUNCHES, moe_launches
+from moeopt.accounting.time.host import exposed_host_ns, launched_ns
 from moeopt.accounting.time.scene import Scene, Timed
 from moeopt.arithmetic import Number, ceil_div, maximum
 from moeopt.layout import Recompute, RecomputeModule
@@ -27,7 +21,7 @@ REPEATED_LAUNCHES: dict[RecomputeModule, int] = {
     "moe_act": 2,
     "shared_experts": ceil_div(DENSE_LAUNCHES, 2),
 }
-"""Launch-equivalents of a module's forward: half of what `host.launches` counts for both passes where it counts the
+"""Launch-equivalents of a module's forward: half of what `launches` counts for both passes where it counts the
 module, else its kernels (two norms; the core; the activation), twice: the checkpoint saves and restores state too."""
 
 
@@ -41,7 +35,8 @@ def effective(recompute: Recompute) -> tuple[RecomputeModule, ...]:
 def repeat_launches(scene: Scene, module: RecomputeModule) -> Number:
     """Launch-equivalents of repeating a module's forward."""
     if module == "moe":
-        return ceil_div(moe_launches(scene.problem, scene.degrees, scene.choices, scene.rates), 2)
+        quantized = scene.rates.format.quantized
+        return ceil_div(moe_launches(scene.problem, scene.degrees, scene.choices, quantized), 2)
     if module == "core_attn" and scene.problem.architecture.has_indexer:
         return ceil_div(SPARSE_LAUNCHES, 2)
     return REPEATED_LAUNCHES[module]
