@@ -13,6 +13,7 @@ from moeopt.problem.huggingface import is_huggingface
 from moeopt.readers.bridge import is_bridge, read_bridge
 from moeopt.readers.deepspeed import is_deepspeed, read_deepspeed
 from moeopt.readers.flags import Flags, parse_flags
+from moeopt.readers.flagscale import is_flagscale, read_flagscale
 from moeopt.readers.megatron.arguments import apply
 from moeopt.readers.megatron.script import read_arguments, read_script
 from moeopt.readers.nearby import Nearby
@@ -83,11 +84,14 @@ def _mapping(content: Any, where: str, arguments: Sequence[str], nearby: Nearby)
         return read_primus(content, where, partial(nearby.of_repository, "primus/configs"))
     if is_deepspeed(content):
         return read_deepspeed(content, where)
+    if is_flagscale(content):
+        return read_flagscale(content, where, nearby.training)
     if is_bridge(content):
         return read_bridge(content, where)
     raise InputError(
         f"from: {where} is none of the kinds that are read: Megatron-LM arguments (MODEL_ARGS), Megatron-Bridge or "
-        "NeMo YAML (model: …_parallel_size), Primus YAML (modules: …: overrides), DeepSpeed JSON, Hugging Face config"
+        "NeMo YAML (model: …_parallel_size), Primus YAML (modules: …: overrides), FlagScale YAML (system, model), "
+        "DeepSpeed JSON, Hugging Face config"
     )
 
 

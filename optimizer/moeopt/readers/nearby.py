@@ -43,6 +43,12 @@ class Nearby:
             candidate = candidate.with_suffix(".yaml")
         return candidate if candidate.suffix.lower() in _CONFIGURATIONS and candidate.is_file() else None
 
+    def training(self, name: str) -> Any:
+        """The content of a training configuration that an experiment names, None where it does not lie in `train`
+        beside it."""
+        candidate = self.path.parent / "train" / f"{Path(name).name}.yaml"
+        return self.content(candidate, self.text(candidate)) if candidate.is_file() else None
+
     def module(self, name: str) -> str | None:
         """The text of a Python module that a job imports, where it lies in the job's own folder. It is not imported."""
         candidate = self.path.parent / f"{Path(name).name}.py"

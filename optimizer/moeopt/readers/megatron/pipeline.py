@@ -37,10 +37,10 @@ def read_pipeline(flags: Flags, reading: Reading) -> None:
     ends = {name: flags.integer(f"decoder-{name}-pipeline-num-layers") for name in ("first", "last")}
     embedding = flags.on("account-for-embedding-in-pipeline-split")
     loss = flags.on("account-for-loss-in-pipeline-split")
-    layers = reading.architecture.get("num_hidden_layers")
+    layers, modules = _layers(reading)
     segments = hybrid_segments(flags)
     if len(segments) > 1:
-        pipeline = _cut_by_bars(segments, pp, reading.architecture["num_nextn_predict_layers"])
+        pipeline = _cut_by_bars(segments, pp, modules)
         layout["vpp"], layout["pipeline_layout"] = pipeline.vpp, str(pipeline)
         return
     layout["vpp"] = _virtual_stages(flags, layers, pp)
@@ -55,13 +55,24 @@ def read_pipeline(flags: Flags, reading: Reading) -> None:
         layers,
         pp,
         layout["vpp"],
-        mtp=reading.architecture["num_nextn_predict_layers"],
+        mtp=modules,
         first=ends["first"],
         last=ends["last"],
         account_for_embedding=embedding,
         account_for_loss=loss,
     )
     layout["pipeline_layout"] = str(pipeline)
+
+
+def _layers(reading: Reading) -> tuple[int | None, int]:
+    """Decoder layers and MTP modules: those that the file gives, or those of the architecture that it names."""
+    fields = reading.architecture
+    if not fields and reading.preset is not None:
+        from moeopt.problem.loading import preset_fields
+
+        fields = {**preset_fields("architectures", reading.preset), **reading.changes}
+    modules = fields.get("num_nextn_predict_layers") or 0
+    return fields.get("num_hidden_layers"), modules if reading.workload.get("mtp", True) else 0
 
 
 def _cut_by_bars(segments: Sequence[str], pp: int, mtp: int) -> PipelineLayout:

@@ -5,11 +5,13 @@ Nothing is executed: see `moeopt.readers.shell`.
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 
 from moeopt.errors import InputError
 from moeopt.readers.deepspeed import translate
 from moeopt.readers.flags import Flags, parse_flags
 from moeopt.readers.megatron.arguments import apply
+from moeopt.readers.megatron.around import SWIFT_COMMANDS, set_by_slime, set_by_swift
 from moeopt.readers.reading import Reading
 from moeopt.readers.shell import Command, Opener, Script, interpret
 from moeopt.readers.shell.values import clean
@@ -65,23 +67,15 @@ def read_script(
             )
     for note in script.notes:
         reading.note(note)
-    _set_by_slime(flags, reading)
+    set_by_slime(flags, reading)
+    swift = None if command is None else _of_swift(command, script)
+    if swift is not None:
+        set_by_swift(flags, reading, swift)
     if flags.on("deepspeed"):
         _deepspeed(flags, reading, beside, where)
     else:
         apply(flags, reading, where)
     return reading
-
-
-def _set_by_slime(flags: Flags, reading: Reading) -> None:
-    """slime, known by its own arguments, sets two of Megatron's itself (slime/backends/megatron_utils/arguments.py,
-    slime_validate_args)."""
-    if not flags.given("actor-num-gpus-per-node"):
-        return
-    for name in ("use-distributed-optimizer", *(() if flags.on("fp16") else ("bf16",))):
-        if not flags.on(name):
-            flags.put(name)
-            reading.note(f"--{name} is set by slime, which this script starts")
 
 
 def _deepspeed(flags: Flags, reading: Reading, beside: Callable[[str], Reading | None], where: str) -> None:
@@ -167,17 +161,28 @@ def _refuse_other(command: Command, script: Script, where: str) -> None:
             raise InputError(
                 f"{where}: {name} trains no decoder-only transformer of the GPT kind; only those are priced"
             )
+    words = [(script.unknowns.seen(word) or "").rpartition("/")[2] for word in command.words]
+    if ("megatron", "export") in pairwise(words):
+        raise InputError(f"{where}: megatron export trains nothing; only training is priced")
 
 
 def _after_program(command: Command, script: Script) -> list[str]:
     """The program's own arguments: those behind its name, or all of them where no program is seen."""
     for index, word in enumerate(command.words):
         known = script.unknowns.seen(word) or ""
-        if _PROGRAM.fullmatch(known.strip("\"'")) or (
-            known in ("sft", "pt", "rlhf") and index and "megatron" in command.words[index - 1]
-        ):
+        if _PROGRAM.fullmatch(known.strip("\"'")) or _starts_swift(command, index, known):
             return list(command.words[index + 1 :])
     return list(command.words)
+
+
+def _starts_swift(command: Command, index: int, word: str) -> bool:
+    return word in SWIFT_COMMANDS and index > 0 and "megatron" in command.words[index - 1]
+
+
+def _of_swift(command: Command, script: Script) -> str | None:
+    """What of ms-swift's a command starts, if anything."""
+    words = [script.unknowns.seen(word) or "" for word in command.words]
+    return next((word for index, word in enumerate(words) if _starts_swift(command, index, word)), None)
 
 
 def _gpus(command: Command, script: Script, text: str, reading: Reading) -> tuple[int | None, int | None]:
@@ -185,10 +190,9 @@ def _gpus(command: Command, script: Script, text: str, reading: Reading) -> tupl
     end = len(command.words) - len(_after_program(command, script))
     launcher = parse_flags(command.words[:end] or command.words, script.unknowns)
     slurm = _directives(text)
-    per_node = _number(launcher, "nproc-per-node", "num-gpus", "actor-num-gpus-per-node") or _environment(
-        command, script
-    )
-    nodes = _number(launcher, "nnodes", "num-nodes", "actor-num-nodes")
+    per_node = _number(launcher, "nproc-per-node", "num-gpus", "actor-num-gpus-per-node")
+    per_node = per_node or _environment(command, script, "NPROC_PER_NODE")
+    nodes = _number(launcher, "nnodes", "num-nodes", "actor-num-nodes") or _environment(command, script, "NNODES")
     own = parse_flags(command.words, script.unknowns)
     per_node = per_node or _number(own, "actor-num-gpus-per-node", "num-gpus-per-node")
     nodes = nodes or _number(own, "actor-num-nodes")
@@ -206,9 +210,9 @@ def _gpus(command: Command, script: Script, text: str, reading: Reading) -> tupl
     return nodes * per_node, per_node
 
 
-def _environment(command: Command, script: Script) -> int | None:
+def _environment(command: Command, script: Script, name: str) -> int | None:
     """`NPROC_PER_NODE=8 megatron …`, as launchers around torchrun read it."""
-    text = script.unknowns.seen(command.environment.get("NPROC_PER_NODE", ""))
+    text = script.unknowns.seen(command.environment.get(name, ""))
     return int(text) if text and text.isdecimal() and len(text) < 6 else None
 
 
