@@ -56,6 +56,42 @@ def test_small_cases_come_close_to_trying_everything() -> None:
     assert optimal >= 0.7 * cases
 
 
+def _alternating(rng: random.Random, shape: tuple[int, int, int, int], layers: int) -> tuple[Any, ...]:
+    """Arguments of `balanced_counts`: layers of three kinds, in any order."""
+    stages = shape[0] * shape[1]
+    times = [rng.choice([40, 100, 170]) for _ in range(layers)]
+    extras = [10] + [0] * (stages - 2) + [90]
+    return (*shape, False), times, [2 * t for t in times], extras, [2 * t for t in extras], 0
+
+
+def test_tabu_search_helps_where_kinds_alternate() -> None:
+    """On many stages it is never worse than descent alone, and mostly better; on few it is mostly the best of all
+    placements."""
+    rng = random.Random(33)
+    better = 0
+    for _ in range(20):
+        given = _alternating(rng, (4, 5, 32, 4), 60)
+        plain, wandered = balanced_counts(*given), balanced_counts(*given, steps=60)
+        assert plain is not None
+        assert wandered is not None
+        assert sum(wandered[0]) == 60
+        assert wandered[1] <= plain[1]
+        better += wandered[1] < plain[1]
+    assert better >= 12
+    best = 0
+    for _ in range(20):
+        given = _alternating(rng, (2, 3, 8, 2), 10)
+        wandered = balanced_counts(*given, steps=60)
+        assert wandered is not None
+        bars = combinations(range(15), 5)
+        splits = np.array([[b - a - 1 for a, b in zip((-1, *bar), (*bar, 15), strict=True)] for bar in bars])
+        ends = np.concatenate([np.zeros((len(splits), 1), dtype=np.int64), splits.cumsum(axis=1)], axis=1)
+        forward = np.array([0, *np.cumsum(given[1])])[ends]
+        stages = forward[:, 1:] - forward[:, :-1] + np.array(given[3])
+        best += wandered[1] == int(ledger_many(given[0], stages, 2 * stages, 0).min())
+    assert best >= 14
+
+
 def test_memory_goes_before_time() -> None:
     """Where the fastest placement does not fit, one that fits is returned, and it is not faster."""
     shape = (4, 1, 32, 4, False)

@@ -9,6 +9,7 @@ from campaign import blocks
 from enumeration import exhaustive_best, random_problem
 from moeopt.candidate import Candidate
 from moeopt.cpsat.descent import Descent, descend
+from moeopt.cpsat.proof import Proof
 from moeopt.evaluation import evaluate
 from moeopt.layout import Layout
 from moeopt.problem.problem import Problem
@@ -60,19 +61,28 @@ def test_the_solver_equals_the_sweep_in_8_bits(first: int) -> None:
 
 @pytest.mark.parametrize("first", range(0, 150, BATCH))
 def test_heuristic_placements_change_no_optimum(first: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same where every problem counts as one whose memory is tight, so that candidates are placed by heuristics
-    before their bounds are raised."""
+    """The same where every problem counts as one whose memory is tight, and as one whose kinds of layers alternate, so
+    that candidates are placed by heuristics before their bounds are raised, and by longer ones right after."""
     placed: list[Candidate] = []
+    wandered: list[Candidate] = []
 
-    def counted(candidates: Sequence[Candidate], limit_bytes: int) -> list[Found | None]:
-        placed.extend(candidates)
-        return placed_side_by_side(candidates, limit_bytes)
+    def counted(candidates: Sequence[Candidate], limit_bytes: int, steps: int = 0) -> list[Found | None]:
+        (wandered if steps else placed).extend(candidates)
+        return placed_side_by_side(candidates, limit_bytes, steps)
 
+    def both(raising: Raising) -> None:
+        place(raising)
+        raising._wander()
+
+    place = Raising._place
+    monkeypatch.setattr(Raising, "_place", both)
     monkeypatch.setattr("moeopt.solving.raising._FAR", 0)
+    monkeypatch.setattr("moeopt.solving.raising._RUNS", 0)
     monkeypatch.setattr("moeopt.solving.raising.placed_side_by_side", counted)
     for seed in SEEDS[first : first + BATCH]:
         check(seed)
     assert len(placed) >= 20
+    assert len(wandered) >= 5
 
 
 @pytest.mark.parametrize("first", range(0, 150, BATCH))
@@ -93,6 +103,34 @@ def test_what_the_scaled_model_settles_is_as_enumeration_says(first: int, monkey
 
 
 @pytest.mark.parametrize("first", range(0, 150, BATCH))
+def test_what_the_smaller_models_leave_is_as_enumeration_says(first: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same where neither duality nor the smaller models settle anything at first: duality is asked again, in many
+    rounds, and then the full model."""
+    again: list[int] = []
+    solved: list[Candidate] = []
+
+    def further(raising: Raising) -> None:
+        again.append(len(raising.queue))
+
+    def counted(proof: Proof, candidate: Candidate) -> None:
+        solved.append(candidate)
+        solve_one(proof, candidate)
+
+    solve_one = Proof._solve
+    for name in ("_SAMPLES", "_ROUNDS"):
+        monkeypatch.setattr(f"moeopt.solving.raising.{name}", ())
+    for module in ("moeopt.solving.raising", "moeopt.cpsat.proof"):
+        monkeypatch.setattr(f"{module}.FEW", 0)
+    monkeypatch.setattr(Raising, "further", further)
+    monkeypatch.setattr(Proof, "_possible", lambda _, batch: list(batch))
+    monkeypatch.setattr(Proof, "_solve", counted)
+    for seed in SEEDS[first : first + BATCH]:
+        check(seed)
+    assert len(again) >= 10
+    assert len(solved) > 40
+
+
+@pytest.mark.parametrize("first", range(0, 150, BATCH))
 def test_linear_programs_change_no_optimum(first: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same where linear programs look at every candidate before duality does."""
     looked: list[int] = []
@@ -105,7 +143,7 @@ def test_linear_programs_change_no_optimum(first: int, monkeypatch: pytest.Monke
     monkeypatch.setattr(Raising, "_relax", counted)
     monkeypatch.setattr("moeopt.solving.raising._SAMPLES", ())
     monkeypatch.setattr("moeopt.solving.raising._ROUNDS", (2, 12))
-    monkeypatch.setattr("moeopt.solving.raising._FEW", 0)
+    monkeypatch.setattr("moeopt.solving.raising.FEW", 0)
     monkeypatch.setattr(Raising, "_is_tight", property(lambda raising: len(raising.queue) > 0))
     monkeypatch.setattr("moeopt.solving.raising._IN_VAIN", 0)
     for seed in SEEDS[first : first + BATCH]:

@@ -1,6 +1,7 @@
 """What duality leaves of the candidates: settled by the scaled model, or asked one by one in full."""
 
 from collections.abc import Callable, Sequence
+from itertools import islice
 
 from moeopt.candidate import Candidate
 from moeopt.cpsat.descent import Descent, Goal, descend
@@ -10,10 +11,13 @@ from moeopt.cpsat.solvers import Solvers
 from moeopt.solving.best import Best
 from moeopt.solving.incumbent import place
 from moeopt.solving.queue import Queue
+from moeopt.solving.raising import FEW, Raising
 from moeopt.solving.settings import Settings, Stopped
 
 _BATCH = 4
 """Candidates asked at once, a worker."""
+_STEPS = 400
+"""Of tabu search, for candidates that the scaled model does not settle."""
 _LONG = 8.0
 """Deterministic time of a try to rule a candidate out by the smaller model: about as many seconds."""
 
@@ -25,26 +29,47 @@ class Proof:
         self.queue, self.best, self.settings, self.pause = queue, best, settings, pause
         self.problem = best.problem
         self._solvers = Solvers()
+        self._hard: set[tuple[object, ...]] = set()
+        """Candidates that the smaller models left open."""
         self.asked = 0
         self.bound = 0
         """No layout that is still open is below it."""
 
     def run(self) -> None:
-        """Ask every candidate whose bound is within the threshold, lowest bound first."""
+        """Ask every candidate whose bound is within the threshold, lowest bound first: the smaller models of all of
+        them; what these leave is raised by many rounds of duality, which meet better layouts too; then the full one."""
         queue = self.queue
-        width = _BATCH * self.settings.workers
-        while positions := queue.lowest(width):
-            self.bound = int(queue.bound[positions[0]])
-            self.pause()
+        raised = len(queue) <= FEW  # then duality has spent its many rounds already
+        while positions := self._untried(_BATCH * self.settings.workers):
+            self._begin()
             known = self.best.threshold
-            self.best.say(f"bound {self.bound:,}, at most {len(queue)} candidates to ask")
             batch = [queue.candidate(position) for position in positions]
             self.asked += len(batch)
-            for candidate in self._possible(batch):
-                self._solve(candidate)
+            left = {candidate.key for candidate in self._possible(batch)}
+            self._hard |= left
+            queue.close([at for at, candidate in zip(positions, batch, strict=True) if candidate.key not in left])
+            if self.best.threshold != known:
+                queue.tighten(self.best.limits)
+        if len(queue) and not raised:
+            Raising(queue, self.best, self.pause).further()
+        while positions := queue.lowest(1):
+            self._begin()
+            known = self.best.threshold
+            self._solve(queue.candidate(positions[0]))
             queue.close(positions)
             if self.best.threshold != known:
                 queue.tighten(self.best.limits)
+
+    def _begin(self) -> None:
+        """Before each step: what is known by now, and whether there is time for more."""
+        self.bound = self.queue.least
+        self.pause()
+        self.best.say(f"bound {self.bound:,}, at most {len(self.queue)} candidates to ask")
+
+    def _untried(self, count: int) -> list[int]:
+        """Positions of candidates of the lowest bounds that no model was asked about."""
+        positions = self.queue.lowest(len(self.queue))
+        return list(islice((at for at in positions if self.queue.candidate(at).key not in self._hard), count))
 
     def _possible(self, batch: Sequence[Candidate]) -> list[Candidate]:
         """Those that could not be settled: neither by the scaled model nor, where no placement is known, ruled out by
@@ -55,7 +80,7 @@ class Proof:
         left = [candidate for candidate, descent in zip(batch, descents, strict=True) if not descent.proven]
         for candidate in left:
             self.pause()
-            self.best.add(place(candidate, self.best.limits.memory_bytes))
+            self.best.add(place(candidate, self.best.limits.memory_bytes, _STEPS))
         unknown = [candidate for candidate in left if self.best.known(candidate) is None]
         gone = self._solvers.each(self._ruled_out, unknown, self.settings.workers)
         hopeless = {candidate.key for candidate, done in zip(unknown, gone, strict=True) if done}

@@ -2,11 +2,12 @@
 
 Layers stay in order, so a placement is the number of layers of every stage. Two starts (fill every stage to the
 smallest possible maximum, from the front and from the back) are improved by moving one layer at a time from the
-heavier to the lighter stages while the ledger's pipeline time falls. No optimality is claimed: the bounds are proven
-elsewhere.
+heavier to the lighter stages while the ledger's pipeline time falls. Where kinds of layers alternate, such a move
+shifts every stage in between: tabu search (Glover 1986) goes on from there, over moves of one boundary too. No
+optimality is claimed: the bounds are proven elsewhere.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -20,11 +21,16 @@ Column: TypeAlias = NDArray[Any]
 Counts: TypeAlias = tuple[int, ...]
 Room: TypeAlias = tuple[int, int]
 """Fewest and most layers of a stage."""
+Placed: TypeAlias = tuple[int, int, Counts]
+"""Bytes above the limit, ledger pipeline time, layers of every stage."""
+Judge: TypeAlias = Callable[[Column], tuple[Column, Column]]
 Schedule: TypeAlias = tuple[int, int, int, int, bool]
 """pp, vpp, micro-batches, group, overlap of the expert all-to-all."""
 _WIDTH = 8
 """Heaviest and lightest stages tried as source and target of a move."""
 _ROUNDS = 64
+_SHIFT = 3
+"""Layers that a boundary between two stages is moved by at most, in tabu search."""
 _EXACT = 2**53
 """Floats hold all integers below it, and multiply matrices several times as fast as integers."""
 
@@ -61,13 +67,14 @@ def balanced_counts(
     hop_ns: int,
     over_limit_bytes: Callable[[Column], Column] | None = None,
     room: Sequence[Room] | None = None,
+    steps: int = 0,
 ) -> tuple[Counts, int] | None:
     """(layers of every stage, ledger pipeline time) of a good placement; stages in model order. None where `room`, the
     fewest and most layers of every stage, leaves no placement.
 
     Layer times are by decoder layer, extras (embedding, MTP, loss) by stage. `over_limit_bytes` says how far each of
     many placements (rows of counts) exceeds memory, 0 where it fits: placements that fit go first, and if none is met
-    the one closest to fitting is given.
+    the one closest to fitting is given. `steps`: of tabu search, after the first descent.
     """
     prefixes = np.array([[0, *np.cumsum(layer_forward_ns)], [0, *np.cumsum(layer_backward_ns)]], dtype=np.int64)
     extras = np.array([extra_forward_ns, extra_backward_ns], dtype=np.int64)
@@ -79,41 +86,56 @@ def balanced_counts(
         forward, backward = prefixes[:, ends] - prefixes[:, ends - counts] + extras[:, None, :]
         return forward, backward
 
-    def improve(counts: Column) -> tuple[int, int, Counts]:
+    def judged(moves: Column) -> tuple[Column, Column]:
+        """Excess and time of many placements."""
+        values = ledger_many(schedule, *stage_times(moves), hop_ns)
+        return np.zeros_like(values) if over_limit_bytes is None else over_limit_bytes(moves), values
+
+    def moves_from(here: Counts) -> Column:
+        counts = np.array(here)
         forward, backward = stage_times(counts[None, :])
-        here = tuple(counts.tolist())
-        over = int(over_limit_bytes(counts[None, :])[0]) if over_limit_bytes else 0
-        value = int(ledger_many(schedule, forward, backward, hop_ns)[0])
+        return _moves(counts, (forward + backward)[0], room)
+
+    def improve(counts: Column) -> Placed:
+        excess, values = judged(counts[None, :])
+        placed = int(excess[0]), int(values[0]), tuple(counts.tolist())
         for _ in range(_ROUNDS):
-            moves = _moves(np.array(here), (forward + backward)[0], room)
-            if not len(moves):
+            best = _best(moves_from(placed[2]), judged)
+            if best is None or best[:2] >= placed[:2]:
                 break
-            forwards, backwards = stage_times(moves)
-            values = ledger_many(schedule, forwards, backwards, hop_ns)
-            best = _best(moves, values, over, value, over_limit_bytes)
-            if best is None:
+            placed = best
+        return placed
+
+    def wander(placed: Placed) -> Placed:
+        best, seen = placed, {placed[2]}
+        for _ in range(steps):
+            moves = np.vstack([moves_from(placed[2]), _shifts(np.array(placed[2]), room)])
+            fresh = _best(moves, judged, seen)
+            if fresh is None:
                 break
-            index, over = best
-            value, here = int(values[index]), tuple(moves[index].tolist())
-            forward, backward = forwards[index : index + 1], backwards[index : index + 1]
-        return over, value, here
+            placed = fresh
+            seen.add(placed[2])
+            best = min(best, placed)
+        return best
 
     total = (prefixes[0] + prefixes[1]).tolist()
     found = [improve(start) for start in _starts(total, (extras[0] + extras[1]).tolist(), room)]
     if not found:
         return None
-    _, value, counts = min(found)
+    _, value, counts = wander(min(found))
     return counts, value
 
 
-def _best(
-    moves: Column, values: Column, over: int, value: int, over_limit_bytes: Callable[[Column], Column] | None
-) -> tuple[int, int] | None:
-    """(index, excess) of the best improving move: less excess first, then less time."""
-    excess = np.zeros(len(moves), dtype=np.int64) if over_limit_bytes is None else over_limit_bytes(moves)
-    index = int(np.lexsort((values, excess))[0])
-    best = int(excess[index]), int(values[index])
-    return (index, best[0]) if best < (over, value) else None
+def _best(moves: Column, judged: Judge, seen: Collection[Counts] = ()) -> Placed | None:
+    """The best of some placements that was not seen: less excess first, then less time."""
+    if not len(moves):
+        return None
+    excess, values = judged(moves)
+    for index in np.lexsort((values, excess)).tolist():
+        counts = tuple(moves[index].tolist())
+        if counts not in seen:
+            return int(excess[index]), int(values[index]), counts
+    return None
 
 
 def _moves(counts: Column, times: Column, room: Sequence[Room]) -> Column:
@@ -127,6 +149,20 @@ def _moves(counts: Column, times: Column, room: Sequence[Room]) -> Column:
         moves[index, source] -= 1
         moves[index, target] += 1
     return moves
+
+
+def _shifts(counts: Column, room: Sequence[Room]) -> Column:
+    """Placements one boundary away: some layers from a stage to the next one, or to the one before."""
+    found = [counts]
+    for left in range(len(counts) - 1):
+        for source, target in ((left, left + 1), (left + 1, left)):
+            most = min(_SHIFT, int(counts[source]) - room[source][0], room[target][1] - int(counts[target]))
+            for layers in range(1, most + 1):
+                shifted = counts.copy()
+                shifted[source] -= layers
+                shifted[target] += layers
+                found.append(shifted)
+    return np.array(found)
 
 
 def _starts(prefix: Sequence[int], extras: Sequence[int], room: Sequence[Room]) -> list[Column]:

@@ -51,28 +51,29 @@ class Found:
         return cls(candidate, pipeline, ledger.step_time(pipeline).total_ns, peak)
 
 
-def place(candidate: Candidate, limit_bytes: int) -> Found | None:
-    """The best of the heuristic placements that fit, over the last two stages for the MTP modules."""
+def place(candidate: Candidate, limit_bytes: int, steps: int = 0) -> Found | None:
+    """The best of the heuristic placements that fit, over the last two stages for the MTP modules; `steps`: of tabu
+    search."""
     ends = candidate.problem.mtp_stages(*candidate.grid)[:-3:-1]
-    found = [place_with_mtp(candidate, limit_bytes, stage) for stage in ends]
+    found = [place_with_mtp(candidate, limit_bytes, stage, steps) for stage in ends]
     fitting = [option for option in found if option is not None]
     return min(fitting, key=lambda option: (option.time_ns, option.peak_bytes), default=None)
 
 
-def placed_side_by_side(candidates: Sequence[Candidate], limit_bytes: int) -> list[Found | None]:
+def placed_side_by_side(candidates: Sequence[Candidate], limit_bytes: int, steps: int = 0) -> list[Found | None]:
     """The same of several candidates at once."""
     # Only pipelines are sent between processes, as a candidate's prices need not be.
-    pipelines = side_by_side(partial(_pipeline, limit_bytes), candidates)
+    pipelines = side_by_side(partial(_pipeline, limit_bytes, steps), candidates)
     both = zip(candidates, pipelines, strict=True)
     return [None if pipeline is None else Found.judge(candidate, pipeline) for candidate, pipeline in both]
 
 
-def _pipeline(limit_bytes: int, candidate: Candidate) -> PipelineLayout | None:
-    found = place(candidate, limit_bytes)
+def _pipeline(limit_bytes: int, steps: int, candidate: Candidate) -> PipelineLayout | None:
+    found = place(candidate, limit_bytes, steps)
     return None if found is None else found.pipeline
 
 
-def place_with_mtp(candidate: Candidate, limit_bytes: int, mtp_stage: int) -> Found | None:
+def place_with_mtp(candidate: Candidate, limit_bytes: int, mtp_stage: int, steps: int = 0) -> Found | None:
     """A balanced placement with the MTP modules on one stage; None where none was found that fits.
 
     As in `moeopt.cpsat.placement`, every stage between the embedding and the MTP modules (or the loss) has a decoder
@@ -111,6 +112,7 @@ def place_with_mtp(candidate: Candidate, limit_bytes: int, mtp_stage: int) -> Fo
         terms.hop_ns,
         over,
         [(int(0 < stage < end), len(layers) if stage <= end else 0) for stage in range(stages)],
+        steps,
     )
     if placed is None:
         return None

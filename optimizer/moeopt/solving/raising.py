@@ -2,9 +2,11 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import groupby
 
 from moeopt.candidate import Candidate
 from moeopt.dual import linear_program, raised, relaxed
+from moeopt.problem.layer_kind import LayerKind
 from moeopt.solving.best import Best
 from moeopt.solving.incumbent import Found, placed_side_by_side
 from moeopt.solving.queue import Queue
@@ -26,9 +28,20 @@ _ROUNDS = (1, 12)
 """Then bounds are raised by so many rounds, for all that are left each time; ..."""
 _BY_PROGRAM_FROM = 12
 """from so many rounds on they begin with the weights of linear programs, which take some milliseconds each; ..."""
-_FEW, _FURTHER = 8, (40, 120)
+FEW, _FURTHER = 8, (40, 120)
 """... if only so few are left, without a look rank by rank, which takes as long as 50 rounds, and then by so many more.
-(More than a few are settled faster by the solver, which takes a third of a second to import.)"""
+(More than a few are mostly settled faster by the solver, which takes a third of a second to import; what it leaves
+comes back to these rounds.)"""
+
+
+_WANDERERS, _STEPS = 16, 100
+"""Candidates whose placements are searched longer at once, and how long."""
+_RUNS = 8
+"""Kinds of layers alternate where equal ones stand together in more runs than so many."""
+
+
+def _alternate(layers: Sequence[LayerKind]) -> bool:
+    return sum(1 for _ in groupby(layers)) > _RUNS
 
 
 class Raising:
@@ -50,16 +63,26 @@ class Raising:
         self._place()
         if self._is_tight:
             self._relax()
-        for rounds in (*_ROUNDS, *_FURTHER):
-            if rounds in _FURTHER and len(self.queue) > _FEW:
-                return
-            if rounds >= _BY_PROGRAM_FROM and len(self.queue):
-                linear_program.load()
-            for positions in self.queue.batches():
-                self.bound = self.queue.least
-                self.pause()
-                self.best.say(f"bound {self.bound:,}, {len(self.queue)} candidates left")
-                self._raise(positions, rounds)
+        for rounds in _ROUNDS:
+            self._raise_all(rounds)
+            if rounds == _ROUNDS[0]:
+                self._wander()
+        if len(self.queue) <= FEW:
+            self.further()
+
+    def further(self) -> None:
+        """Many rounds for every candidate that is left, however many they are."""
+        for rounds in _FURTHER:
+            self._raise_all(rounds)
+
+    def _raise_all(self, rounds: int) -> None:
+        if rounds >= _BY_PROGRAM_FROM and len(self.queue):
+            linear_program.load()
+        for positions in self.queue.batches():
+            self.bound = self.queue.least
+            self.pause()
+            self.best.say(f"bound {self.bound:,}, {len(self.queue)} candidates left")
+            self._raise(positions, rounds)
 
     def _by_length(self) -> None:
         """Heuristic placements for every pipeline length: bounds of short ones are close, those of long ones far below
@@ -99,11 +122,23 @@ class Raising:
             tried.update(candidate.key for candidate in fresh)
             vain = 0 if self._bettered(fresh, limit_bytes) else vain + len(fresh)
 
-    def _bettered(self, candidates: Sequence[Candidate], limit_bytes: int) -> bool:
+    def _wander(self) -> None:
+        """Longer searches for placements of the candidates with the lowest bounds, where kinds of layers alternate, as
+        long as they find better layouts."""
+        limit_bytes, tried = self.best.within(None).memory_bytes, set[tuple[object, ...]]()
+        while _alternate(self.best.problem.architecture.layers):
+            self.pause()
+            lowest = map(self.queue.candidate, self.queue.lowest(_WANDERERS))
+            fresh = [item for item in lowest if item.key not in tried]
+            tried.update(candidate.key for candidate in fresh)
+            if not fresh or not self._bettered(fresh, limit_bytes, _STEPS):
+                return
+
+    def _bettered(self, candidates: Sequence[Candidate], limit_bytes: int, steps: int = 0) -> bool:
         """Place candidates by heuristics, and drop what cannot be as good as the best layout then; whether that got
         better."""
         known = self.best.threshold
-        for found in placed_side_by_side(candidates, limit_bytes):
+        for found in placed_side_by_side(candidates, limit_bytes, steps):
             self.best.add(found)
         if self.best.threshold == known:
             return False
@@ -119,7 +154,7 @@ class Raising:
 
     def _raise(self, positions: list[int], rounds: int) -> None:
         known = self.best.threshold
-        by_rank = rounds in _FURTHER or len(self.queue) > _FEW
+        by_rank = rounds in _FURTHER or len(self.queue) > FEW
         ask = partial(raised, rounds=rounds, by_rank=by_rank, by_program=rounds >= _BY_PROGRAM_FROM, pause=self.pause)
         for left in self.queue.raise_bounds(positions, self.best.limits, ask):
             self.pause()
