@@ -5,7 +5,7 @@ nothing else uses (transformer_engine/pytorch/graph.py, _make_graphed_callables)
 
 - static inputs, one set a captured layer in flight (megatron/core/transformer/cuda_graphs.py, _get_sample_arguments).
   The hidden states take the place of the input that a layer keeps anyway; a layer with attention also gets a mask of
-  batch * s * s/c bytes (transformer_layer.py, get_layer_static_inputs);
+  batch * s * s/c bytes (transformer_layer.py, get_layer_static_inputs), which a fresh one of zeros is copied into;
 - with pp > 1 the schedule still holds the tensor that a chunk received, beside the copy;
 - the gradients of the graphs' outputs, one set a list of shapes;
 - what passes during captured attention: a pool of its own cannot be lent to the rest of the layer.

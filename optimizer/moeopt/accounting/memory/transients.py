@@ -8,7 +8,7 @@ of the MoE forward pass, the first dense block of the backward pass, the head's 
 from collections.abc import Sequence
 
 from moeopt.accounting.memory.activations import layer_attention, layer_ffn, unit_layers, without_recompute
-from moeopt.accounting.memory.graphs import captures_attention
+from moeopt.accounting.memory.graphs import captures_attention, static_inputs
 from moeopt.accounting.memory.recipe import Recipe
 from moeopt.accounting.memory.symbols import Symbols
 from moeopt.accounting.memory.tensors import TensorBytes, on_gpu, total
@@ -65,9 +65,11 @@ def layer_moments(problem: Problem, sizes: Symbols, kind: LayerKind, choices: Ch
     ffn = layer_ffn(problem, sizes, kind, choices, recipe)
     block = block_moments(problem, sizes, kind, ffn, choices)
     freed = total(on_gpu([item for item in ffn if item.kept_under(choices)], choices))
-    # Captured attention has memory of its own (`graphs.layer_parts`).
-    attention = {} if captures_attention(choices) else mixer_moments(problem, sizes, kind, choices, recipe)
-    found = {**block, **{name: size - freed for name, size in attention.items()}}
+    if captures_attention(choices):  # it has memory of its own (`graphs.layer_parts`)
+        found = {**block, "mask handed to attention's graph": total(static_inputs(sizes, kind, choices))}
+    else:
+        attention = mixer_moments(problem, sizes, kind, choices, recipe)
+        found = {**block, **{name: size - freed for name, size in attention.items()}}
     if choices.overlap.ep_all_to_all:
         # The forward layer of a joint step stores its tensors before the backward layer frees those of its own.
         kept = [item for item in layer_attention(problem, sizes, kind, recipe) if item.kept_under(choices)]
