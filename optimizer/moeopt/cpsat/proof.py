@@ -9,7 +9,7 @@ from moeopt.cpsat.encode import Encoding
 from moeopt.cpsat.solve import minimise, rules_out
 from moeopt.cpsat.solvers import Solvers
 from moeopt.solving.best import Best
-from moeopt.solving.incumbent import place
+from moeopt.solving.incumbent import Found, place
 from moeopt.solving.queue import Queue
 from moeopt.solving.raising import FEW, Raising
 from moeopt.solving.settings import Settings, Stopped
@@ -23,10 +23,18 @@ _LONG = 8.0
 
 
 class Proof:
-    """Settles every candidate of a queue. `pause` is called before each step, and may raise."""
+    """Settles every candidate of a queue. `pause` is called before each step, and may raise; `listed` gets all
+    placements of candidates that are settled by listing them."""
 
-    def __init__(self, queue: Queue, best: Best, settings: Settings, pause: Callable[[], None]) -> None:
-        self.queue, self.best, self.settings, self.pause = queue, best, settings, pause
+    def __init__(
+        self,
+        queue: Queue,
+        best: Best,
+        settings: Settings,
+        pause: Callable[[], None],
+        listed: dict[tuple[object, ...], list[Found]],
+    ) -> None:
+        self.queue, self.best, self.settings, self.pause, self._listed = queue, best, settings, pause, listed
         self.problem = best.problem
         self._solvers = Solvers()
         self._hard: set[tuple[object, ...]] = set()
@@ -51,7 +59,7 @@ class Proof:
             if self.best.threshold != known:
                 queue.tighten(self.best.limits)
         if len(queue) and not raised:
-            Raising(queue, self.best, self.pause).further()
+            self._raise()
         while positions := queue.lowest(1):
             self._begin()
             known = self.best.threshold
@@ -59,6 +67,15 @@ class Proof:
             queue.close(positions)
             if self.best.threshold != known:
                 queue.tighten(self.best.limits)
+
+    def _raise(self) -> None:
+        """Many rounds of duality for all that is left."""
+        raising = Raising(self.queue, self.best, self.pause)
+        raising.listed = self._listed
+        try:
+            raising.further()
+        finally:
+            self.bound = max(self.bound, raising.bound)
 
     def _begin(self) -> None:
         """Before each step: what is known by now, and whether there is time for more."""

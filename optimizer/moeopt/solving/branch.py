@@ -138,7 +138,7 @@ class Search:
             return
         from moeopt.cpsat.proof import Proof
 
-        proof = Proof(queue, self.best, self.settings, self._check_deadline)
+        proof = Proof(queue, self.best, self.settings, self._check_deadline, self._listed)
         try:
             proof.run()
         finally:
