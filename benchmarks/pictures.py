@@ -1,4 +1,4 @@
-"""Draw the pictures of docs/step-time.md: `python benchmarks/pictures.py`, with the extra `plots` (matplotlib).
+"""Draw the pictures of docs/step-time.md: `python benchmarks/pictures.py`, with the extra `plot` (matplotlib).
 
 docs/pictures/step-time-published.svg   predicted against published tokens per second, every row
 docs/pictures/step-time-timeline.svg    one predicted pipeline step, stages by time
