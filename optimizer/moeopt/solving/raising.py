@@ -125,8 +125,9 @@ class Raising:
     def _wander(self) -> None:
         """Longer searches for placements of the candidates with the lowest bounds, where kinds of layers alternate, as
         long as they find better layouts."""
+        problem = self.best.problem
         limit_bytes, tried = self.best.within(None).memory_bytes, set[tuple[object, ...]]()
-        while _alternate(self.best.problem.architecture.layers):
+        while _alternate(problem.architecture.layers) and problem.objective != "peak_memory":
             self.pause()
             lowest = map(self.queue.candidate, self.queue.lowest(_WANDERERS))
             fresh = [item for item in lowest if item.key not in tried]

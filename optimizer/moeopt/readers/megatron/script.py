@@ -68,9 +68,8 @@ def read_script(
     for note in script.notes:
         reading.note(note)
     set_by_slime(flags, reading)
-    swift = None if command is None else _of_swift(command, script)
-    if swift is not None:
-        set_by_swift(flags, reading, swift)
+    if command is not None:
+        _swift(command, script, flags, reading, where)
     if flags.on("deepspeed"):
         _deepspeed(flags, reading, beside, where)
     else:
@@ -177,6 +176,17 @@ def _after_program(command: Command, script: Script) -> list[str]:
 
 def _starts_swift(command: Command, index: int, word: str) -> bool:
     return word in SWIFT_COMMANDS and index > 0 and "megatron" in command.words[index - 1]
+
+
+def _swift(command: Command, script: Script, flags: Flags, reading: Reading, where: str) -> None:
+    """ms-swift's defaults, where a command starts it."""
+    started = _of_swift(command, script)
+    if started is None:
+        return
+    try:
+        set_by_swift(flags, reading, started)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
 
 
 def _of_swift(command: Command, script: Script) -> str | None:
