@@ -8,6 +8,7 @@ optimality is claimed: the bounds are proven elsewhere.
 """
 
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -78,39 +79,45 @@ def balanced_counts(
     """
     prefixes = np.array([[0, *np.cumsum(layer_forward_ns)], [0, *np.cumsum(layer_backward_ns)]], dtype=np.int64)
     extras = np.array([extra_forward_ns, extra_backward_ns], dtype=np.int64)
-
     room = room or [(0, len(layer_forward_ns))] * len(extra_forward_ns)
+    local = _Local(schedule, prefixes, extras, hop_ns, over_limit_bytes, room)
+    starts = _starts((prefixes[0] + prefixes[1]).tolist(), (extras[0] + extras[1]).tolist(), room)
+    if not starts:
+        return None
+    _, value, counts = local.wander(min(map(local.descend, starts)), steps)
+    return counts, value
 
-    def stage_times(counts: Column) -> tuple[Column, Column]:
-        ends = np.cumsum(counts, axis=1)
-        forward, backward = prefixes[:, ends] - prefixes[:, ends - counts] + extras[:, None, :]
-        return forward, backward
 
-    def judged(moves: Column) -> tuple[Column, Column]:
-        """Excess and time of many placements."""
-        values = ledger_many(schedule, *stage_times(moves), hop_ns)
-        return np.zeros_like(values) if over_limit_bytes is None else over_limit_bytes(moves), values
+@dataclass(frozen=True)
+class _Local:
+    """Local search over the placements of one candidate's layers."""
 
-    def moves_from(here: Counts) -> Column:
-        counts = np.array(here)
-        forward, backward = stage_times(counts[None, :])
-        return _moves(counts, (forward + backward)[0], room)
+    schedule: Schedule
+    prefixes: Column
+    """Forward and backward time of the layers before each one."""
+    extras: Column
+    """Forward and backward time of what else is on each stage."""
+    hop_ns: int
+    over_limit_bytes: Callable[[Column], Column] | None
+    room: Sequence[Room]
 
-    def improve(counts: Column) -> Placed:
-        excess, values = judged(counts[None, :])
+    def descend(self, counts: Column) -> Placed:
+        """The best move time after time, while one improves."""
+        excess, values = self._judged(counts[None, :])
         placed = int(excess[0]), int(values[0]), tuple(counts.tolist())
         for _ in range(_ROUNDS):
-            best = _best(moves_from(placed[2]), judged)
+            best = _best(self._moves(placed[2]), self._judged)
             if best is None or best[:2] >= placed[:2]:
                 break
             placed = best
         return placed
 
-    def wander(placed: Placed) -> Placed:
+    def wander(self, placed: Placed, steps: int) -> Placed:
+        """Tabu search: the best move to a placement not seen before, better or not; the best that was met."""
         best, seen = placed, {placed[2]}
         for _ in range(steps):
-            moves = np.vstack([moves_from(placed[2]), _shifts(np.array(placed[2]), room)])
-            fresh = _best(moves, judged, seen)
+            moves = np.vstack([self._moves(placed[2]), _shifts(np.array(placed[2]), self.room)])
+            fresh = _best(moves, self._judged, seen)
             if fresh is None:
                 break
             placed = fresh
@@ -118,12 +125,20 @@ def balanced_counts(
             best = min(best, placed)
         return best
 
-    total = (prefixes[0] + prefixes[1]).tolist()
-    found = [improve(start) for start in _starts(total, (extras[0] + extras[1]).tolist(), room)]
-    if not found:
-        return None
-    _, value, counts = wander(min(found))
-    return counts, value
+    def _stage_times(self, counts: Column) -> tuple[Column, Column]:
+        ends = np.cumsum(counts, axis=1)
+        forward, backward = self.prefixes[:, ends] - self.prefixes[:, ends - counts] + self.extras[:, None, :]
+        return forward, backward
+
+    def _judged(self, moves: Column) -> tuple[Column, Column]:
+        """Excess and time of many placements."""
+        values = ledger_many(self.schedule, *self._stage_times(moves), self.hop_ns)
+        return np.zeros_like(values) if self.over_limit_bytes is None else self.over_limit_bytes(moves), values
+
+    def _moves(self, here: Counts) -> Column:
+        counts = np.array(here)
+        forward, backward = self._stage_times(counts[None, :])
+        return _moves(counts, (forward + backward)[0], self.room)
 
 
 def _best(moves: Column, judged: Judge, seen: Collection[Counts] = ()) -> Placed | None:
