@@ -9,9 +9,9 @@ from moeopt.cpsat.encode import Encoding
 from moeopt.cpsat.solve import minimise, rules_out
 from moeopt.cpsat.solvers import Solvers
 from moeopt.solving.best import Best
-from moeopt.solving.incumbent import Found, place
+from moeopt.solving.incumbent import place
 from moeopt.solving.queue import Queue
-from moeopt.solving.raising import FEW, Raising
+from moeopt.solving.raising import FEW, Listed, Raising
 from moeopt.solving.settings import Settings, Stopped
 
 _BATCH = 4
@@ -32,7 +32,7 @@ class Proof:
         best: Best,
         settings: Settings,
         pause: Callable[[], None],
-        listed: dict[tuple[object, ...], list[Found]],
+        listed: Listed,
     ) -> None:
         self.queue, self.best, self.settings, self.pause, self._listed = queue, best, settings, pause, listed
         self.problem = best.problem
@@ -70,8 +70,7 @@ class Proof:
 
     def _raise(self) -> None:
         """Many rounds of duality for all that is left."""
-        raising = Raising(self.queue, self.best, self.pause)
-        raising.listed = self._listed
+        raising = Raising(self.queue, self.best, self.pause, self._listed)
         try:
             raising.further()
         finally:

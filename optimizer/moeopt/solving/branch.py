@@ -20,7 +20,7 @@ from moeopt.solving.best import Best
 from moeopt.solving.first import ROUNDS, First
 from moeopt.solving.incumbent import Found
 from moeopt.solving.queue import Queue
-from moeopt.solving.raising import Raising
+from moeopt.solving.raising import Listed, Raising
 from moeopt.solving.settings import Settings, Stopped
 from moeopt.solving.ties import break_tie
 from moeopt.space import check_names
@@ -51,7 +51,7 @@ class Search:
         self.asked = 0
         self.bound = 0
         self._queue: Queue | None = None
-        self._listed: dict[tuple[object, ...], list[Found]] = {}
+        self._listed: Listed = {}
 
     def run(self) -> Result:
         """Search, prove, break ties."""
@@ -102,8 +102,7 @@ class Search:
     def _settle(self, queue: Queue) -> None:
         """What duality settles of the candidates that matter; the queue keeps the rest."""
         self._queue = queue
-        raising = Raising(queue, self.best, self._check_deadline)
-        raising.listed = self._listed
+        raising = Raising(queue, self.best, self._check_deadline, self._listed)
         try:
             raising.run()
         finally:
@@ -116,9 +115,8 @@ class Search:
         plain = [setting for setting in settings if not setting.block_layers]
         if len(plain) in (0, len(settings)):
             return self._all_within()
-        early = Raising(self._all_within(plain), self.best, self._check_deadline)
+        early = Raising(self._all_within(plain), self.best, self._check_deadline, self._listed)
         early.run()
-        self._listed = early.listed
         return self._all_within([setting for setting in settings if setting.block_layers], early.queue.open_pairs())
 
     def _all_within(self, settings: Sequence[Recompute] | None = None, known: Sequence[Pair] = ()) -> Queue:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import groupby
+from typing import TypeAlias
 
 from moeopt.candidate import Candidate
 from moeopt.dual import linear_program, raised, relaxed
@@ -40,17 +41,20 @@ _RUNS = 8
 """Kinds of layers alternate where equal ones stand together in more runs than so many."""
 
 
+Listed: TypeAlias = dict[tuple[object, ...], list[Found]]
+"""Placements by the key of their candidate."""
+
+
 def _alternate(layers: Sequence[LayerKind]) -> bool:
     return sum(1 for _ in groupby(layers)) > _RUNS
 
 
 class Raising:
-    """What duality does for a queue of candidates. `pause` is called now and then, and may raise."""
+    """What duality does for a queue of candidates. `pause` is called now and then, and may raise; `listed` gets every
+    placement within the threshold of the candidates that are settled by listing them."""
 
-    def __init__(self, queue: Queue, best: Best, pause: Callable[[], None]) -> None:
-        self.queue, self.best, self.pause = queue, best, pause
-        self.listed: dict[tuple[object, ...], list[Found]] = {}
-        """Every placement within the threshold of the candidates that were settled by listing them."""
+    def __init__(self, queue: Queue, best: Best, pause: Callable[[], None], listed: Listed) -> None:
+        self.queue, self.best, self.pause, self._listed = queue, best, pause, listed
         self.bound = 0
         """No layout that is still open is below it."""
 
@@ -126,8 +130,10 @@ class Raising:
         """Longer searches for placements of the candidates with the lowest bounds, where kinds of layers alternate, as
         long as they find better layouts."""
         problem = self.best.problem
+        if problem.objective == "peak_memory" or not _alternate(problem.architecture.layers):
+            return
         limit_bytes, tried = self.best.within(None).memory_bytes, set[tuple[object, ...]]()
-        while _alternate(problem.architecture.layers) and problem.objective != "peak_memory":
+        while True:
             self.pause()
             lowest = map(self.queue.candidate, self.queue.lowest(_WANDERERS))
             fresh = [item for item in lowest if item.key not in tried]
@@ -164,6 +170,6 @@ class Raising:
             for found in fitting:
                 self.best.add(found)
             if left.complete:
-                self.listed[left.candidate.key] = fitting
+                self._listed[left.candidate.key] = fitting
         if self.best.threshold != known:
             self.queue.tighten(self.best.limits)

@@ -7,7 +7,7 @@ and counts once where the feature is present.
 from collections.abc import Iterable
 from typing import Literal
 
-from moeopt.accounting.memory.graphs import layer_parts, router_parts
+from moeopt.accounting.memory.graphs import captures_attention, layer_parts, router_parts
 from moeopt.accounting.memory.linears import (
     beside_shapes,
     dense_shapes,
@@ -60,6 +60,7 @@ def present_parts(
     held = where(sizes.pp > 1, 2 * sizes.T * sizes.h, 0)
     gather = where(sizes.sequence_parallel, 2 * sizes.A * sizes.h, 0)
     workspaces = _workspaces(problem, choices, overheads, recipe)
+    passing = _passing_in_mixers(problem, sizes, choices, recipe) if captures_attention(choices) else 0
     return {
         "layer": {
             "dummy weight gradients of attention": dummy["layer"],
@@ -70,7 +71,7 @@ def present_parts(
             ),
             "workspaces of torch": workspaces.torch,
             "output gradient that the schedule holds": held,
-            **layer_parts(sizes, choices, _passing_in_mixers(problem, sizes, choices, recipe)),
+            **layer_parts(sizes, choices, passing),
         },
         "dense": {"dummy weight gradients of dense blocks": dummy["dense"]},
         "moe": {

@@ -25,7 +25,7 @@ Moments = dict[str, Number]
 def transient_bytes(problem: Problem, sizes: Symbols, piece: Piece, choices: Choices, recipe: Recipe) -> Number:
     """The largest moment of one piece."""
     mask = sizes.batch * sizes.s * sizes.s_local if recipe.dataloader_mask else 0
-    return maximum(0 * sizes.T, *moments(problem, sizes, piece, choices, recipe).values(), 0) + mask
+    return maximum(0 * sizes.T, *moments(problem, sizes, piece, choices, recipe).values()) + mask
 
 
 def moments(problem: Problem, sizes: Symbols, piece: Piece, choices: Choices, recipe: Recipe) -> Moments:
