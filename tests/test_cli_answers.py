@@ -4,6 +4,7 @@ import json
 import os
 import stat
 import sys
+from io import StringIO
 from pathlib import Path
 from types import ModuleType
 
@@ -80,10 +81,74 @@ def test_options_reach_the_search(asked):
         "1%",
     ]
     assert run([*SOLVE, *options]) == 0
-    assert asked.calls[0][1] == {
+    given = {name: value for name, value in asked.calls[0][1].items() if name != "proven"}
+    assert given == {
         "top": 3, "time_limit": 120.0, "workers": 4, "seed": 7, "screening": False, "progress": None,
         "certify": True, "gap": "1%", "replay_bound": True,
     }  # fmt: skip
+
+
+@pytest.fixture
+def proven_early(asked, monkeypatch, capsys):
+    """A search that says what is proven before it knows the bound on replays; what had been printed by then."""
+    shown = []
+
+    def solve(_problem, **options):
+        early = answer()
+        early["schedule"] = {**early["schedule"], "lower_bound_ns": 1, "bound_over": "placements"}
+        options["progress"]("optimum proven")
+        options["proven"](early)
+        shown.append(capsys.readouterr().out)
+        options["progress"]("bound on replays")
+        return answer()
+
+    monkeypatch.setattr(asked, "solve", solve)
+    return shown
+
+
+def test_the_layout_is_printed_as_soon_as_it_is_proven(asked, proven_early, capsys):
+    """The text's first part, with the proof, comes before the bound on replays is known; the rest follows, and both
+    together are the text that is printed otherwise."""
+    assert run(SOLVE) == 0
+    rest = capsys.readouterr().out
+    assert "Optimal: no legal layout is faster" in proven_early[0]
+    assert "replayed" in rest
+    assert "replayed" not in proven_early[0]
+    asked.solve = lambda *_, **__: answer()
+    assert run(SOLVE) == 0
+    assert capsys.readouterr().out == proven_early[0] + rest
+
+
+def test_files_and_json_are_written_whole(proven_early, capsys):
+    """What is proven early goes to a person's eyes alone: a file and JSON have the last answer, once."""
+    assert run([*SOLVE, "--format", "json"]) == 0
+    assert (json.loads(capsys.readouterr().out), proven_early[0]) == (answer(), "")
+    assert run([*SOLVE, "-o", "x.txt"]) == 0
+    assert Path("x.txt").read_text().count("Optimal: no legal layout is faster") == 1
+
+
+class Terminal(StringIO):
+    """A stream that says it is one."""
+
+    def isatty(self):
+        return True
+
+
+def test_progress_on_a_terminal_is_one_line_that_is_gone_in_the_end(asked, monkeypatch):
+    """Each text takes the place of the last one, and the line is erased before the answer; nothing ends a line."""
+    asked.answers[:] = [answer(), answer()]
+    erased = "\r\x1b[2K"
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert run(SOLVE) == 0
+    written = sys.stderr.getvalue()
+    assert "screening" in written
+    assert "\n" not in written
+    assert written.endswith(erased)
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    assert run([*SOLVE, "-q"]) == 0
+    assert sys.stderr.getvalue() == ""
 
 
 def test_the_bound_on_replays_can_be_left_out(asked):

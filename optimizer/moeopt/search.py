@@ -1,6 +1,7 @@
 """Solve a problem: screen, find a good layout, then prove with CP-SAT that none is better. Only wiring is here."""
 
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from fractions import Fraction
@@ -12,7 +13,6 @@ from moeopt.problem.base import shown
 from moeopt.problem.problem import Problem, check_problem
 from moeopt.solution import infeasible_answer, solved_answer, unknown_answer
 from moeopt.solving.branch import Result, Search
-from moeopt.solving.certify import Certificate
 from moeopt.solving.certify import certify as prove_replay
 from moeopt.solving.settings import Progress, Settings
 from moeopt.space import gpu_counts
@@ -37,6 +37,7 @@ def solve(
     replay_bound: bool = True,
     certify: bool = False,
     gap: Fraction | float | str = 0,
+    proven: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
     """The best layout of a problem, with its proof, as the contract's JSON object.
 
@@ -47,7 +48,9 @@ def solve(
     some twenty solves, and the bound on the replayed step over the whole problem; `replay_bound` False leaves out that
     bound alone, which takes longer than the proof for deep pipelines. `certify` goes on until a layout is proven to
     have the best replayed step, and returns that one (objective step_time); half of the time limit at most goes to the
-    search before it. With `gap` (a share, or `1%`) it is enough that no layout replays faster by more.
+    search before it. With `gap` (a share, or `1%`) it is enough that no layout replays faster by more. `proven` is
+    called with the answer as soon as its optimum is proven, where the bound on other layouts' replayed steps is still
+    to come and cannot change the layout.
     """
     check_problem(problem)
     if isinstance(top, bool) or not isinstance(top, int) or top < 1:
@@ -71,7 +74,13 @@ def solve(
             full = certify and (result.proven or _over(half))
             if replays and result.proven and progress is not None:
                 progress(f"{PROVEN} after {time.monotonic() - started:.1f} s; now how fast its replay is at best")
-            certificate = _bound_on_replays(search, result, settings, full, enough) if replays else None
+            certificate = None
+            with suppress(KeyboardInterrupt):  # the answer is there without the bound
+                if replays and result.proven and not certify and proven is not None:
+                    proven(solved_answer(problem, result, facts))
+                if replays:
+                    known = [result.best, *result.alternatives]
+                    certificate = prove_replay(search.screening, known, settings, full, enough)
             return solved_answer(problem, result, facts, certificate, by_replay=certify)
         if result.proven:
             reasons = _explained(problem, settings, time_limit) if explained else {}
@@ -105,16 +114,6 @@ def read_gap(given: Any) -> Fraction:
     if isinstance(given, bool) or not isinstance(given, (int, float, Fraction)) or not 0 <= given <= 1:
         raise InputError(f"gap: {shown(given)} is neither a percentage (1%) nor a share from 0 to 1")
     return Fraction(str(given)) if isinstance(given, float) else Fraction(given)
-
-
-def _bound_on_replays(
-    search: Search, result: Result, settings: Settings, full: bool, gap: Fraction
-) -> Certificate | None:
-    """None where the user interrupts: the answer is there without it."""
-    known = [found for found in (result.best, *result.alternatives) if found is not None]
-    with suppress(KeyboardInterrupt):
-        return prove_replay(search.screening, known, settings, full, gap)
-    return None
 
 
 def check_certifiable(problem: Problem) -> None:

@@ -147,7 +147,7 @@ def _suggestion(problem: "Problem", answer: dict[str, Any], options: dict[str, A
     best = solve(
         problem,
         time_limit=None if limit_ns is None else limit_ns / 10**9,
-        progress=None if output.quiet else output.note,
+        progress=output.progress,
     )
     return suggestion(answer, best)
 

@@ -7,13 +7,16 @@ import tempfile
 from collections.abc import Callable, Mapping
 from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from moeopt.errors import InputError
 from moeopt.problem.base import nearest
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    Render: TypeAlias = Callable[[Mapping[str, Any], Console], None]
+    """Prints an answer."""
 
 FORMATS = ("text", "json")
 TEXT_WIDTH = 100
@@ -32,11 +35,19 @@ class Output:
         self.format = _format(options.get("format_"), self.path)
         if self.path is not None:
             _check_writable(self.path, bool(options.get("force")))
+        self._status = Status()
+        self._begun = False
 
     def note(self, text: str) -> None:
         """One line on stderr, unless -q."""
+        self._status.clear()
         if not self.quiet:
             print(text, file=sys.stderr, flush=True)
+
+    @property
+    def progress(self) -> Callable[[str], None] | None:
+        """What tells how far a search is: on a terminal one line, each text in the last one's place; none with -q."""
+        return None if self.quiet else self._status.show if Status.fits() else self.note
 
     def page(self, text: str) -> None:
         """Send off a text that is neither a table nor JSON: a page."""
@@ -46,14 +57,56 @@ class Output:
         else:
             _to_stdout({}, lambda _, console: print(text, end="", file=console.file), "text")
 
-    def emit(self, answer: Mapping[str, Any], render: "Callable[[Mapping[str, Any], Console], None]") -> None:
-        """Send the answer off. Raises InputError where it cannot be written."""
+    def begin(self, answer: Mapping[str, Any], render: "Render") -> None:
+        """Print the first part of an answer's text on stdout while the rest is looked for. (A file and JSON are written
+        whole, later.)"""
+        if self.path is None and self.format == "text":
+            self._status.clear()
+            _to_stdout(answer, render, self.format)
+            self._begun = True
+
+    def emit(self, answer: Mapping[str, Any], render: "Render", rest: "Render | None" = None) -> None:
+        """Send the answer off; the rest of it where `begin` has printed the first part. Raises InputError where it
+        cannot be written."""
+        self._status.clear()
+        render = rest if rest is not None and self._begun else render
         if self.path is not None:
             text = to_json(answer) if self.format == "json" else _text(answer, render)
             _replace(self.path, text)
             self.note(f"wrote {self.path}")
         else:
             _to_stdout(answer, render, self.format)
+
+
+class Status:
+    """One line at the bottom of a terminal, on stderr."""
+
+    def __init__(self) -> None:
+        self._console: Console | None = None
+
+    @staticmethod
+    def fits() -> bool:
+        """Whether stderr is a terminal that can replace a line."""
+        return sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+
+    def show(self, text: str) -> None:
+        """Put a text in the place of the last one."""
+        if self._console is None:
+            from click import get_current_context
+            from rich.console import Console
+
+            self._console = Console(stderr=True, highlight=False)
+            get_current_context().call_on_close(self.clear)
+        self.clear()
+        self._console.print(text, style="dim", end="", markup=False, no_wrap=True, overflow="ellipsis", crop=True)
+
+    def clear(self) -> None:
+        """Leave the line empty."""
+        if self._console is not None:
+            from rich.control import Control
+            from rich.segment import ControlType
+
+            self._console.control(Control(ControlType.CARRIAGE_RETURN, (ControlType.ERASE_IN_LINE, 2)))
 
 
 class SideFile:
@@ -132,7 +185,7 @@ def to_json(answer: Mapping[str, Any]) -> str:
     return json.dumps(answer, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _text(answer: Mapping[str, Any], render: "Callable[[Mapping[str, Any], Console], None]") -> str:
+def _text(answer: Mapping[str, Any], render: "Render") -> str:
     from rich.console import Console
 
     stream = StringIO()
@@ -140,7 +193,7 @@ def _text(answer: Mapping[str, Any], render: "Callable[[Mapping[str, Any], Conso
     return "".join(f"{line.rstrip()}\n" for line in stream.getvalue().splitlines())
 
 
-def _to_stdout(answer: Mapping[str, Any], render: "Callable[[Mapping[str, Any], Console], None]", format_: str) -> None:
+def _to_stdout(answer: Mapping[str, Any], render: "Render", format_: str) -> None:
     try:
         if sys.stdout is None:
             raise InputError("output: standard output is closed")

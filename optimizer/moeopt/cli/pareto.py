@@ -60,7 +60,7 @@ def pareto(**options: Any) -> int:
         workers=positive_integer(options["workers"], "workers", MAX_WORKERS),
         seed=seed_of(options),
         resolution=options["resolution"],
-        progress=None if output.quiet else output.note,
+        progress=output.progress,
     )
     from moeopt.report.frontier import frontier_csv, render_frontier
 

@@ -59,22 +59,39 @@ def solve(**options: Any) -> int:
     problem = read_problem(options)
     from moeopt.search import solve as search
 
-    settings["progress"] = None if output.quiet else output.note
-    bounded = not options["no_replay_bound"]
-    answer = search(problem, certify=options["certify"], gap=options["gap"] or 0, replay_bound=bounded, **settings)
+    settings["progress"] = output.progress
+    answer = search(
+        problem,
+        certify=options["certify"],
+        gap=options["gap"] or 0,
+        replay_bound=not options["no_replay_bound"],
+        proven=lambda answer: output.begin(answer, partial(_render_solution, verbose=output.verbose)),
+        **settings,
+    )
     if given is not None:
         from moeopt.explain.why_not import why_not
 
         answer["why_not"] = why_not(problem, given, answer, **settings)
-    output.emit(answer, partial(_render, verbose=output.verbose))
+    output.emit(answer, partial(_render, verbose=output.verbose), _render_search)
     return EXIT_CODES.get(answer["status"], 0)
 
 
 def _render(answer: Mapping[str, Any], console: "Console", verbose: bool) -> None:
     """As text. What prints it is loaded where it is asked for, after the search: JSON does without."""
-    from moeopt.report.text import render
+    _render_solution(answer, console, verbose)
+    _render_search(answer, console)
 
-    render(answer, console, verbose)
+
+def _render_solution(answer: Mapping[str, Any], console: "Console", verbose: bool) -> None:
+    from moeopt.report.text import render_solution
+
+    render_solution(answer, console, verbose)
+
+
+def _render_search(answer: Mapping[str, Any], console: "Console") -> None:
+    from moeopt.report.text import render_search
+
+    render_search(answer, console)
 
 
 def time_limit_seconds(options: dict[str, Any]) -> float | None:

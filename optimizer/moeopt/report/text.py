@@ -14,7 +14,7 @@ from moeopt.report.activations import render_kept_tensors
 from moeopt.report.layouts import render_alternatives, render_layout
 from moeopt.report.memory import render_memory
 from moeopt.report.proof import render_explanation, render_proof
-from moeopt.report.times import render_step_time
+from moeopt.report.times import render_replay, render_step_time
 from moeopt.report.why_not import render_why_not
 from moeopt.units import format_bytes, format_count
 
@@ -26,23 +26,30 @@ def render(answer: Answer, console: Console, verbose: bool = False) -> None:
 
     `verbose` adds every rule that holds, with its numbers.
     """
+    render_solution(answer, console, verbose)
+    render_search(answer, console)
+
+
+def render_solution(answer: Answer, console: Console, verbose: bool = False) -> None:
+    """What was asked and, where there is one, the layout with its memory, its time and the proof: all that is known
+    before a search looks for what replays faster."""
     render_headline(answer, console)
     render_claims(answer, console)
+    if answer.get("layout"):
+        render_gpus(answer, console)
+        render_rules(answer, console, verbose)
+        render_layout(answer, console)
+        render_memory(answer, console)
+        render_kept_tensors(answer, console)
+        render_step_time(answer, console)
+    render_proof(answer, console)
+
+
+def render_search(answer: Answer, console: Console) -> None:
+    """The replayed step beside those of other layouts, and the runners-up; or why there is no layout."""
     if answer["status"] == "infeasible":
         render_explanation(answer, console)
-        render_why_not(answer, console)
-        return
-    if answer["status"] == "unknown" or not answer.get("layout"):
-        render_proof(answer, console)
-        render_why_not(answer, console)
-        return
-    render_gpus(answer, console)
-    render_rules(answer, console, verbose)
-    render_layout(answer, console)
-    render_memory(answer, console)
-    render_kept_tensors(answer, console)
-    render_step_time(answer, console)
-    render_proof(answer, console)
+    render_replay(answer, console)
     render_alternatives(answer, console)
     render_why_not(answer, console)
 

@@ -38,12 +38,6 @@ def render_step_time(answer: Mapping[str, Any], console: Console) -> None:
         console.print(f"  {cost_text(answer['cost'])}")
     for reason in (time.get("range") or {}).get("reasons", ()):
         console.print(Padding(f"wider range: {escape(reason)}", (0, 0, 0, 2)))
-    _render_schedule(answer.get("schedule"), console)
-    for name, text in _OTHERS.items():
-        if answer.get(name):
-            other = answer[name]
-            text = text.format(*(format_ns(other[time]) for time in ("step_time_ns", "simulated_ns")))
-            console.print(Padding(escape(f"{text}, {other['layout']['pipeline_layout']}"), (0, 0, 0, 2)))
 
 
 def cost_text(cost: Mapping[str, Any]) -> str:
@@ -85,6 +79,16 @@ _OTHERS = {
     "replays_faster": "met on the way: {} by the ledger, but {} replayed (--certify looks for the best of these)",
 }
 """What is said of another layout of an answer: its step by the ledger, and replayed."""
+
+
+def render_replay(answer: Mapping[str, Any], console: Console) -> None:
+    """The replayed step with the bound on all others, and a layout that replays otherwise than the ledger says."""
+    _render_schedule(answer.get("schedule"), console)
+    for name, text in _OTHERS.items():
+        if answer.get(name):
+            other = answer[name]
+            text = text.format(*(format_ns(other[time]) for time in ("step_time_ns", "simulated_ns")))
+            console.print(Padding(escape(f"{text}, {other['layout']['pipeline_layout']}"), (0, 0, 0, 2)))
 
 
 def _render_schedule(schedule: Mapping[str, Any] | None, console: Console) -> None:
