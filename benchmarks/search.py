@@ -1,7 +1,9 @@
-"""What the search shows, in one run: `python benchmarks/search.py [--sections space laws strings even gaps]`.
+"""What the search shows, in one run: `python benchmarks/search.py [--sections space seconds laws random …]`.
 
     space     how many layouts the search decides among, counted
+    seconds   until their optimum is proven, and what trying every even split would take, extrapolated
     laws      the schedule's laws on random schedules, counted
+    random    optimum, frontier and conflicts of random problems against enumeration, counted
     strings   DeepSeek-V3's hand-written pipeline layouts beside ours, under the same evaluation
     even      the joint optimum beside the best even-split layout, for published trainings
     gaps      the replayed gap of the default solve, and what --certify makes of it
@@ -18,6 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import solve as timing
 from even_split import best_even
 from moeopt.candidate import Candidate
 from moeopt.layout import Layout
@@ -29,6 +32,7 @@ from moeopt.search import solve
 from moeopt.solving.incumbent import Found
 from moeopt.solving.replayed import Replayed
 from moeopt.solving.settings import ENGINE
+from random_laws import check_random
 from replay_laws import check_laws
 from space_count import count as count_space
 
@@ -222,12 +226,48 @@ def space_section(gpus: Sequence[int]) -> list[str]:
     return [*lines, ""]
 
 
+AIMS = {512: 1.5, 16_384: 2.5, 131_072: 5.0}
+"""Seconds to the proof that are asked for, by GPUs; below 500 MB."""
+
+
+def seconds_section(limit: float, repeat: int, seed: int) -> list[str]:
+    """DeepSeek-V3: the process until its proof, and enumeration's rate."""
+    options = argparse.Namespace(time_limit=limit, workers=os.cpu_count() or 1, repeat=repeat, sample=3.0, seed=seed)
+    aims = ", ".join(f"{seconds:g} s at {gpus:,}" for gpus, seconds in AIMS.items())
+    lines = [
+        "## Seconds to the proof, and what enumeration would take",
+        "",
+        f"H100, 4,096 tokens, bf16; the median of {repeat} runs of the process `moeopt solve`, imports included.",
+        f"Proven: the layout is printed then (aim: {aims}, below 500 MB);",
+        "the rest of the process bounds how fast other layouts replay. Even-split layouts: one placement of each",
+        "candidate, judged one by one for 3 s on one core; all of them at that rate, which is an extrapolation",
+        "([solve.md](solve.md) has more rows and says more).",
+        "",
+        f"| {' | '.join(timing.HEADER)} |",
+        "|---|---:|---:|---|" + "---:|" * (len(timing.HEADER) - 4),
+    ]
+    for gpus in AIMS:
+        lines.append(timing.measure("deepseek-v3", gpus, options).text)
+        print(lines[-1], flush=True)
+    return [*lines, ""]
+
+
+def random_section(share: float) -> list[str]:
+    """Counted laws on random problems."""
+    head = ["## Random problems against enumeration", "", "Broken: blocks of problems.", ""]
+    lines = check_random(share)
+    print("\n".join(lines), flush=True)
+    return [*head, "| law | problems | broken |", "|---|---:|---:|", *lines, ""]
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the sections and write the page."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    every = ("space", "laws", "strings", "even", "gaps")
+    every = ("space", "seconds", "laws", "random", "strings", "even", "gaps")
     parser.add_argument("--sections", nargs="+", choices=every, default=every)
     parser.add_argument("--schedules", type=int, default=3000)
+    parser.add_argument("--share", type=float, default=1.0, help="of the random problems, the first ones")
+    parser.add_argument("--repeat", type=int, default=3, help="runs of a proof whose median counts")
     parser.add_argument("--trainings", nargs="+", default=TRAININGS)
     parser.add_argument("--time-limit", type=float, default=60.0, help="seconds for each solve")
     parser.add_argument("--seed", type=int, default=0)
@@ -243,6 +283,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ]
     sections = {
         "space": lambda: space_section((512, 2048)),
+        "seconds": lambda: seconds_section(options.time_limit, options.repeat, options.seed),
+        "random": lambda: random_section(options.share),
         "laws": lambda: laws_section(options.schedules, options.seed),
         "strings": lambda: strings_section(options.time_limit),
         "even": lambda: even_section(options.trainings, options.time_limit),
