@@ -8,28 +8,17 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from moeopt.problem.base import MAX_LAYERS, Input, Layers, Name, NonNegative, Positive
-from moeopt.problem.layer_kind import HYBRID_SYMBOLS, Block, LayerKind, hybrid_kind
+from moeopt.problem.dimensions import check_dimensions
+from moeopt.problem.layer_kind import Block, LayerKind, hybrid_kind
 from moeopt.problem.rope import PositiveFloat, RopeScaling
 
 LayerPattern = tuple[Annotated[int, Field(strict=True, ge=0, le=1)], ...]
 """One 0 or 1 a layer."""
 
 
-DELTA_NET_FIELDS = (
-    "linear_num_key_heads",
-    "linear_num_value_heads",
-    "linear_key_head_dim",
-    "linear_value_head_dim",
-    "linear_conv_kernel_dim",
-)
-"""What a gated delta net is sized by."""
-INDEX_FIELDS = ("index_topk", "index_n_heads", "index_head_dim")
-"""What the indexer of sparse attention is sized by."""
 FLASH_MLA_HEADS = 64
 """Heads that the kernels of sparse attention take at least
 (megatron/core/transformer/experimental_attention_variant/dsa_cudnn_kernels.py:348-388)."""
-MAMBA_FIELDS = ("mamba_num_heads", "mamba_head_dim", "mamba_num_groups", "mamba_state_dim")
-"""What a Mamba-2 layer is sized by."""
 MAMBA_CONV, MAMBA_CHUNK = 4, 128
 """Taps of its convolution, and tokens that its scan treats at once: constants of Megatron's (megatron/core/ssm/
 mamba_mixer.py:179, 194), which no argument changes."""
@@ -189,100 +178,8 @@ class Architecture(Input):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Architecture":
-        heads, groups = self.num_attention_heads, self.num_key_value_heads
-        if not self.is_mla and heads % groups:
-            raise ValueError(
-                f"num_attention_heads {heads} is not a multiple of num_key_value_heads {groups}: {heads} % {groups} "
-                f"= {heads % groups}"
-            )
-        if self.is_mla and not (self.qk_nope_head_dim + self.qk_rope_head_dim and self.v_head_dim):
-            raise ValueError("kv_lora_rank needs qk_nope_head_dim, qk_rope_head_dim and v_head_dim (MLA)")
-        if self.num_experts_per_tok > self.num_experts:
-            raise ValueError(
-                f"num_experts_per_tok {self.num_experts_per_tok} is above num_experts {self.num_experts}: a token "
-                "cannot visit more experts than there are"
-            )
-        if self.num_experts and not (self.num_experts_per_tok and self.moe_intermediate_size):
-            raise ValueError(
-                f"num_experts {self.num_experts} needs num_experts_per_tok and moe_intermediate_size above 0"
-            )
-        for field in ("moe_layer_freq", "window_pattern", "linear_attention_pattern"):
-            pattern = getattr(self, field)
-            if isinstance(pattern, tuple) and len(pattern) != self.num_hidden_layers:
-                raise ValueError(
-                    f"{field} has {len(pattern)} entries and num_hidden_layers is {self.num_hidden_layers}"
-                )
-        self._check_delta_net()
-        self._check_indexer()
-        self._check_hybrid()
-        if any(kind.ffn == "dense" for kind in self.layers) and not self.intermediate_size:
-            raise ValueError("intermediate_size is 0 and the architecture has dense layers")
-        if self.moe_latent_size and not self.num_experts:
-            raise ValueError(f"moe_latent_size {self.moe_latent_size} needs num_experts above 0")
-        if self.n_group and self.num_experts % self.n_group:
-            raise ValueError(f"num_experts {self.num_experts} is not a multiple of n_group {self.n_group}")
-        if self.position_embedding == "learned" and not self.max_position_embeddings:
-            raise ValueError("position_embedding learned needs max_position_embeddings (its rows)")
+        check_dimensions(self)
         return self
-
-    def _check_delta_net(self) -> None:
-        if not self.has_delta_net:
-            return
-        for field in DELTA_NET_FIELDS:
-            if not getattr(self, field):
-                raise ValueError(f"linear_attention_pattern has a 1 and needs {field} above 0")
-        keys, values = self.linear_num_key_heads, self.linear_num_value_heads
-        if values % keys:
-            raise ValueError(
-                f"linear_num_value_heads {values} is not a multiple of linear_num_key_heads {keys}: {values} % {keys} "
-                f"= {values % keys}"
-            )
-
-    def _check_indexer(self) -> None:
-        if not self.has_indexer:
-            return
-        for field in ("kv_lora_rank", "q_lora_rank", *INDEX_FIELDS):
-            if not getattr(self, field):
-                raise ValueError(f"index_topk needs {field} above 0: an indexer reads the latents of MLA")
-        if self.index_head_dim < self.qk_rope_head_dim:
-            raise ValueError(
-                f"index_head_dim {self.index_head_dim} is below its rotated part, qk_rope_head_dim "
-                f"{self.qk_rope_head_dim}"
-            )
-
-    def _check_hybrid(self) -> None:
-        pattern = self.hybrid_pattern
-        if pattern is None:
-            if self.mtp_hybrid_pattern is not None:
-                raise ValueError("mtp_hybrid_pattern needs hybrid_pattern: other MTP modules copy the last layer")
-            return
-        if len(pattern) != self.num_hidden_layers:
-            raise ValueError(
-                f"hybrid_pattern has {len(pattern)} symbols and num_hidden_layers is {self.num_hidden_layers}"
-            )
-        wrong = next((symbol for symbol in pattern if symbol not in HYBRID_SYMBOLS), None)
-        if wrong is not None:
-            raise ValueError(f"hybrid_pattern: {wrong!r} is none of {', '.join(HYBRID_SYMBOLS)}")
-        for field in MAMBA_FIELDS if "M" in pattern else ():
-            if not getattr(self, field):
-                raise ValueError(f"hybrid_pattern has an M and needs {field} above 0")
-        if "M" in pattern and self.mamba_num_heads % self.mamba_num_groups:
-            raise ValueError(
-                f"mamba_num_heads {self.mamba_num_heads} is not a multiple of mamba_num_groups {self.mamba_num_groups}"
-            )
-        if "E" in pattern and not self.num_experts:
-            raise ValueError("hybrid_pattern has an E and needs num_experts above 0")
-        for symbol in self.mtp_hybrid_pattern or "":
-            if symbol not in pattern:
-                raise ValueError(f"mtp_hybrid_pattern: {symbol!r} is no layer of hybrid_pattern")
-        if self.num_nextn_predict_layers and not self.mtp_hybrid_pattern:
-            raise ValueError("num_nextn_predict_layers of a hybrid needs mtp_hybrid_pattern, the layers of a module")
-        others = ("window_pattern", "linear_attention_pattern", "kv_lora_rank")
-        for field in (*others, "first_k_dense_replace", "sliding_window", "attention_output_gate"):
-            if getattr(self, field):
-                raise ValueError(f"hybrid_pattern excludes {field}: layers of a hybrid are counted without it")
-        if self.moe_layer_freq != 1:
-            raise ValueError("hybrid_pattern excludes moe_layer_freq: its E are the layers with experts")
 
     @property
     def is_hybrid(self) -> bool:

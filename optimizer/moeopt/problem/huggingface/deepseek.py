@@ -1,8 +1,8 @@
 """DeepSeek's families, and those whose experts are as theirs: GLM, dots.llm1, Solar, Mistral 4, Ling, Sarvam."""
 
 from moeopt.errors import InputError
-from moeopt.problem.architecture import INDEX_FIELDS
 from moeopt.problem.base import shown
+from moeopt.problem.dimensions import INDEX_FIELDS
 from moeopt.problem.huggingface.common import (
     WINDOWED,
     Fields,

@@ -1,7 +1,7 @@
 """Qwen's Mixture-of-Experts families, and those that are built of their parts."""
 
 from moeopt.errors import InputError
-from moeopt.problem.architecture import DELTA_NET_FIELDS
+from moeopt.problem.dimensions import DELTA_NET_FIELDS
 from moeopt.problem.huggingface.common import (
     Fields,
     attention_biases,

@@ -1,7 +1,7 @@
 """Megatron-LM's arguments -> fields: architecture, workload and layout, and the list of what was understood."""
 
 from moeopt.errors import InputError
-from moeopt.problem.architecture import DELTA_NET_FIELDS
+from moeopt.problem.dimensions import DELTA_NET_FIELDS
 from moeopt.readers.flags import Flags
 from moeopt.readers.megatron.architecture import read_architecture
 from moeopt.readers.megatron.attention import INDEXER

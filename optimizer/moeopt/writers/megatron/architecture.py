@@ -5,7 +5,8 @@ Megatron-Core cannot build is refused with the field named. Not part of an Archi
 script: initialisation, loss coefficients.
 """
 
-from moeopt.problem.architecture import DELTA_NET_FIELDS, MAMBA_FIELDS, Architecture
+from moeopt.problem.architecture import Architecture
+from moeopt.problem.dimensions import DELTA_NET_FIELDS, MAMBA_FIELDS
 from moeopt.problem.problem import Problem
 from moeopt.writers.megatron import constants
 from moeopt.writers.patterns import pattern
