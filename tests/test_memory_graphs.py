@@ -1,16 +1,19 @@
-"""What CUDA graphs hold: static inputs, gradients of outputs, a pool of their own, the driver's nodes."""
+"""What CUDA graphs hold: static inputs, gradients of outputs, a pool of their own, launches and the driver's nodes."""
 
 from typing import Any
 
 import pytest
 
 from memory_problems import DEEPSEEK_V3, QWEN3_30B, degrees, problem
+from moeopt.accounting.launches import DENSE_LAUNCHES, ROUTER_LAUNCHES, captured_launches, launches, moe_launches
 from moeopt.accounting.memory.activations import layer_ffn
 from moeopt.accounting.memory.overhead import default_overheads, graph_launches, overhead_parts
 from moeopt.accounting.memory.recipe import DEFAULT_RECIPE
 from moeopt.accounting.memory.symbols import symbols
 from moeopt.accounting.memory.terms import memory_terms
 from moeopt.accounting.memory.transients import block_moments, mixer_moments
+from moeopt.accounting.time.efficiency import rates
+from moeopt.accounting.time.host import host_ns
 from moeopt.layout import Choices
 from moeopt.problem.layer_kind import LayerKind
 
@@ -72,10 +75,36 @@ def test_layers_are_captured_for_every_micro_batch_of_a_pipeline(pp: int, overla
     once = graph_launches(asked, degrees(**{**AT, "pp": 1, "dp": 32, "num_microbatches": 1}), chosen)
     assert abs(graph_launches(asked, at, chosen) * pp - once * times) < pp * times
     whole = graph_launches(asked, at, _choices("full_iteration"))
-    assert (
-        abs(whole * 45 - graph_launches(asked, at, _choices("attention", overlap={"ep_all_to_all": True})) * 100) < 200
-    )
+    layer = asked, at, chosen, asked.architecture.layers[0], False
+    every = graph_launches(asked, at, _choices("attention", overlap={"ep_all_to_all": True}))
+    assert abs(whole * captured_launches(*layer) - every * launches(*layer)) < 2 * launches(*layer)
     table = default_overheads()
     parts = overhead_parts(asked, at, chosen, table)
     assert parts["nodes of CUDA graphs (attention)"] == graph_launches(asked, at, chosen) * table.graph_launch_bytes
     assert overhead_parts(asked, at, _choices("none"), table)["nodes of CUDA graphs (none)"] == 0
+
+
+GRAPHS = ("none", "router", "attention", "full_iteration")
+
+
+@pytest.mark.parametrize(
+    "kind", [LayerKind("moe"), LayerKind("dense"), LayerKind("none", mixer="mamba"), LayerKind("moe", mixer="none")]
+)
+def test_graphs_hold_the_launches_of_what_they_capture(kind: LayerKind) -> None:
+    """Of a layer's launches graphs of routers hold the router's where there are experts, those of attention also all of
+    its mixer's (and none of a dense block's), one of the iteration all; the host starts what is left, so each mode
+    leaves no more than the one before."""
+    asked, at = problem(QWEN3_30B), degrees(**AT)
+    held = [captured_launches(asked, at, _choices(name), kind, False) for name in GRAPHS]
+    whole = launches(asked, at, _choices("none"), kind, False)
+    router = ROUTER_LAUNCHES if kind.ffn == "moe" else 0
+    block = (
+        moe_launches(asked, at, _choices("none"), False)
+        if kind.ffn == "moe"
+        else DENSE_LAUNCHES * (kind.ffn == "dense")
+    )
+    assert held == [0, router, whole - block + router, whole]
+    assert sorted(held) == held
+    left = [host_ns(asked, at, _choices(name), rates(asked), kind) for name in GRAPHS]
+    each = rates(asked).efficiency.launch_ns.x86
+    assert left == [(whole - count) * each for count in held]

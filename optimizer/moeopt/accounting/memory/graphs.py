@@ -14,22 +14,13 @@ What the driver holds for the nodes of graphs is part of the overhead. Whole ite
 this. Ignored: what passes in a captured router.
 """
 
+from moeopt.accounting.launches import captures_attention, captures_router
 from moeopt.accounting.memory.symbols import Symbols
 from moeopt.accounting.memory.tensors import TensorBytes, tensor
 from moeopt.arithmetic import Number, where
 from moeopt.layout import Choices
 from moeopt.problem.layer_kind import LayerKind
 from moeopt.problem.problem import Problem
-
-
-def captures_attention(choices: Choices) -> bool:
-    """Whether attention runs inside graphs of layers."""
-    return choices.cuda_graphs == "attention"
-
-
-def captures_router(choices: Choices) -> bool:
-    """Whether the router does."""
-    return choices.cuda_graphs in ("router", "attention")
 
 
 def static_inputs(sizes: Symbols, kind: LayerKind, choices: Choices) -> list[TensorBytes]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from moeopt.accounting.launches import GRAPH_PERCENT, launches
+from moeopt.accounting.launches import captured_launches
 from moeopt.arithmetic import Number, ceil_div, where
 from moeopt.errors import InputError
 from moeopt.layout import Choices, Degrees
@@ -98,18 +98,17 @@ def graph_launches(problem: Problem, degrees: Degrees, choices: Choices) -> Numb
     """Launches that CUDA graphs hold on a GPU with its share of the layers. Layers are captured for every micro-batch
     of a step where pp > 1 or the expert all-to-all is overlapped, else once (megatron/core/transformer/cuda_graphs.py,
     _get_cuda_graph_input_data); a whole iteration is captured as it is."""
-    captured = 100 - GRAPH_PERCENT[choices.cuda_graphs]
-    if not captured:
+    if choices.cuda_graphs == "none":
         return 0
     architecture, quantized = problem.architecture, problem.workload.format.quantized
     layers: Number = 0
     for kind, count in architecture.layers_of_kind.items():
-        layers = layers + count * launches(problem, degrees, choices, kind, quantized)
+        layers = layers + count * captured_launches(problem, degrees, choices, kind, quantized)
     for kind in architecture.mtp_kinds:
-        layers = layers + problem.mtp_layers * launches(problem, degrees, choices, kind, quantized)
+        layers = layers + problem.mtp_layers * captured_launches(problem, degrees, choices, kind, quantized)
     every = choices.cuda_graphs == "full_iteration" or choices.overlap.ep_all_to_all
     times = degrees.num_microbatches if every else where(degrees.pp > 1, degrees.num_microbatches, 1)
-    return ceil_div(layers * times * captured, 100 * degrees.pp)
+    return ceil_div(layers * times, degrees.pp)
 
 
 def overhead_bytes(problem: Problem, degrees: Degrees, choices: Choices, overheads: Overheads) -> Number:

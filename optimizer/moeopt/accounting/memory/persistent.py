@@ -7,7 +7,8 @@ and counts once where the feature is present.
 from collections.abc import Iterable
 from typing import Literal
 
-from moeopt.accounting.memory.graphs import captures_attention, layer_parts, router_parts
+from moeopt.accounting.launches import captures_attention
+from moeopt.accounting.memory.graphs import layer_parts, router_parts
 from moeopt.accounting.memory.linears import (
     beside_shapes,
     dense_shapes,

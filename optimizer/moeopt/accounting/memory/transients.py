@@ -7,8 +7,9 @@ of the MoE forward pass, the first dense block of the backward pass, the head's 
 
 from collections.abc import Sequence
 
+from moeopt.accounting.launches import captures_attention
 from moeopt.accounting.memory.activations import layer_attention, layer_ffn, unit_layers, without_recompute
-from moeopt.accounting.memory.graphs import captures_attention, static_inputs
+from moeopt.accounting.memory.graphs import static_inputs
 from moeopt.accounting.memory.recipe import Recipe
 from moeopt.accounting.memory.symbols import Symbols
 from moeopt.accounting.memory.tensors import TensorBytes, on_gpu, total

@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 
-from moeopt.accounting.launches import GRAPH_PERCENT, launches
+from moeopt.accounting.launches import captured_launches, launches
 from moeopt.accounting.time.efficiency import Rates
 from moeopt.arithmetic import Number, ceil_div, is_column
 from moeopt.layout import Choices, Degrees
@@ -16,18 +16,18 @@ from moeopt.problem.layer_kind import LayerKind
 from moeopt.problem.problem import Problem
 
 
-def launched_ns(count: Number, problem: Problem, choices: Choices, rates: Rates, moe: bool) -> Number:
-    """Host time of launch-equivalents in a layer. Halved where tokens are dropped and padded to capacity: no count is
-    read back (assumed from the token-drop rows of Megatron-Bridge 25.09)."""
+def launched_ns(count: Number, problem: Problem, rates: Rates, moe: bool) -> Number:
+    """Host time of launch-equivalents in a layer that no graph holds. Halved where tokens are dropped and padded to
+    capacity: no count is read back (assumed from the token-drop rows of Megatron-Bridge 25.09)."""
     each: int = getattr(rates.efficiency.launch_ns, problem.cluster.host)
     padded = moe and problem.workload.routing.capacity_factor is not None
-    return ceil_div(count * (each * GRAPH_PERCENT[choices.cuda_graphs]), 200 if padded else 100)
+    return ceil_div(count * each, 2 if padded else 1)
 
 
 def host_ns(problem: Problem, degrees: Degrees, choices: Choices, rates: Rates, kind: LayerKind) -> Number:
     """Host time of a layer, forward and backward, nothing recomputed."""
-    count = launches(problem, degrees, choices, kind, rates.format.quantized)
-    return launched_ns(count, problem, choices, rates, kind.ffn == "moe")
+    layer = (problem, degrees, choices, kind, rates.format.quantized)
+    return launched_ns(launches(*layer) - captured_launches(*layer), problem, rates, kind.ffn == "moe")
 
 
 def exposed_host_ns(gpu_ns: Number, host: Number) -> Number:
