@@ -21,6 +21,7 @@ def check_random(share: float = 1.0) -> list[str]:
 
 
 def _check(module: str, test: str, share: float) -> tuple[int, int]:
+    """Problems tried, and blocks of them that did not pass. Raises RuntimeError where pytest could not run them."""
     sys.path.insert(0, str(ROOT / "tests"))
     listed = import_module(module)
     firsts = range(0, len(listed.SEEDS), listed.BATCH)

@@ -63,6 +63,8 @@ RECOMPUTES: tuple[dict[str, Any], ...] = (
     {"granularity": "full"},
 )
 """The recipe's own and what a user would try next; the first under which the hand-written layout fits."""
+AIMS = {512: 1.5, 16_384: 2.5, 131_072: 5.0}
+"""Seconds to the proof that are asked for, by GPUs; below 500 MB."""
 DEGREES = {"tp": 2, "cp": 1, "ep": 64, "etp": 1, "micro_batch_size": 1, "dispatcher": "deepep"}
 """The recipe's degrees on 1,024 H100 (tensor 2, expert 64), with its flexible dispatcher."""
 GIB = 2**30
@@ -224,10 +226,6 @@ def space_section(gpus: Sequence[int]) -> list[str]:
         lines.append(f"| {count:,} | {candidates:,} | {layouts:,} |")
         print(lines[-1], flush=True)
     return [*lines, ""]
-
-
-AIMS = {512: 1.5, 16_384: 2.5, 131_072: 5.0}
-"""Seconds to the proof that are asked for, by GPUs; below 500 MB."""
 
 
 def seconds_section(limit: float, repeat: int, seed: int) -> list[str]:

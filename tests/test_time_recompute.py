@@ -5,8 +5,11 @@ from itertools import combinations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from moeopt.accounting.launches import ROUTER_LAUNCHES, moe_launches
 from moeopt.accounting.memory.terms import memory_terms
 from moeopt.accounting.pieces import Recomputed
+from moeopt.accounting.time.efficiency import rates
+from moeopt.accounting.time.host import exposed_host_ns
 from moeopt.accounting.time.recompute import effective
 from moeopt.accounting.time.terms import TimeTerms, added_ns, time_terms
 from moeopt.layout import RECOMPUTE_MODULES, Choices, Degrees, Recompute
@@ -100,6 +103,25 @@ def test_recomputing_a_module_takes_about_its_forward() -> None:
     core = graphed.forward_parts["attention"][kind]
     assert graphed.recompute_ns["core_attn"][kind] == core
     assert core < eager.recompute_ns["core_attn"][kind] < core + 2 * 29_000
+
+
+def test_recomputing_what_graphs_hold_launches_nothing() -> None:
+    """Under graphs of attention modules inside it are repeated in the time of the GPU; experts, which no graph holds,
+    as without graphs, with all that the router launches besides, as none is captured beside `moe`."""
+    asked, row = problem("deepseek-v3", "b200", gpus=64), degrees(gpus=64, ep=8)
+    kind = asked.architecture.kinds[-1]
+    graphed, held, eager = (
+        time_terms(asked, row, Choices(cuda_graphs=graphs)).recompute_ns
+        for graphs in ("full_iteration", "attention", "none")
+    )
+    for module in ("core_attn", "layernorm", "mla_up_proj"):
+        assert held[module][kind] == graphed[module][kind] < eager[module][kind]
+    for module in ("moe_act", "shared_experts"):
+        assert held[module][kind] == eager[module][kind] > graphed[module][kind]
+    gpu = graphed["moe"][kind]
+    each, fixed = rates(asked).efficiency.launch_ns.x86, moe_launches(asked, row, Choices(), False)
+    launched = (-(-fixed // 2) + ROUTER_LAUNCHES) * each
+    assert held["moe"][kind] == gpu + exposed_host_ns(gpu, launched) > eager["moe"][kind]
 
 
 @settings(max_examples=60, deadline=None)

@@ -78,8 +78,9 @@ def solve(**options: Any) -> int:
 
 def _render(answer: Mapping[str, Any], console: "Console", verbose: bool) -> None:
     """As text. What prints it is loaded where it is asked for, after the search: JSON does without."""
-    _render_solution(answer, console, verbose)
-    _render_search(answer, console)
+    from moeopt.report.text import render
+
+    render(answer, console, verbose)
 
 
 def _render_solution(answer: Mapping[str, Any], console: "Console", verbose: bool) -> None:

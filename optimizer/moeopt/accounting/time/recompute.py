@@ -45,13 +45,15 @@ def effective(recompute: Recompute) -> tuple[RecomputeModule, ...]:
 
 
 def repeat_launches(scene: Scene, module: RecomputeModule) -> Number:
-    """Launch-equivalents of repeating a module's forward that no CUDA graph holds."""
+    """Launch-equivalents of repeating a module's forward that no CUDA graph holds; of `moe` also those that graphs
+    would hold without it."""
     choices = scene.choices
     if choices.cuda_graphs == "full_iteration" or (module in _WITH_ATTENTION and captures_attention(choices)):
         return 0
     if module == "moe":
         both = moe_launches(scene.problem, scene.degrees, choices, scene.rates.format.quantized)
-        return ceil_div(both - (ROUTER_LAUNCHES if captures_router(choices) else 0), 2)
+        # Beside it no router may be captured (frameworks: cuda_graphs router without recompute module moe).
+        return ceil_div(both, 2) + (ROUTER_LAUNCHES if captures_router(choices) else 0)
     if module == "core_attn" and scene.problem.architecture.has_indexer:
         return ceil_div(SPARSE_LAUNCHES, 2)
     return REPEATED_LAUNCHES[module]
