@@ -94,7 +94,7 @@ def test_what_the_scaled_model_settles_is_as_enumeration_says(first: int, monkey
         proven.append((descent := descend(*given, known=known)).proven)
         return descent
 
-    for name in ("_SAMPLES", "_ROUNDS", "_FURTHER"):
+    for name in ("_ROUNDS", "_FURTHER"):
         monkeypatch.setattr(f"moeopt.solving.raising.{name}", ())
     monkeypatch.setattr("moeopt.cpsat.proof.descend", counted)
     for seed in SEEDS[first : first + BATCH]:
@@ -117,8 +117,7 @@ def test_what_the_smaller_models_leave_is_as_enumeration_says(first: int, monkey
         solve_one(proof, candidate)
 
     solve_one = Proof._solve
-    for name in ("_SAMPLES", "_ROUNDS"):
-        monkeypatch.setattr(f"moeopt.solving.raising.{name}", ())
+    monkeypatch.setattr("moeopt.solving.raising._ROUNDS", ())
     for module in ("moeopt.solving.raising", "moeopt.cpsat.proof"):
         monkeypatch.setattr(f"{module}.FEW", 0)
     monkeypatch.setattr(Raising, "further", further)
@@ -141,7 +140,6 @@ def test_linear_programs_change_no_optimum(first: int, monkeypatch: pytest.Monke
 
     relax = Raising._relax
     monkeypatch.setattr(Raising, "_relax", counted)
-    monkeypatch.setattr("moeopt.solving.raising._SAMPLES", ())
     monkeypatch.setattr("moeopt.solving.raising._ROUNDS", (2, 12))
     monkeypatch.setattr("moeopt.solving.raising.FEW", 0)
     monkeypatch.setattr(Raising, "_is_tight", property(lambda raising: len(raising.queue) > 0))

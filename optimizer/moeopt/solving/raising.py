@@ -14,11 +14,9 @@ from moeopt.solving.queue import Queue
 
 _OF_EACH_LENGTH = 2
 """Candidates of the lowest bounds of each pipeline length that are placed first."""
-_LOWEST = 96
-"""Placements are first looked for with some rounds of duality, of one base time each, for so many candidates of lowest
-bound, and some at each fill level of memory ..."""
-_SAMPLES = ((3, 16, 40), (8, 16, 40), (3, 256, 600))
-"""... time after time: rounds, candidates at each level, and how many must be left for it to be worth it."""
+_MANY, _SAMPLED, _LOWEST, _FILLED = 600, 3, 96, 256
+"""Where more candidates than this are left, placements are first looked for with so many rounds of duality, of one base
+time each, for so many candidates of lowest bound, and so many at each fill level of memory."""
 _FAR = 45
 """With candidates left then, times how far the best layout is above the lowest bound (300 candidates and 15 %), above
 this, memory is tight and duality meets few placements that fit ..."""
@@ -61,9 +59,8 @@ class Raising:
     def run(self) -> None:
         """Settle what can be settled; the queue keeps the rest."""
         self._by_length()
-        for rounds, filled, least in _SAMPLES:
-            if len(self.queue) > least:
-                self._sample(rounds, filled)
+        if len(self.queue) > _MANY:
+            self._sample()
         self._place()
         if self._is_tight:
             self._relax()
@@ -96,11 +93,12 @@ class Raising:
         lowest = self.queue.lowest_by_length(limit_bytes, _OF_EACH_LENGTH)
         self._bettered([self.queue.candidate(at) for at in lowest], limit_bytes)
 
-    def _sample(self, rounds: int, filled: int) -> None:
+    def _sample(self) -> None:
+        """Placements that duality proposes for some of many candidates."""
         self.pause()
         memory = self.best.within(None).memory_bytes
-        picked = self.queue.sampled(memory, _LOWEST, filled)
-        for candidate, pipeline in self.queue.placements(sorted(picked), self.best.limits, rounds):
+        picked = self.queue.sampled(memory, _LOWEST, _FILLED)
+        for candidate, pipeline in self.queue.placements(sorted(picked), self.best.limits, _SAMPLED):
             self.best.add(self.best.judged(candidate, pipeline))
         self.queue.tighten(self.best.limits)
 
