@@ -227,6 +227,11 @@ def test_muon_is_read_with_its_sharding(
         ({"moe_layer_recompute": ""}, "--moe-layer-recompute", "--recompute-modules moe"),
         ({"moe_ffn_hidden_size": None}, "--moe-ffn-hidden-size", "6144"),
         ({"external_cuda_graph": ""}, "--external-cuda-graph", "--cuda-graph-impl transformer_engine"),
+        (
+            {"cuda_graph_impl": "transformer_engine", "cuda_graph_modules": "attn"},
+            "--cuda-graph-modules",
+            "add moe_router moe_preprocess",
+        ),
         ({"moe_router_padding_for_fp8": ""}, "--moe-router-padding-for-fp8", "for-quantization"),
         ({"fp4_format": "e2m1"}, "--fp4-param-gather", "add --fp4-param-gather"),
         ({"fp8_format": "e4m3", "fp8_recipe": "mxfp8"}, "--fp8-param-gather", "add --fp8-param-gather"),
@@ -243,6 +248,14 @@ def test_surprising_defaults_and_renamed_arguments_warn_with_the_fix(
     warnings = {each["name"]: each["fix"] for each in changed(tmp_path, **changes).warnings}
     assert fix in warnings[name]
     assert name not in {each["name"] for each in changed(tmp_path).warnings}
+
+
+def test_no_router_is_missed_where_none_is_captured(tmp_path: Path) -> None:
+    """Beside recomputed experts Megatron captures no router: attention's graphs alone are what is priced."""
+    graphs: dict[str, str | None] = {"cuda_graph_impl": "transformer_engine", "cuda_graph_modules": "attn"}
+    found = changed(tmp_path, **graphs, recompute_granularity="selective", recompute_modules="moe")
+    assert found.layout["cuda_graphs"] == "attention"
+    assert "--cuda-graph-modules" not in {each["name"] for each in found.warnings}
 
 
 @pytest.mark.parametrize(

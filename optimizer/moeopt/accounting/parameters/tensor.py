@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 from moeopt.problem.architecture import Architecture
 
@@ -17,17 +17,7 @@ Component: TypeAlias = Literal[
     "mtp",
     "output_head",
 ]
-COMPONENTS: tuple[Component, ...] = (
-    "embedding",
-    "attention",
-    "dense_mlp",
-    "routed_experts",
-    "shared_experts",
-    "router",
-    "norms",
-    "mtp",
-    "output_head",
-)
+COMPONENTS: tuple[Component, ...] = get_args(Component)
 
 
 @dataclass(frozen=True)

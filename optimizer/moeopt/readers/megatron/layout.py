@@ -55,7 +55,7 @@ def read_layout(flags: Flags, reading: Reading) -> None:
         "delay_wgrad": flags.on("delay-wgrad-compute"),
         "tp_comm": flags.on("tp-comm-overlap"),
     }
-    layout["cuda_graphs"] = _cuda_graphs(flags, reading)
+    layout["cuda_graphs"] = _cuda_graphs(flags, reading, experts)
     read_sharding(flags, reading)
 
 
@@ -221,7 +221,7 @@ def _dispatcher_sms(flags: Flags, dispatcher: str) -> int | None:
     return newer if newer is not None else next(iter(found), None)
 
 
-def _cuda_graphs(flags: Flags, reading: Reading) -> str:
+def _cuda_graphs(flags: Flags, reading: Reading, experts: bool) -> str:
     implementation = flags.text("cuda-graph-impl") or "none"
     old = next((name for name in ("enable-cuda-graph", "external-cuda-graph") if flags.on(name)), None)
     if old is not None:
@@ -235,4 +235,13 @@ def _cuda_graphs(flags: Flags, reading: Reading) -> str:
         return "none"
     if implementation == "full_iteration" or "full_iteration" in modules:
         return "full_iteration"
-    return "router" if modules and "attn" not in modules else "attention"
+    if modules and "attn" not in modules:
+        return "router"
+    routed = experts and "moe" not in reading.layout["recompute"].get("modules", ())  # beside it none is captured
+    if modules and routed and "moe_router" not in modules:
+        reading.warn(
+            "--cuda-graph-modules",
+            "attn without moe_router: priced as if routers were captured too, so host time is some per cent low",
+            "add moe_router moe_preprocess",
+        )
+    return "attention"
