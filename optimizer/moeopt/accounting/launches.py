@@ -22,8 +22,8 @@ SPARSE_LAUNCHES = 120
 copies before the backward kernel (counted in its code, not in a run)."""
 DENSE_LAUNCHES, MOE_LAUNCHES, NCCL_DISPATCH_LAUNCHES = 15, 70, 25
 ROUTER_LAUNCHES = 35
-"""Of a MoE block's: norm, router, auxiliary loss and the counts that an exchange is prepared from: half, counted in the
-code. (Errors of published runs under graphs are smallest with 25 to 35.)"""
+"""Of a MoE block's: norm, router, auxiliary loss and the counts that an exchange is prepared from. Taken as half, not
+counted kernel by kernel; errors of published runs under graphs are smallest with 25 to 35."""
 EXPERT_LAUNCHES, QUANTIZED_EXPERT_LAUNCHES = 6, 9
 """Launch-equivalents of one layer and micro-batch, forward and backward together; the last two for every local expert
 (counts of kernels in eager Megatron-Core runs; their common price launch_ns is fitted)."""
