@@ -241,8 +241,7 @@ def seconds_section(limit: float, repeat: int, seed: int) -> list[str]:
         "candidate, judged one by one for 3 s on one core; all of them at that rate, which is an extrapolation",
         "([solve.md](solve.md) has more rows and says more).",
         "",
-        f"| {' | '.join(timing.HEADER)} |",
-        "|---|---:|---:|---|" + "---:|" * (len(timing.HEADER) - 4),
+        *timing.table_head(),
     ]
     for gpus in AIMS:
         lines.append(timing.measure("deepseek-v3", gpus, options).text)

@@ -214,6 +214,11 @@ HEADER = (
 )  # fmt: skip
 
 
+def table_head() -> list[str]:
+    """Two lines above the rows."""
+    return [f"| {' | '.join(HEADER)} |", "|---|---:|---:|---|" + "---:|" * (len(HEADER) - 4)]
+
+
 def page(rows: Sequence[Row], options: argparse.Namespace, load: float) -> str:
     """The text of benchmarks/solve.md."""
     missed = sum(not row.proven or row.seconds > AIM_SECONDS for row in rows)
@@ -228,8 +233,7 @@ def page(rows: Sequence[Row], options: argparse.Namespace, load: float) -> str:
             f"average {load:.1f} at the start), {options.workers} solver threads, median of {options.repeat}, time "
             f"limit {options.time_limit:g} s. Again: `python benchmarks/solve.py {asked}`.",
             "",
-            f"| {' | '.join(HEADER)} |",
-            "|---|---:|---:|---|" + "---:|" * (len(HEADER) - 4),
+            *table_head(),
             *(row.text for row in rows),
             "",
             "H100 SXM, bf16, 4,096 tokens. Seconds are of the process `moeopt solve` from its start, imports included:",

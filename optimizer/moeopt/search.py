@@ -55,13 +55,7 @@ def solve(
     check_problem(problem)
     if isinstance(top, bool) or not isinstance(top, int) or top < 1:
         raise InputError(f"top: {shown(top)} is not a whole number above 0")
-    enough = read_gap(gap)
-    if certify:
-        if not replay_bound:
-            raise InputError("certify: it bounds replayed steps, and replay_bound is false (--no-replay-bound)")
-        check_certifiable(problem)
-    elif enough:
-        raise InputError(f"gap: {gap} says how far to certify, and certify is not asked for")
+    enough = _enough(problem, certify, replay_bound, gap)
     started = time.monotonic()
     settings = Settings.starting(started, time_limit, workers, seed, progress)
     with using(settings.workers):
@@ -86,6 +80,18 @@ def solve(
             reasons = _explained(problem, settings, time_limit) if explained else {}
             return infeasible_answer(problem, reasons, facts)
         return unknown_answer(problem, result.bound, facts)
+
+
+def _enough(problem: Problem, certify: bool, replay_bound: bool, gap: Fraction | float | str) -> Fraction:
+    """The gap that is enough. Raises InputError where what is asked for does not go together."""
+    enough = read_gap(gap)
+    if certify:
+        if not replay_bound:
+            raise InputError("certify: it bounds replayed steps, and replay_bound is false (--no-replay-bound)")
+        check_certifiable(problem)
+    elif enough:
+        raise InputError(f"gap: {gap} says how far to certify, and certify is not asked for")
+    return enough
 
 
 def _explained(problem: Problem, settings: Settings, seconds: float | None) -> dict[str, Any]:
